@@ -1,0 +1,52 @@
+# Two commands do everything on a fresh Debian machine with Python 3.11+: `make quickstart` and `make test`.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help venv quickstart test lint format typecheck unit proto up down system-packages clean
+
+help: ## this list
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+venv: $(STAMP) ## create .venv from requirements.lock
+
+$(STAMP): requirements.lock pyproject.toml tools/create_venv.sh
+	@PYTHON=$(PYTHON) tools/create_venv.sh $(VENV)
+	@touch $@
+
+quickstart: $(STAMP) ## the whole service once, from training to serving, on this machine
+	@$(BIN)/python examples/quickstart.py
+
+test: $(STAMP) system-packages lint typecheck unit ## everything that CI checks
+
+lint: $(STAMP) ## ruff, and whether generated code is fresh
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff format --quiet --check .
+	@$(BIN)/python tools/generate_protos.py --check
+
+typecheck: $(STAMP) ## mypy --strict
+	@$(BIN)/mypy
+
+unit: $(STAMP) ## the tests
+	@$(BIN)/python -m pytest
+
+format: $(STAMP) ## rewrite sources in the house format
+	@$(BIN)/ruff check --quiet --fix . ; $(BIN)/ruff format --quiet .
+
+proto: $(STAMP) ## regenerate the committed protobuf code
+	@$(BIN)/python tools/generate_protos.py
+
+system-packages: ## what the tests need beyond pip
+	@tools/install_system_packages.sh chromium=chromium prometheus=promtool,prometheus nghttp2-client=h2load
+
+up: $(STAMP) ## start the service and leave it running; data in ./batchyard-data
+	@$(BIN)/batchyard up
+
+down: $(STAMP) ## stop it
+	@$(BIN)/batchyard down
+
+clean: ## remove .venv and caches; never data
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis test-output

@@ -1,0 +1,1 @@
+"""The published model on disk: manifest, writing, reading and verifying."""

@@ -1,0 +1,1 @@
+"""Where jobs run: the Executor seam, on Ray and on plain processes. Import the module that you need."""
