@@ -1,0 +1,123 @@
+"""The one place where domain errors become gRPC statuses."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, NoReturn
+
+import grpc
+from batchyard.endpoint import errors
+from google.protobuf import any_pb2, duration_pb2
+from google.protobuf.message import Message
+from google.rpc import error_details_pb2, status_pb2
+
+DOMAIN = "batchyard"
+"""ErrorInfo.domain of every error."""
+
+DETAILS_KEY = "grpc-status-details-bin"
+"""The trailing metadata key that carries google.rpc.Status, by gRPC's convention."""
+
+CODES: dict[type[errors.DomainError], grpc.StatusCode] = {
+    errors.InvalidInputError: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.NotFoundError: grpc.StatusCode.NOT_FOUND,
+    errors.AlreadyExistsError: grpc.StatusCode.ALREADY_EXISTS,
+    errors.PreconditionError: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.OutOfRangeError: grpc.StatusCode.OUT_OF_RANGE,
+    errors.OverloadedError: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    errors.DeadlineError: grpc.StatusCode.DEADLINE_EXCEEDED,
+    errors.UnavailableError: grpc.StatusCode.UNAVAILABLE,
+    errors.UnauthenticatedError: grpc.StatusCode.UNAUTHENTICATED,
+    errors.UnsupportedError: grpc.StatusCode.UNIMPLEMENTED,
+}
+
+log = logging.getLogger(__name__)
+
+
+def to_status(error: errors.DomainError) -> tuple[grpc.StatusCode, status_pb2.Status]:
+    """The gRPC code and the google.rpc.Status of a domain error, with ErrorInfo, BadRequest and RetryInfo."""
+    code = next(CODES[kind] for kind in type(error).__mro__ if kind in CODES)
+    details: list[Message] = [
+        error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=error.metadata),
+    ]
+    if isinstance(error, errors.InvalidInputError):
+        violations = [
+            error_details_pb2.BadRequest.FieldViolation(field=v.field, description=v.description)
+            for v in error.violations
+        ]
+        details.append(error_details_pb2.BadRequest(field_violations=violations))
+    if isinstance(error, errors.OverloadedError):
+        delay = duration_pb2.Duration(nanos=0)
+        delay.FromNanoseconds(round(error.retry_after * 1e9))
+        details.append(error_details_pb2.RetryInfo(retry_delay=delay))
+    return code, _status(code, error.message, details)
+
+
+def _status(code: grpc.StatusCode, message: str, details: list[Message]) -> status_pb2.Status:
+    status = status_pb2.Status(code=code.value[0], message=message)
+    for detail in details:
+        packed = any_pb2.Any()
+        packed.Pack(detail)
+        status.details.append(packed)
+    return status
+
+
+async def abort(context: Any, error: Exception, method: str) -> NoReturn:
+    """Ends the call with the error's status; an unforeseen error is logged under an id that the caller is given."""
+    if isinstance(error, errors.DomainError):
+        code, status = to_status(error)
+    else:
+        incident = uuid.uuid4().hex[:12]
+        log.error("incident %s in %s", incident, method, exc_info=error)
+        code = grpc.StatusCode.INTERNAL
+        info = error_details_pb2.ErrorInfo(reason="INTERNAL", domain=DOMAIN, metadata={"incident": incident})
+        status = _status(code, f"internal error; the server's log has it as incident {incident}", [info])
+    await context.abort(code, status.message, ((DETAILS_KEY, status.SerializeToString()),))
+    raise AssertionError("unreachable: abort raises")
+
+
+class StatusInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in the stubs alone
+    """Turns what handlers raise into statuses. Outermost of the interceptors."""
+
+    async def intercept_service(self, continuation: Callable[[Any], Awaitable[Any]], handler_call_details: Any) -> Any:
+        """Wraps the method's handler, whatever its kind."""
+        handler = await continuation(handler_call_details)
+        return handler and rewrap(handler, lambda behaviour: _guard(behaviour, handler_call_details.method))
+
+
+def rewrap(handler: Any, around: Callable[[Any], Any]) -> Any:
+    """A handler like the given one with its behaviour passed through `around`."""
+    make, name = {
+        (False, False): (grpc.unary_unary_rpc_method_handler, "unary_unary"),
+        (False, True): (grpc.unary_stream_rpc_method_handler, "unary_stream"),
+        (True, False): (grpc.stream_unary_rpc_method_handler, "stream_unary"),
+        (True, True): (grpc.stream_stream_rpc_method_handler, "stream_stream"),
+    }[handler.request_streaming, handler.response_streaming]
+    return make(
+        around(getattr(handler, name)),
+        request_deserializer=handler.request_deserializer,
+        response_serializer=handler.response_serializer,
+    )
+
+
+def _guard(behaviour: Any, method: str) -> Any:
+    async def answer(request: Any, context: Any) -> Any:
+        try:
+            return await behaviour(request, context)
+        except grpc.aio.AbortError:
+            raise
+        except Exception as error:
+            await abort(context, error, method)
+
+    async def stream(request: Any, context: Any) -> AsyncIterator[Any]:
+        try:
+            async for response in behaviour(request, context):
+                yield response
+        except grpc.aio.AbortError:
+            raise
+        except Exception as error:
+            await abort(context, error, method)
+
+    return stream if inspect.isasyncgenfunction(behaviour) else answer
