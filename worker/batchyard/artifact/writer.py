@@ -1,0 +1,72 @@
+"""Writes a published model so that a reader finds it whole or not at all. No torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+import shutil
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import fsspec
+from batchyard.artifact.errors import ArtifactError
+from batchyard.artifact.manifest import MANIFEST, Manifest
+from fsspec.implementations.local import LocalFileSystem
+
+
+def write(uri: str, manifest: Manifest, files: Mapping[str, bytes]) -> str:
+    """Writes `files` and the manifest, with their digests filled in, to `uri` and returns the manifest's sha256.
+
+    On a local disk everything goes to a temporary folder, is synced, and is renamed. An object store has no rename:
+    there the manifest comes last, and a folder without one is no artifact.
+    Raises ArtifactError when something is already there or the target cannot be written.
+    """
+    digests = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+    text = dataclasses.replace(manifest, files=digests).to_json().encode()
+    try:
+        filesystem, folder = fsspec.core.url_to_fs(uri)
+        if filesystem.exists(folder):
+            raise ArtifactError(f"{uri} exists already; an artifact is never overwritten")
+        write_folder = _write_local if isinstance(filesystem, LocalFileSystem) else _write_remote
+        write_folder(filesystem, folder, {**files, MANIFEST: text})
+    except (OSError, ValueError, ImportError) as error:
+        raise ArtifactError(f"{uri} cannot be written: {type(error).__name__}: {error}") from error
+    return hashlib.sha256(text).hexdigest()
+
+
+def _write_local(_filesystem: Any, folder: str, files: Mapping[str, bytes]) -> None:
+    target = Path(folder)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+    try:
+        partial.mkdir()
+        for name, content in files.items():
+            _write_synced(partial / name, content)
+        _sync_folder(partial)
+        partial.rename(target)
+        _sync_folder(target.parent)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _write_synced(path: Path, content: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _write_remote(filesystem: Any, folder: str, files: Mapping[str, bytes]) -> None:
+    for name in sorted(files, key=lambda name: name == MANIFEST):
+        filesystem.pipe_file(f"{folder}/{name}", files[name])
