@@ -266,21 +266,22 @@ def _build(kind: type, mapping: object, path: str, violations: list[Violation]) 
         violations.append(Violation(path or "spec", f"{mapping!r} given; expected a mapping of keys to values"))
         return None
     before = len(violations)
+    prefix = f"{path}." if path else ""
     fields = {f.name: f for f in dataclasses.fields(kind)}
     hints = typing.get_type_hints(kind)
-    violations += [Violation(f"{path}{key}", _unknown(key, tuple(fields))) for key in mapping if key not in fields]
+    violations += [Violation(f"{prefix}{key}", _unknown(key, tuple(fields))) for key in mapping if key not in fields]
     values: dict[str, object] = {}
     for name, spec in fields.items():
         if name in mapping and mapping[name] is not None:
-            values[name] = _convert(hints[name], mapping[name], f"{path}{name}", violations)
+            values[name] = _convert(hints[name], mapping[name], f"{prefix}{name}", violations)
         elif spec.default is dataclasses.MISSING and spec.default_factory is dataclasses.MISSING:
-            violations.append(Violation(f"{path}{name}", "missing; this key is required"))
+            violations.append(Violation(f"{prefix}{name}", "missing; this key is required"))
     if len(violations) > before:
         return None
     try:
         return typing.cast(object, kind(**values))
     except SpecError as error:
-        violations += [Violation(path + v.field, v.description) for v in error.violations]
+        violations += [Violation(prefix + v.field, v.description) for v in error.violations]
         return None
 
 
@@ -295,7 +296,7 @@ def _convert(hint: Any, value: object, path: str, violations: list[Violation]) -
     if isinstance(hint, types.UnionType):
         hint = next(part for part in typing.get_args(hint) if part is not type(None))
     if dataclasses.is_dataclass(hint):
-        return _build(typing.cast(type, hint), value, f"{path}.", violations)
+        return _build(typing.cast(type, hint), value, path, violations)
     if typing.get_origin(hint) is tuple:
         if isinstance(value, list | tuple):
             return tuple(_convert(int, part, f"{path}[{i}]", violations) for i, part in enumerate(value))
