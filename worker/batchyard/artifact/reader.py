@@ -1,4 +1,4 @@
-"""Reads a published model and refuses one that is damaged or not certified. No torch: the inference plane needs none."""
+"""Reads a published model and refuses one that is damaged or not certified. No torch: inference planes import this."""
 
 from __future__ import annotations
 

@@ -1,0 +1,107 @@
+"""A labelled set of images in memory, checked when it is made. numpy only."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from batchyard.data.errors import DataError
+from numpy.typing import NDArray
+
+CHUNK = 1 << 20
+"""Pixels counted at a time: bincount widens them to 8 bytes each."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Split:
+    """Training or test samples."""
+
+    images: NDArray[np.uint8]
+    """[samples, channels, height, width], 0 to 255."""
+    labels: NDArray[np.int64]
+    """[samples], from 0 up to but not including the number of classes."""
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Dataset:
+    """Training and test samples of one dataset. Raises DataError when they do not belong together."""
+
+    name: str
+    train: Split
+    test: Split
+    classes: tuple[str, ...]
+    """The name of each label."""
+
+    def __post_init__(self) -> None:
+        for part, split in (("training", self.train), ("test", self.test)):
+            _check(f"dataset {self.name}, {part} part", split, len(self.classes))
+        train, test = self.train.images.shape[1:], self.test.images.shape[1:]
+        if train != test:
+            cause = f"dataset {self.name}: training images are {_size(train)}, test images {_size(test)}"
+            raise DataError(cause, "use training and test files of the same dataset")
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Channels, height, width."""
+        channels, height, width = self.train.images.shape[1:]
+        return channels, height, width
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hexadecimal digest over names of classes, shapes and content of both parts."""
+        digest = hashlib.sha256("\0".join(self.classes).encode())
+        for split in (self.train, self.test):
+            for array in (split.images, split.labels.astype("<i8")):
+                digest.update(repr(array.shape).encode())
+                digest.update(np.ascontiguousarray(array).data)
+        return digest.hexdigest()
+
+    @cached_property
+    def mean(self) -> tuple[float, ...]:
+        """Mean of each channel of the training images, of pixels scaled to [0, 1]."""
+        return tuple(mean for mean, _ in self._moments)
+
+    @cached_property
+    def std(self) -> tuple[float, ...]:
+        """Standard deviation of each channel of the training images, of pixels scaled to [0, 1]; above 0."""
+        return tuple(std for _, std in self._moments)
+
+    @cached_property
+    def _moments(self) -> tuple[tuple[float, float], ...]:
+        channels = range(self.image_shape[0])
+        return tuple(self._channel_moments(channel) for channel in channels)
+
+    def _channel_moments(self, channel: int) -> tuple[float, float]:
+        """From a histogram of whole numbers: exact, so that every worker on every machine gets the same bits."""
+        pixels = self.train.images[:, channel].reshape(-1)
+        counts = np.zeros(256, np.int64)
+        for start in range(0, len(pixels), CHUNK):
+            counts += np.bincount(pixels[start : start + CHUNK], minlength=256)
+        values = np.arange(256) / 255
+        mean = float(counts @ values) / len(pixels)
+        std = float(np.sqrt(counts @ (values - mean) ** 2 / len(pixels)))
+        if std == 0:
+            cause = f"dataset {self.name}: every training pixel of channel {channel} has the same value"
+            raise DataError(cause, "check the data files: there is nothing to learn from")
+        return mean, std
+
+
+def _check(where: str, split: Split, classes: int) -> None:
+    if len(split.images) != len(split.labels):
+        cause = f"{where}: {len(split.images)} images and {len(split.labels)} labels; expected as many of each"
+        raise DataError(cause, "use the image and the label file of the same part of the dataset")
+    if len(split.labels) == 0:
+        raise DataError(f"{where} is empty", "use data files that hold samples")
+    if split.labels.min() < 0 or split.labels.max() >= classes:
+        wrong = int(np.argmax((split.labels < 0) | (split.labels >= classes)))
+        cause = f"{where}: label {split.labels[wrong]} of sample {wrong} is out of range; expected 0 to {classes - 1}"
+        raise DataError(cause, "correct the label file")
+
+
+def _size(shape: tuple[int, ...]) -> str:
+    return "x".join(str(side) for side in shape)
