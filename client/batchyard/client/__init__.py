@@ -1,0 +1,89 @@
+"""The Python client of Batchyard: submit and follow training jobs, manage models, ask them. No torch, no Ray.
+
+from batchyard.client import Client
+
+with Client() as client:
+job = client.submit("job.yaml")
+for event in client.watch(job.name):
+print(event.detail)
+print(client.predict("mnist", pixels).labels)
+"""
+
+from batchyard.client.client import Client
+from batchyard.client.errors import (
+    AccessError,
+    AlreadyExistsError,
+    BatchyardError,
+    ConfigurationError,
+    DeadlineExceededError,
+    FieldViolation,
+    InvalidRequestError,
+    JobFileError,
+    NotFoundError,
+    OutOfRangeError,
+    OverloadedError,
+    PreconditionError,
+    RpcError,
+    ServiceError,
+    TensorError,
+    UnavailableError,
+    UnsupportedError,
+    WaitTimeoutError,
+)
+from batchyard.client.events import Detail, Event, state_name
+from batchyard.client.inference import InferResult, Prediction
+from batchyard.client.job_file import read_job
+from batchyard.client.plain import plain
+from batchyard.client.settings import Settings, read_settings
+from batchyard.v1.models_pb2 import Model, ModelVersion
+from batchyard.v1.spec_pb2 import TrainingJobSpec
+from batchyard.v1.training_pb2 import (
+    Evaluation,
+    LayerStatistics,
+    LogLine,
+    PhaseChange,
+    StateChange,
+    StepMetrics,
+    TrainingJob,
+)
+
+__all__ = [
+    "AccessError",
+    "AlreadyExistsError",
+    "BatchyardError",
+    "Client",
+    "ConfigurationError",
+    "DeadlineExceededError",
+    "Detail",
+    "Evaluation",
+    "Event",
+    "FieldViolation",
+    "InferResult",
+    "InvalidRequestError",
+    "JobFileError",
+    "LayerStatistics",
+    "LogLine",
+    "Model",
+    "ModelVersion",
+    "NotFoundError",
+    "OutOfRangeError",
+    "OverloadedError",
+    "PhaseChange",
+    "PreconditionError",
+    "Prediction",
+    "RpcError",
+    "ServiceError",
+    "Settings",
+    "StateChange",
+    "StepMetrics",
+    "TensorError",
+    "TrainingJob",
+    "TrainingJobSpec",
+    "UnavailableError",
+    "UnsupportedError",
+    "WaitTimeoutError",
+    "plain",
+    "read_job",
+    "read_settings",
+    "state_name",
+]

@@ -1,0 +1,48 @@
+"""Opens gRPC channels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import grpc
+from batchyard.client.errors import ConfigurationError
+from batchyard.client.settings import SYSTEM_ROOTS, is_loopback
+
+_OPTIONS: list[tuple[str, int]] = [
+    # Batches of pictures are larger than gRPC's 4 MB default.
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_receive_message_length", -1),
+    # A service that restarts is back within a second or two: look for it more often than gRPC does (1 s to 120 s).
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 1000),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+    # Two clients in one process must not share one another's back-off.
+    ("grpc.use_local_subchannel_pool", 1),
+]
+
+
+def open_channel(address: str, tls_ca: str | None) -> grpc.Channel:
+    """A channel to host:port; connects at the first call. Raises ConfigurationError for an unreadable certificate."""
+    # A proxy from the environment cannot reach this machine's own loopback.
+    proxy = [("grpc.enable_http_proxy", 0)] if is_loopback(address.rpartition(":")[0].strip("[]")) else []
+    options = _OPTIONS + proxy
+    if tls_ca is None:
+        return grpc.insecure_channel(address, options=options)
+    return grpc.secure_channel(address, grpc.ssl_channel_credentials(_roots(tls_ca)), options=options)
+
+
+def _roots(tls_ca: str) -> bytes | None:
+    if tls_ca == SYSTEM_ROOTS:
+        return None
+    try:
+        pem = Path(tls_ca).read_bytes()
+    except OSError as error:
+        raise ConfigurationError(
+            f"TLS certificate authority {tls_ca}: {error.strerror}", hint="Name the PEM file that the service uses."
+        ) from None
+    if b"-----BEGIN CERTIFICATE-----" not in pem:
+        raise ConfigurationError(
+            f"TLS certificate authority {tls_ca}: not a PEM certificate",
+            hint="Name the PEM file that the service uses.",
+        )
+    return pem

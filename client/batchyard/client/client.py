@@ -1,0 +1,248 @@
+"""The client: one object for both planes of a service."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from typing import Any, Self
+
+import grpc
+from batchyard.client import errors
+from batchyard.client.calls import Caller
+from batchyard.client.channel import open_channel
+from batchyard.client.events import Detail, Event
+from batchyard.client.inference import Inference, InferResult, Prediction
+from batchyard.client.job_file import read_job
+from batchyard.client.settings import DEFAULT_CONTROL, DEFAULT_INFERENCE, Settings, read_settings, read_token
+from batchyard.client.status import CONTROL_HINTS, INFERENCE_HINTS
+from batchyard.client.tensors import Array
+from batchyard.client.watch import Watch, WatchOptions
+from batchyard.v1 import models_pb2, training_pb2
+from batchyard.v1.models_pb2 import Model, ModelVersion
+from batchyard.v1.models_pb2_grpc import ModelServiceStub
+from batchyard.v1.spec_pb2 import TrainingJobSpec
+from batchyard.v1.training_pb2 import LogLine, StateChange, TrainingJob
+from batchyard.v1.training_pb2_grpc import TrainingServiceStub
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+_PAGE = 100
+
+
+class Client:
+    """Submits, follows and lists jobs and models, and asks models. Thread-safe; a context manager.
+
+    Jobs are named by id or trainingJobs/{id}; models by name or models/{name}. Every method that calls the service
+    raises errors.RpcError; calls are repeated with back-off while the service is UNAVAILABLE.
+    """
+
+    def __init__(
+        self,
+        control: str = DEFAULT_CONTROL,
+        inference: str = DEFAULT_INFERENCE,
+        *,
+        token: str | None = None,
+        token_file: str | os.PathLike[str] | None = None,
+        tls_ca: str | None = None,
+        timeout: float = 30.0,
+        retry_for: float = 10.0,
+    ) -> None:
+        """Connects at the first call.
+
+        Args:
+            control: host:port of the control plane.
+            inference: host:port of an inference plane.
+            token: bearer token, or
+            token_file: a file that holds it and that only its owner may read.
+            tls_ca: PEM file of the certificate authority to trust, or "system"; None: no TLS.
+            timeout: seconds that one call may take, its retries included.
+            retry_for: seconds for which an UNAVAILABLE service is tried again.
+
+        Raises:
+            ConfigurationError: one of these cannot be used.
+        """
+        if token is None and token_file is not None:
+            token = read_token(token_file)
+        settings = Settings(control=control, inference=inference, token=token, tls_ca=tls_ca)
+        self.settings = settings
+        self._closing = ExitStack()
+
+        def connect(address: str, peer: str, hints: dict[type[errors.RpcError], str]) -> tuple[grpc.Channel, Caller]:
+            channel = self._closing.enter_context(open_channel(address, tls_ca))
+            return channel, Caller(
+                f"the {peer} at {address}", token=token, timeout=timeout, retry_for=retry_for, hints=hints
+            )
+
+        channel, self._control = connect(control, "control plane", CONTROL_HINTS)
+        self._training, self._models = TrainingServiceStub(channel), ModelServiceStub(channel)
+        self._health = health_pb2_grpc.HealthStub(channel)
+        self.inference = Inference(*connect(inference, "inference plane", INFERENCE_HINTS))
+
+    @classmethod
+    def from_environment(cls, **settings: Any) -> Self:
+        """A client for the settings that the command line would use: see settings.read_settings."""
+        found = read_settings(**settings)
+        return cls(found.control, found.inference, token=found.token, tls_ca=found.tls_ca)
+
+    def close(self) -> None:
+        """Ends both connections."""
+        self._closing.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def healthy(self) -> bool:
+        """Whether the control plane says that it serves."""
+        response = self._control(self._health.Check, health_pb2.HealthCheckRequest())
+        return bool(response.status == health_pb2.HealthCheckResponse.SERVING)
+
+    # Jobs
+
+    def submit(
+        self,
+        spec: TrainingJobSpec | Mapping[str, Any] | str | os.PathLike[str],
+        *,
+        request_id: str | None = None,
+        overrides: Iterable[tuple[str, str]] = (),
+    ) -> TrainingJob:
+        """Creates a job from a nested mapping, the path of a YAML file or YAML text, and returns it at once, QUEUED.
+
+        Repeating a call whose outcome is not known with the same `request_id` cannot create a second job; one is made
+        for the call and its retries when none is given. `overrides`: see job_file.read_job.
+
+        Raises:
+            JobFileError: unknown keys, or values of the wrong type.
+            InvalidRequestError: values that the service refuses.
+        """
+        message = spec if isinstance(spec, TrainingJobSpec) else read_job(spec, overrides)
+        request = training_pb2.CreateTrainingJobRequest(spec=message, request_id=request_id or str(uuid.uuid4()))
+        return self._control(self._training.CreateTrainingJob, request)
+
+    def job(self, name: str) -> TrainingJob:
+        """One job as it is now."""
+        return self._control(self._training.GetTrainingJob, training_pb2.GetTrainingJobRequest(name=job_name(name)))
+
+    def jobs(self, states: Iterable[TrainingJob.State.ValueType] = ()) -> Iterator[TrainingJob]:
+        """Every job, newest first, or those in one of `states`; pages are fetched as they are needed."""
+        wanted = list(states)
+
+        def page(token: str) -> training_pb2.ListTrainingJobsResponse:
+            request = training_pb2.ListTrainingJobsRequest(page_size=_PAGE, page_token=token, states=wanted)
+            return self._control(self._training.ListTrainingJobs, request)
+
+        return _pages(page, lambda response: response.training_jobs)
+
+    def cancel(self, name: str) -> TrainingJob:
+        """Asks a job to stop and returns at once. Raises PreconditionError if it has SUCCEEDED or FAILED."""
+        request = training_pb2.CancelTrainingJobRequest(name=job_name(name))
+        return self._control(self._training.CancelTrainingJob, request)
+
+    def watch(
+        self,
+        name: str,
+        *,
+        cursor: str = "",
+        kinds: Sequence[type[Detail]] = (),
+        history_only: bool = False,
+        timeout: float | None = None,
+        reconnect_for: float = 60.0,
+    ) -> Iterator[Event]:
+        """Every event of a job after `cursor`, in order, none lost or repeated, until it has ended.
+
+        Args:
+            name: the job.
+            cursor: of the last event already seen; empty: from the beginning.
+            kinds: only events whose detail is of these types; empty: all.
+            history_only: end after the stored events.
+            timeout: seconds; WaitTimeoutError after them.
+            reconnect_for: seconds to go on trying when a service that has answered is gone.
+        """
+        options = WatchOptions(
+            name=job_name(name),
+            cursor=cursor,
+            kinds=kinds,
+            history_only=history_only,
+            timeout=timeout,
+            reconnect_for=reconnect_for,
+        )
+        return iter(Watch(self._training, self._control, options))
+
+    def wait(self, name: str, timeout: float | None = None) -> TrainingJob:
+        """The job once it has ended, however it ended. Raises WaitTimeoutError after `timeout` seconds."""
+        for _ in self.watch(name, kinds=(StateChange,), timeout=timeout):
+            pass
+        return self.job(name)
+
+    def logs(self, name: str, *, follow: bool = False) -> Iterator[Event]:
+        """The job's log lines: those stored, or with `follow` also those to come."""
+        return self.watch(name, kinds=(LogLine,), history_only=not follow)
+
+    # Models
+
+    def models(self) -> Iterator[Model]:
+        """Every model, by name."""
+
+        def page(token: str) -> models_pb2.ListModelsResponse:
+            request = models_pb2.ListModelsRequest(page_size=_PAGE, page_token=token)
+            return self._control(self._models.ListModels, request)
+
+        return _pages(page, lambda response: response.models)
+
+    def model(self, name: str) -> Model:
+        """One model with its aliases."""
+        return self._control(self._models.GetModel, models_pb2.GetModelRequest(name=model_name(name)))
+
+    def versions(self, model: str) -> Iterator[ModelVersion]:
+        """Every version of a model, newest first."""
+
+        def page(token: str) -> models_pb2.ListModelVersionsResponse:
+            request = models_pb2.ListModelVersionsRequest(parent=model_name(model), page_size=_PAGE, page_token=token)
+            return self._control(self._models.ListModelVersions, request)
+
+        return _pages(page, lambda response: response.model_versions)
+
+    def version(self, name: str) -> ModelVersion:
+        """One version, named models/{model}/versions/{n} or {model}@{alias}."""
+        request = models_pb2.GetModelVersionRequest(name=model_name(name))
+        return self._control(self._models.GetModelVersion, request)
+
+    def set_alias(self, model: str, alias: str, version: int) -> Model:
+        """Points an alias at a version; the inference planes follow at once."""
+        request = models_pb2.SetAliasRequest(model=model_name(model), alias=alias, version=version)
+        return self._control(self._models.SetAlias, request)
+
+    # Inference
+
+    def infer(
+        self, model: str, inputs: Mapping[str, Array], *, version: str = "", timeout: float | None = None
+    ) -> InferResult:
+        """One inference; see Inference.infer."""
+        return self.inference.infer(model, inputs, version=version, timeout=timeout)
+
+    def predict(self, model: str, pixels: Array, *, version: str = "", timeout: float | None = None) -> Prediction:
+        """Class probabilities of images; see Inference.predict."""
+        return self.inference.predict(model, pixels, version=version, timeout=timeout)
+
+
+def job_name(name: str) -> str:
+    """The resource name of a job given by id or by resource name."""
+    return name if name.startswith("trainingJobs/") else f"trainingJobs/{name}"
+
+
+def model_name(name: str) -> str:
+    """The resource name of a model given by name or by resource name."""
+    return name if name.startswith("models/") else f"models/{name}"
+
+
+def _pages(fetch: Callable[[str], Any], items: Callable[[Any], Iterable[Any]]) -> Iterator[Any]:
+    token = ""
+    while True:
+        response = fetch(token)
+        yield from items(response)
+        token = response.next_page_token
+        if not token:
+            return
