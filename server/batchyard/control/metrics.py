@@ -12,14 +12,13 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
-from batchyard.training import events
-from batchyard.v1 import training_pb2
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector, generate_latest
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-STATES = tuple(name for name in training_pb2.TrainingJob.State.DESCRIPTOR.values_by_name if name != "STATE_UNSPECIFIED")
-TERMINAL = frozenset({"SUCCEEDED", "FAILED", "CANCELLED"})
+from batchyard.control.states import TERMINAL, State
+from batchyard.training import events
+
 WAITING_SECONDS = (0.1, 0.25, 0.5, 1, 2, 4, 8, 15, 30, 60, 300, 1800, 7200)
 """Bucket bounds: 1 s and 8 s are the bars for a warm and a cold start; the rest is what a queue can cost."""
 
@@ -172,7 +171,7 @@ class Metrics:
         self._live = _LiveJobs()
         registry.register(self._live)
         self._jobs = Gauge("batchyard_jobs", "Stored jobs by state.", ["state"], registry=registry)
-        for state in STATES:
+        for state in State:
             self._jobs.labels(state)
         self._submitted = Counter("batchyard_jobs_submitted_total", "Jobs accepted.", registry=registry)
         self._finished = Counter(
@@ -204,8 +203,8 @@ class Metrics:
         Info("batchyard_build", "The running version.", registry=registry).info({"version": version})
         ProcessCollector(registry=registry)
 
-    def job_state(self, job_id: str, old_state: str | None, new_state: str) -> None:
-        """Takes note that a job is in `new_state` (a name of TrainingJob.State) and was in `old_state`.
+    def job_state(self, job_id: str, old_state: State | None, new_state: State) -> None:
+        """Takes note that a job is in `new_state` and was in `old_state`.
 
         `old_state` is None when a job is first seen: a new one as QUEUED, or, when this process begins, a stored one in
         the state it has, which counts neither as submitted nor as finished.
@@ -219,13 +218,13 @@ class Metrics:
                 self._finished.labels(new_state.lower()).inc()
             return
         live = self._live.begin(job_id)
-        if old_state is None and new_state == "QUEUED":
+        if old_state is None and new_state == State.QUEUED:
             self._submitted.inc()
             live.queued_at = live.first_step_due = self._clock()
-        if old_state == "QUEUED" and live.queued_at is not None:
+        if old_state == State.QUEUED and live.queued_at is not None:
             self._queue_seconds.observe(self._clock() - live.queued_at)
             live.queued_at = None
-        if new_state != "RUNNING":
+        if new_state != State.RUNNING:
             _forget_speed(live)
 
     def job_event(self, job_id: str, event: events.Event) -> None:
