@@ -1,0 +1,173 @@
+"""Training jobs: create, look at, follow, cancel. Knows no transport; raises batchyard.endpoint.errors."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection
+
+from batchyard.cluster.executor import Capacity
+from batchyard.control import lifecycle, names, tokens
+from batchyard.control.ledger import Ledger, Unit
+from batchyard.control.orders import check_order, differences
+from batchyard.control.records import Job, StoredEvent
+from batchyard.control.states import State
+from batchyard.control.store import jobs as store
+from batchyard.endpoint.errors import AlreadyExistsError, NotFoundError
+from batchyard.training.spec import TrainingJobSpec
+
+EVENTS_PER_READ = 500
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobPage:
+    """A page of a listing."""
+
+    jobs: tuple[Job, ...]
+    next_page_token: str
+    """Empty on the last page."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EventPage:
+    """Some of a job's events, in order."""
+
+    events: tuple[StoredEvent, ...]
+    cursor: str
+    """To ask with next; after events that were left out for their kind, too."""
+    more: bool
+    """Whether there are more already."""
+    ended: bool
+    """Whether no event will ever follow."""
+
+
+class Jobs:
+    """The jobs of this service."""
+
+    def __init__(self, ledger: Ledger, capacity: Callable[[], Capacity]) -> None:
+        """`capacity` says what the cluster could run at once; it may block."""
+        self._ledger = ledger
+        self._capacity = capacity
+
+    async def create(self, spec: Mapping[str, Any], request_id: str = "") -> Job:
+        """Stores a job as QUEUED. The same request_id with the same spec gives the same job again.
+
+        `spec` is what TrainingJobSpec.from_mapping reads. Raises InvalidInputError with every violation (fields
+        "spec...." and "request_id"), AlreadyExistsError when request_id came with another spec.
+        """
+        capacity = await asyncio.to_thread(self._capacity)
+        order = check_order(spec, request_id, capacity)
+        return await self._ledger.write(lambda unit: _create(unit, order, request_id or None))
+
+    async def get(self, job_id: str) -> Job:
+        """The job. Raises NotFoundError."""
+        return await self._ledger.read(lambda connection: _get(connection, job_id))
+
+    async def list(self, page_size: int = 0, page_token: str = "", states: Collection[State] = ()) -> JobPage:
+        """Jobs, newest first, in one of `states` if any are given. Raises InvalidInputError."""
+        listing = f"jobs:{','.join(sorted(set(states)))}"
+        size, before = tokens.page_size(page_size), tokens.read_page_token(page_token, listing)
+        assert before is None or isinstance(before, int)
+        found = await self._ledger.read(lambda connection: store.page(connection, size + 1, before, states))
+        token = tokens.page_token(listing, found[size - 1].number) if len(found) > size else ""
+        return JobPage(jobs=tuple(found[:size]), next_page_token=token)
+
+    async def cancel(self, job_id: str) -> Job:
+        """Asks the job to stop: CANCELLED if it had not started, else CANCELLING. Cancelling twice changes nothing.
+
+        Raises NotFoundError, and PreconditionError when the job has SUCCEEDED or FAILED.
+        """
+        return await self._ledger.write(lambda unit: _cancel(unit, job_id))
+
+    async def events_after(
+        self, job_id: str, cursor: str = "", kinds: Collection[str] = (), limit: int = EVENTS_PER_READ
+    ) -> EventPage:
+        """Stored events after `cursor` ("": from the first), at once; only of `kinds` (Event.kind) if any are given.
+
+        Raises NotFoundError, and OutOfRangeError for a cursor that is not this job's.
+        """
+        return await self._ledger.read(lambda connection: _events_after(connection, job_id, cursor, kinds, limit))
+
+    async def wait_for_events(self, job_id: str, cursor: str) -> None:
+        """Returns when the job has events after `cursor`, the cursor of an EventPage that had no more.
+
+        Never returns for an ended job. Raises UnavailableError at shutdown.
+        """
+        place = tokens.read_cursor(cursor, job_id, last=2**63)
+        await self._ledger.notices.wait(job_id, place)
+
+    async def watch(
+        self, job_id: str, cursor: str = "", kinds: Collection[str] = (), history_only: bool = False
+    ) -> AsyncIterator[StoredEvent]:
+        """Every stored event after `cursor`, then new ones as they come; ends after the event of a terminal state.
+
+        Raises what `events_after` raises, and UnavailableError at shutdown.
+        """
+        while True:
+            page = await self.events_after(job_id, cursor, kinds)
+            for event in page.events:
+                yield event
+            cursor = page.cursor
+            if page.more:
+                continue
+            if page.ended or history_only:
+                return
+            await self.wait_for_events(job_id, cursor)
+
+
+def _create(unit: Unit, order: TrainingJobSpec, request_id: str | None) -> Job:
+    spec = order.to_mapping()
+    earlier = store.find_by_request(unit.connection, request_id) if request_id else None
+    if earlier is not None:
+        _check_same(earlier, spec, request_id)
+        return earlier
+    job_id = f"{order.name}-{secrets.token_hex(4)}"
+    while store.find(unit.connection, job_id) is not None:
+        job_id = f"{order.name}-{secrets.token_hex(4)}"
+    job = Job(number=0, id=job_id, spec=spec, state=State.QUEUED, create_time=unit.now)
+    return unit.add(lifecycle.accept(job), request_id)
+
+
+def _check_same(earlier: Job, spec: Mapping[str, Any], request_id: str | None) -> None:
+    different = differences(earlier.spec, spec)
+    if not different:
+        return
+    listed = "; ".join(f"{path}: {was!r} there, {now!r} given" for path, was, now in different)
+    raise AlreadyExistsError(
+        f"request_id {request_id} has already created {names.job(earlier.id)} with another spec ({listed}): "
+        "send a new request_id for a new job",
+        reason="REQUEST_ID_REUSED",
+        metadata={
+            "name": names.job(earlier.id),
+            "request_id": str(request_id),
+            "fields": ",".join(path for path, _, _ in different),
+        },
+    )
+
+
+def _get(connection: Connection, job_id: str) -> Job:
+    job = store.find(connection, job_id)
+    if job is None:
+        name = names.job(job_id)
+        message = f"{name} does not exist: `batchyard jobs` lists those that do"
+        raise NotFoundError(message, reason="JOB_NOT_FOUND", metadata={"name": name})
+    return job
+
+
+def _cancel(unit: Unit, job_id: str) -> Job:
+    job = _get(unit.connection, job_id)
+    step = lifecycle.cancel(job, unit.now)
+    return unit.save(job, step) if step.events else job
+
+
+def _events_after(connection: Connection, job_id: str, cursor: str, kinds: Collection[str], limit: int) -> EventPage:
+    job = _get(connection, job_id)
+    place = tokens.read_cursor(cursor, job_id, job.last_event)
+    events = store.events_after(connection, job, place, kinds, limit)
+    seen = events[-1].sequence if len(events) == limit else job.last_event
+    more = seen < job.last_event
+    return EventPage(events=tuple(events), cursor=tokens.cursor(job_id, seen), more=more, ended=job.ended and not more)

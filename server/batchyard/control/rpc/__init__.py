@@ -1,0 +1,1 @@
+"""The gRPC edge: servicers that convert, call once and convert back."""

@@ -1,0 +1,48 @@
+"""ModelService: see proto/batchyard/v1/models.proto."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+from batchyard.control import names
+from batchyard.control.registry import Registry
+from batchyard.control.rpc import convert
+from batchyard.v1 import models_pb2 as pb
+from batchyard.v1 import models_pb2_grpc
+
+
+class ModelServicer(models_pb2_grpc.ModelServiceServicer):
+    """Each method converts, calls once and converts back."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+
+    async def GetModel(self, request: pb.GetModelRequest, context: Any) -> pb.Model:  # noqa: N802, D102
+        return convert.model(await self._registry.get_model(names.parse_model(request.name)))
+
+    async def ListModels(self, request: pb.ListModelsRequest, context: Any) -> pb.ListModelsResponse:  # noqa: N802, D102
+        page = await self._registry.list_models(request.page_size, request.page_token)
+        models = [convert.model(model) for model in page.models]
+        return pb.ListModelsResponse(models=models, next_page_token=page.next_page_token)
+
+    async def GetModelVersion(self, request: pb.GetModelVersionRequest, context: Any) -> pb.ModelVersion:  # noqa: N802, D102
+        return convert.model_version(await self._registry.get_version(*names.parse_version(request.name)))
+
+    async def ListModelVersions(  # noqa: N802, D102
+        self, request: pb.ListModelVersionsRequest, context: Any
+    ) -> pb.ListModelVersionsResponse:
+        model = names.parse_model(request.parent, "parent")
+        page = await self._registry.list_versions(model, request.page_size, request.page_token)
+        versions = [convert.model_version(version) for version in page.versions]
+        return pb.ListModelVersionsResponse(model_versions=versions, next_page_token=page.next_page_token)
+
+    async def SetAlias(self, request: pb.SetAliasRequest, context: Any) -> pb.Model:  # noqa: N802, D102
+        model = names.parse_model(request.model, "model")
+        return convert.model(await self._registry.set_alias(model, request.alias, request.version))
+
+    async def WatchServedModels(  # noqa: N802, D102
+        self, request: pb.WatchServedModelsRequest, context: Any
+    ) -> AsyncIterator[pb.WatchServedModelsResponse]:
+        async for served in self._registry.watch_served():
+            yield convert.served_models(served)

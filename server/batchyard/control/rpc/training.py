@@ -1,0 +1,42 @@
+"""TrainingService: see proto/batchyard/v1/training.proto."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+from batchyard.control import names
+from batchyard.control.jobs import Jobs
+from batchyard.control.rpc import convert
+from batchyard.v1 import training_pb2 as pb
+from batchyard.v1 import training_pb2_grpc
+
+
+class TrainingServicer(training_pb2_grpc.TrainingServiceServicer):
+    """Each method converts, calls once and converts back."""
+
+    def __init__(self, jobs: Jobs) -> None:
+        self._jobs = jobs
+
+    async def CreateTrainingJob(self, request: pb.CreateTrainingJobRequest, context: Any) -> pb.TrainingJob:  # noqa: N802, D102
+        return convert.training_job(await self._jobs.create(convert.spec_mapping(request.spec), request.request_id))
+
+    async def GetTrainingJob(self, request: pb.GetTrainingJobRequest, context: Any) -> pb.TrainingJob:  # noqa: N802, D102
+        return convert.training_job(await self._jobs.get(names.parse_job(request.name)))
+
+    async def ListTrainingJobs(  # noqa: N802, D102
+        self, request: pb.ListTrainingJobsRequest, context: Any
+    ) -> pb.ListTrainingJobsResponse:
+        page = await self._jobs.list(request.page_size, request.page_token, convert.states(request.states))
+        jobs = [convert.training_job(job) for job in page.jobs]
+        return pb.ListTrainingJobsResponse(training_jobs=jobs, next_page_token=page.next_page_token)
+
+    async def CancelTrainingJob(self, request: pb.CancelTrainingJobRequest, context: Any) -> pb.TrainingJob:  # noqa: N802, D102
+        return convert.training_job(await self._jobs.cancel(names.parse_job(request.name)))
+
+    async def WatchTrainingJob(  # noqa: N802, D102
+        self, request: pb.WatchTrainingJobRequest, context: Any
+    ) -> AsyncIterator[pb.WatchTrainingJobResponse]:
+        job, kinds = names.parse_job(request.name), convert.event_kinds(request.kinds)
+        async for event in self._jobs.watch(job, request.cursor, kinds, request.history_only):
+            yield convert.watch_response(event)

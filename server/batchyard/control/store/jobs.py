@@ -1,0 +1,188 @@
+"""Jobs, attempts and events: rows to records and back. Every function runs inside the caller's transaction."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, Row, insert, select, update
+
+from batchyard.control import tokens
+from batchyard.control.records import Failure, Job, Progress, StoredEvent
+from batchyard.control.states import ACTIVE, State
+from batchyard.control.store.payload import dump, load
+from batchyard.control.store.schema import attempts, events, jobs
+from batchyard.training.events import Event
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttemptRow:
+    """One try at a job, as far as its events are stored."""
+
+    number: int
+    artifact_uri: str
+    cursor: int
+    published_uri: str | None
+    published_sha256: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class QueuedJob:
+    """What admission needs to know of a job."""
+
+    id: str
+    workers: int
+    gpus: int
+
+
+class StaleWriteError(Exception):
+    """The row has changed since it was read, or the attempt is no longer the job's: the write is refused."""
+
+
+def find(connection: Connection, job_id: str) -> Job | None:
+    """The job, or None."""
+    row = connection.execute(select(jobs).where(jobs.c.id == job_id)).one_or_none()
+    return None if row is None else _job(row)
+
+
+def find_by_request(connection: Connection, request_id: str) -> Job | None:
+    """The job that a request created, or None."""
+    row = connection.execute(select(jobs).where(jobs.c.request_id == request_id)).one_or_none()
+    return None if row is None else _job(row)
+
+
+def add(connection: Connection, job: Job, request_id: str | None) -> Job:
+    """Inserts a new job; returns it with its number."""
+    workers = job.spec["workers"]
+    count, gpus = workers["count"], workers["count"] * workers["gpus_per_worker"]
+    values = {"id": job.id, "request_id": request_id, "spec": dict(job.spec), "workers": count, "gpus": gpus}
+    result = connection.execute(insert(jobs).values(**values, **_columns(job)))
+    assert result.inserted_primary_key is not None
+    return dataclasses.replace(job, number=result.inserted_primary_key[0])
+
+
+def save(connection: Connection, before: Job, after: Job, new: Iterable[Event]) -> Job:
+    """Writes a job's new state together with the events that led to it. Raises StaleWriteError."""
+    rows = [
+        {"job_number": before.number, "sequence": sequence, "time": event.time, "attempt": after.attempt}
+        | {"kind": event.kind, "payload": dump(event)}
+        for sequence, event in enumerate(new, before.last_event + 1)
+    ]
+    after = dataclasses.replace(after, last_event=before.last_event + len(rows))
+    unchanged = (jobs.c.number == before.number) & (jobs.c.last_event == before.last_event)
+    if connection.execute(update(jobs).where(unchanged).values(**_columns(after))).rowcount != 1:
+        raise StaleWriteError(f"job {before.id} has changed since event {before.last_event}")
+    if rows:
+        connection.execute(insert(events), rows)
+    return after
+
+
+def page(connection: Connection, size: int, before: int | None, states: Collection[State]) -> list[Job]:
+    """Up to `size` jobs, newest first, of numbers below `before`."""
+    query = select(jobs).order_by(jobs.c.number.desc()).limit(size)
+    if before is not None:
+        query = query.where(jobs.c.number < before)
+    if states:
+        query = query.where(jobs.c.state.in_(sorted(states)))
+    return [_job(row) for row in connection.execute(query)]
+
+
+def queued(connection: Connection, limit: int = 1000) -> list[QueuedJob]:
+    """The jobs that wait, in order."""
+    query = select(jobs.c.id, jobs.c.workers, jobs.c.gpus).where(jobs.c.state == State.QUEUED)
+    rows = connection.execute(query.order_by(jobs.c.number).limit(limit))
+    return [QueuedJob(id=row.id, workers=row.workers, gpus=row.gpus) for row in rows]
+
+
+def active(connection: Connection) -> list[Job]:
+    """The jobs that an executor may be running."""
+    query = select(jobs).where(jobs.c.state.in_(sorted(ACTIVE))).order_by(jobs.c.number)
+    return [_job(row) for row in connection.execute(query)]
+
+
+def states(connection: Connection) -> list[tuple[str, State]]:
+    """Every job's id and state, in order of creation."""
+    rows = connection.execute(select(jobs.c.id, jobs.c.state).order_by(jobs.c.number))
+    return [(row.id, State(row.state)) for row in rows]
+
+
+def events_after(
+    connection: Connection, job: Job, sequence: int, kinds: Collection[str], limit: int
+) -> list[StoredEvent]:
+    """Up to `limit` events of the job after `sequence`, in order; of these kinds alone if any are given."""
+    query = select(events).where(events.c.job_number == job.number, events.c.sequence > sequence)
+    if kinds:
+        query = query.where(events.c.kind.in_(sorted(kinds)))
+    rows = connection.execute(query.order_by(events.c.sequence).limit(limit))
+    return [_stored_event(job.id, row) for row in rows]
+
+
+def add_attempt(connection: Connection, job: Job, artifact_uri: str, now: float) -> None:
+    """Begins the row of the job's present attempt."""
+    values = {"job_number": job.number, "number": job.attempt, "artifact_uri": artifact_uri, "cursor": 0}
+    connection.execute(insert(attempts).values(**values, start_time=now))
+
+
+def attempt(connection: Connection, job: Job) -> AttemptRow:
+    """The job's present attempt."""
+    found = (attempts.c.job_number == job.number) & (attempts.c.number == job.attempt)
+    row = connection.execute(select(attempts).where(found)).one()
+    names = (field.name for field in dataclasses.fields(AttemptRow))
+    return AttemptRow(**{name: row._mapping[name] for name in names})
+
+
+def save_attempt(connection: Connection, job: Job, before: AttemptRow, **values: Any) -> None:
+    """Writes an attempt on, unless someone else has. Raises StaleWriteError."""
+    same = (attempts.c.job_number == job.number) & (attempts.c.number == before.number)
+    unchanged = same & (attempts.c.cursor == before.cursor)
+    if connection.execute(update(attempts).where(unchanged).values(**values)).rowcount != 1:
+        raise StaleWriteError(f"attempt {before.number} of {job.id} has changed since event {before.cursor}")
+
+
+def _columns(job: Job) -> dict[str, Any]:
+    """The columns that change in a job's life."""
+    failure = job.failure
+    return {
+        "state": job.state.value,
+        "failure_class": failure and failure.failure_class,
+        "failure_cause": failure and failure.cause,
+        "failure_next_step": failure and failure.next_step,
+        "progress": job.progress and dataclasses.asdict(job.progress),
+        "attempt": job.attempt,
+        "model_version": job.model_version,
+        "create_time": job.create_time,
+        "start_time": job.start_time,
+        "first_step_time": job.first_step_time,
+        "end_time": job.end_time,
+        "last_event": job.last_event,
+    }
+
+
+def _job(row: Row[Any]) -> Job:
+    values: Mapping[str, Any] = dict(row._mapping)
+    same = ("number", "id", "spec", "attempt", "model_version", "create_time", "start_time", "first_step_time")
+    return Job(
+        **{name: values[name] for name in (*same, "end_time", "last_event")},
+        state=State(values["state"]),
+        failure=_failure(values),
+        progress=None if values["progress"] is None else Progress(**values["progress"]),
+    )
+
+
+def _failure(values: Mapping[str, Any]) -> Failure | None:
+    if values["failure_class"] is None:
+        return None
+    return Failure(
+        failure_class=values["failure_class"], cause=values["failure_cause"], next_step=values["failure_next_step"]
+    )
+
+
+def _stored_event(job_id: str, row: Row[Any]) -> StoredEvent:
+    return StoredEvent(
+        sequence=row.sequence,
+        cursor=tokens.cursor(job_id, row.sequence),
+        attempt=row.attempt,
+        event=load(row.payload),
+    )

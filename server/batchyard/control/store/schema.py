@@ -1,0 +1,117 @@
+"""The tables. A change here needs a migration in migrations/versions; a test compares the two."""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    CheckConstraint,
+    Column,
+    Double,
+    ForeignKey,
+    ForeignKeyConstraint,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+)
+
+metadata = MetaData(
+    naming_convention={
+        "pk": "pk_%(table_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+    }
+)
+
+# SQLite counts up by itself only in a column that is declared INTEGER PRIMARY KEY.
+SERIAL = BigInteger().with_variant(Integer, "sqlite")
+STATES = "'QUEUED', 'STARTING', 'RUNNING', 'PAUSING', 'PAUSED', 'CANCELLING', 'SUCCEEDED', 'FAILED', 'CANCELLED'"
+
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("number", SERIAL, primary_key=True, autoincrement=True),
+    Column("id", String(64), nullable=False, unique=True),
+    Column("request_id", String(36), unique=True),
+    Column("spec", JSON, nullable=False),
+    # What the spec asks of the cluster, so that admission reads no specs.
+    Column("workers", Integer, nullable=False),
+    Column("gpus", Integer, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("failure_class", String(16)),
+    Column("failure_cause", Text),
+    Column("failure_next_step", Text),
+    Column("progress", JSON(none_as_null=True)),
+    Column("attempt", Integer, nullable=False),
+    Column("model_version", String(128)),
+    Column("create_time", Double, nullable=False),
+    Column("start_time", Double),
+    Column("first_step_time", Double),
+    Column("end_time", Double),
+    Column("last_event", BigInteger, nullable=False),
+    CheckConstraint(f"state IN ({STATES})", name="state"),
+    Index("ix_jobs_state_number", "state", "number"),
+    sqlite_autoincrement=True,
+)
+
+attempts = Table(
+    "attempts",
+    metadata,
+    Column("job_number", ForeignKey("jobs.number", ondelete="CASCADE"), primary_key=True),
+    # Counted from 1: the fencing epoch.
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("artifact_uri", Text, nullable=False),
+    # How many of the executor's events are stored.
+    Column("cursor", BigInteger, nullable=False),
+    # What the workers say they have published; the registry's row comes with the end of the attempt.
+    Column("published_uri", Text),
+    Column("published_sha256", String(64)),
+    Column("start_time", Double, nullable=False),
+    Column("end_time", Double),
+)
+
+events = Table(
+    "events",
+    metadata,
+    Column("job_number", ForeignKey("jobs.number", ondelete="CASCADE"), primary_key=True),
+    Column("sequence", BigInteger, primary_key=True, autoincrement=False),
+    Column("time", Double, nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("kind", String(24), nullable=False),
+    Column("payload", JSON, nullable=False),
+)
+
+models = Table(
+    "models",
+    metadata,
+    Column("name", String(64), primary_key=True),
+    Column("create_time", Double, nullable=False),
+    Column("latest_version", BigInteger, nullable=False),
+)
+
+versions = Table(
+    "versions",
+    metadata,
+    Column("model", ForeignKey("models.name"), primary_key=True),
+    Column("number", BigInteger, primary_key=True, autoincrement=False),
+    Column("create_time", Double, nullable=False),
+    # No foreign key: a version outlives the record of its job.
+    Column("job", String(64), nullable=False),
+    Column("artifact_uri", Text, nullable=False, unique=True),
+    Column("manifest_sha256", String(64), nullable=False),
+    Column("manifest", Text, nullable=False),
+)
+
+aliases = Table(
+    "aliases",
+    metadata,
+    Column("model", String(64), primary_key=True),
+    Column("alias", String(40), primary_key=True),
+    Column("version", BigInteger, nullable=False),
+    ForeignKeyConstraint(["model", "version"], ["versions.model", "versions.number"]),
+)
