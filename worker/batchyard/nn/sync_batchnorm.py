@@ -1,0 +1,146 @@
+"""SyncBatchNorm: nn.BatchNorm for inputs of any rank whose batch may be spread over several workers."""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Any, NamedTuple, cast
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from batchyard.nn.moments import statistics_dtype, world_size
+from batchyard.nn.synced import synced_batch_norm
+
+
+class SyncBatchNorm(_BatchNorm):
+    """Batch normalisation (arXiv 1502.03167, Algorithm 1) with statistics over all workers of a process group.
+
+    N workers with shares of any size, empty ones included, get what one process gets for the concatenated batch. With
+    one worker, or without a process group, this is nn.BatchNorm at nn.BatchNorm's speed. Evaluation never communicates.
+    The state_dict is that of nn.BatchNorm.
+
+    A batch whose statistics are not finite leaves the running statistics as they were, and `skipped_batches` counts it.
+
+    Args:
+        num_features: C, the size of dimension 1.
+        eps: added to the variance, above 0.
+        momentum: weight of the newest batch in the running statistics; None: the average over all batches.
+        affine: learn gamma (weight) and beta (bias).
+        track_running_stats: keep running statistics; without them evaluation uses its own batch's, on each worker.
+        process_group: the workers that share a batch; None: all.
+
+    Shape: (N, C) or (N, C, ...); the output has the shape, dtype and memory format of the input.
+    """
+
+    skipped_batches: Tensor | None
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        process_group: dist.ProcessGroup | None = None,
+    ) -> None:
+        if num_features < 1:
+            raise ValueError(f"num_features is {num_features}; expected the number of channels, 1 or more")
+        if not eps > 0:
+            raise ValueError(f"eps is {eps}; expected a number above 0, such as 1e-5")
+        super().__init__(num_features, eps, momentum, affine, track_running_stats)
+        self.process_group = process_group
+        # Not part of the state_dict, which stays that of nn.BatchNorm.
+        counter = torch.zeros((), dtype=torch.long) if track_running_stats else None
+        self.register_buffer("skipped_batches", counter, persistent=False)
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002  the name that nn.BatchNorm gives it
+        """Normalises `input`; raises ValueError for a wrong shape, or for one sample per channel on a lone worker."""
+        if input.dim() < 2 or input.shape[1] != self.num_features:
+            raise ValueError(
+                f"{type(self).__name__} got an input of shape {list(input.shape)}; "
+                f"expected (N, {self.num_features}) or (N, {self.num_features}, ...)"
+            )
+        running = self._running() if self.track_running_stats else None
+        if not self.training:
+            return self._with_fixed_statistics(input, running)
+        if world_size(self.process_group) > 1:
+            return self._over_workers(input, running)
+        if running is None:
+            return F.batch_norm(input, None, None, self.weight, self.bias, True, 0.0, self.eps)
+        if self.momentum is not None and input.device.type == "cpu" and not torch.compiler.is_compiling():
+            return self._alone_on_cpu(input, running, self.momentum)
+        return self._alone_on_device(input, running)
+
+    def _running(self) -> Running:
+        # Straight from the dictionaries: nn.Module's attribute access costs as much as a small kernel, every step.
+        buffers = self._buffers
+        return cast(Running, [buffers[name] for name in Running._fields])
+
+    def _with_fixed_statistics(self, x: Tensor, running: Running | None) -> Tensor:
+        if running is None:
+            return F.batch_norm(x, None, None, self.weight, self.bias, True, 0.0, self.eps)
+        mean, var = running[:2]
+        return F.batch_norm(x, mean, var, self.weight, self.bias, False, 0.0, self.eps)
+
+    def _over_workers(self, x: Tensor, running: Running | None) -> Tensor:
+        y, mean, unbiased_var, _ = synced_batch_norm(x, self.weight, self.bias, self.eps, self.process_group)
+        if running is not None:
+            _update(running, mean, unbiased_var, self.momentum)
+        return y
+
+    def _alone_on_cpu(self, x: Tensor, running: Running, momentum: float) -> Tensor:
+        """The kernel updates the running statistics itself; what it must not spoil is put back: 3 us on a [60, 100]."""
+        mean, var, tracked, skipped = running
+        mean_before, var_before = mean.clone(), var.clone()
+        weight, bias = self._parameters["weight"], self._parameters["bias"]
+        y = F.batch_norm(x, mean, var, weight, bias, True, momentum, self.eps)
+        # A mean that is not finite makes its variance not finite too.
+        if math.isfinite(var.sum().item()):
+            tracked.add_(1)
+        else:
+            mean.copy_(mean_before)
+            var.copy_(var_before)
+            skipped.add_(1)
+        return y
+
+    def _alone_on_device(self, x: Tensor, running: Running) -> Tensor:
+        """The kernel writes this batch's statistics into fresh buffers; no value is read by the host."""
+        dtype = statistics_dtype(x)
+        mean, var = torch.zeros(2, self.num_features, dtype=dtype, device=x.device).unbind()
+        weight, bias = (None if p is None else p.to(dtype) for p in (self.weight, self.bias))
+        y = F.batch_norm(x, mean, var, weight, bias, True, 1.0, self.eps)
+        _update(running, mean, var, self.momentum)
+        return y
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> SyncBatchNorm:
+        memo[id(self.process_group)] = self.process_group  # a group is a handle to something shared: never copied
+        copied = self.__class__.__new__(self.__class__)
+        memo[id(self)] = copied
+        copied.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        return copied
+
+
+class Running(NamedTuple):
+    """The buffers of a SyncBatchNorm that tracks running statistics."""
+
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+    skipped_batches: Tensor
+
+
+@torch.no_grad()
+def _update(running: Running, mean: Tensor, unbiased_var: Tensor, momentum: float | None) -> None:
+    """Moves the running statistics towards this batch's, unless those are not finite; makes no host sync."""
+    running_mean, running_var, tracked, skipped = running
+    finite = torch.isfinite(unbiased_var).all() & torch.isfinite(mean).all()
+    tracked.add_(finite)
+    skipped.add_(~finite)
+    step = momentum if momentum is not None else 1.0 / tracked.clamp(min=1)
+    for statistic, batch in ((running_mean, mean), (running_var, unbiased_var)):
+        moved = statistic + step * (batch - statistic)
+        statistic.copy_(torch.where(finite, moved, statistic))
