@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any, TypeVar
 
 import grpc
+
 from batchyard.client import errors, status
 
 Request = TypeVar("Request")

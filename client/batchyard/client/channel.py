@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import grpc
+
 from batchyard.client.errors import ConfigurationError
 from batchyard.client.settings import SYSTEM_ROOTS, is_loopback
 

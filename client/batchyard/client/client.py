@@ -9,6 +9,8 @@ from contextlib import ExitStack
 from typing import Any, Self
 
 import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
 from batchyard.client import errors
 from batchyard.client.calls import Caller
 from batchyard.client.channel import open_channel
@@ -25,7 +27,6 @@ from batchyard.v1.models_pb2_grpc import ModelServiceStub
 from batchyard.v1.spec_pb2 import TrainingJobSpec
 from batchyard.v1.training_pb2 import LogLine, StateChange, TrainingJob
 from batchyard.v1.training_pb2_grpc import TrainingServiceStub
-from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 _PAGE = 100
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import grpc
 import numpy as np
+
 from batchyard.client import errors
 from batchyard.client.calls import Caller
 from batchyard.client.tensors import Array, make_request, read_outputs

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from batchyard.client.errors import FieldViolation, JobFileError
-from batchyard.v1.spec_pb2 import TrainingJobSpec
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
+
+from batchyard.client.errors import FieldViolation, JobFileError
+from batchyard.v1.spec_pb2 import TrainingJobSpec
 
 _HINT = "Correct the job file; the README and examples/ show every key."
 

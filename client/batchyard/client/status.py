@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any, TypeVar
 
 import grpc
-from batchyard.client import errors
-from batchyard.client.errors import FieldViolation, RpcError
 from google.protobuf.message import DecodeError, Message
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
+
+from batchyard.client import errors
+from batchyard.client.errors import FieldViolation, RpcError
 
 M = TypeVar("M", bound=Message)
 

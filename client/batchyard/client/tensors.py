@@ -10,9 +10,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+
 from batchyard.client.errors import TensorError
 from batchyard.oip import messages
-from numpy.typing import NDArray
 
 Array = NDArray[Any]
 

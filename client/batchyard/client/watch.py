@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import grpc
+
 from batchyard.client import errors
 from batchyard.client.calls import Caller, delays
 from batchyard.client.events import ENDED, KINDS, Detail, Event, from_response

@@ -1,0 +1,82 @@
+"""How the command fails: two lines on stderr, what is wrong and what to do, and an exit code that says which kind."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+
+import click
+
+OK, FAILED, USAGE, UNREACHABLE, REFUSED, INTERRUPTED = 0, 1, 2, 3, 4, 130
+
+EXIT_CODES = """\
+  0    done; with --follow: the job succeeded
+  1    the operation or the job failed, or the job was cancelled
+  2    wrong usage: flags, a job file, a value that the service refuses
+  3    the service does not answer
+  4    the service asks for a token, or for another one
+  130  interrupted; a job that was followed goes on"""
+
+
+class Failure(click.ClickException):
+    """Something went wrong: what, and what to do about it."""
+
+    def __init__(self, what: str, hint: str, code: int = FAILED) -> None:
+        super().__init__(what)
+        self.hint, self.code = hint, code
+
+
+def run(command: Callable[[], object]) -> int:
+    """Runs a command to its exit code."""
+    try:
+        code = command()
+        sys.stdout.flush()
+        return code if isinstance(code, int) else OK
+    except click.UsageError as error:
+        path = error.ctx.command_path if error.ctx else "batchyard"
+        return report(error.format_message(), f"See `{path} --help`.", USAGE)
+    except Failure as failure:
+        return report(failure.message, failure.hint, failure.code)
+    except click.ClickException as error:
+        return report(error.format_message(), "See `batchyard --help`.", FAILED)
+    except (KeyboardInterrupt, click.Abort):
+        return report("interrupted", "Nothing was undone.", INTERRUPTED)
+    except BrokenPipeError:
+        # The reader has seen enough (`| head`). Python would complain once more when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OK
+    except Exception as error:
+        return _report_client_error(error)
+
+
+def report(what: str, hint: str, code: int) -> int:
+    """Prints the two lines; returns the code."""
+    first = " ".join(what.split())
+    click.echo(f"batchyard: {first}\n  {hint or 'See `batchyard --help`.'}", err=True)
+    return code
+
+
+def _report_client_error(error: Exception) -> int:
+    # Only when something went wrong is it worth the time to import what the client raises.
+    from batchyard.client import errors
+
+    if not isinstance(error, errors.BatchyardError):
+        raise error
+    usage = (errors.ConfigurationError, errors.JobFileError, errors.InvalidRequestError)
+    if isinstance(error, usage):
+        code = USAGE
+    elif isinstance(error, errors.UnavailableError | errors.DeadlineExceededError):
+        code = UNREACHABLE
+    else:
+        code = REFUSED if isinstance(error, errors.AccessError) else FAILED
+    return report(error.message, error.hint or _HINTS.get(type(error).__name__, ""), code)
+
+
+_HINTS = {
+    "NotFoundError": "List what there is with `batchyard jobs` or `batchyard models`.",
+    "InvalidRequestError": "Correct the value and run the command again.",
+    "PreconditionError": "See its state with `batchyard job show`.",
+    "ServiceError": "Look into the service's log: control.log in its data folder.",
+    "OverloadedError": "Try again in a moment.",
+}

@@ -1,0 +1,60 @@
+"""The `batchyard` command and its sub-commands."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from batchyard.cli import failures
+from batchyard.cli.jobs import job, jobs, submit
+from batchyard.cli.models import alias, model, models
+from batchyard.cli.predict import predict
+from batchyard.cli.service import down, status, up
+
+
+class Root(click.Group):
+    """A group whose errors are two lines on stderr and whose exit codes are failures.EXIT_CODES."""
+
+    def main(self, *args: Any, **extra: Any) -> Any:
+        """Click's entry, with this command's own way to end."""
+        entry: Any = super().main
+        raise SystemExit(failures.run(lambda: entry(*args, **{**extra, "standalone_mode": False})))
+
+    def list_commands(self, context: click.Context) -> list[str]:
+        """In the order of a user's day, not of the alphabet."""
+        return list(self.commands)
+
+
+@click.group(
+    cls=Root,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    epilog=f"""\b
+Examples:
+  batchyard up
+  batchyard submit examples/digits-mlp.yaml --follow
+  batchyard models
+  batchyard predict digits digit.png
+  batchyard down
+
+\b
+Exit codes:
+{failures.EXIT_CODES}
+
+\b
+Where the service is: flags, then BATCHYARD_CONTROL, BATCHYARD_INFERENCE, BATCHYARD_TOKEN_FILE and
+BATCHYARD_TLS_CA, then ./batchyard-data/control.json of a running service, then 127.0.0.1:50051 and :8001.
+""",
+)
+@click.version_option(package_name="batchyard", message="%(version)s")
+def batchyard() -> None:
+    """Train batch-normalised networks, fold and certify them, and serve them over gRPC."""
+
+
+for _command in (up, down, status, submit, jobs, job, models, model, alias, predict):
+    batchyard.add_command(_command)
+
+
+def main() -> None:
+    """The console script."""
+    batchyard(prog_name="batchyard")

@@ -1,0 +1,89 @@
+"""What commands print: tables for people, tab-separated lines without a heading for pipes, JSON on request."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from google.protobuf.timestamp_pb2 import Timestamp
+
+ABSENT = "-"
+
+
+def for_people() -> bool:
+    """Whether a person reads standard output."""
+    return sys.stdout.isatty()
+
+
+def print_json(value: Any) -> None:
+    """One JSON document; one line of it in a pipe."""
+    click.echo(json.dumps(value, indent=2 if for_people() else None, allow_nan=False))
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, none: str) -> None:
+    """A table; people read `none` when there is no row."""
+    cells = [[clean(cell) for cell in row] for row in rows]
+    if not for_people():
+        for row in cells:
+            click.echo("\t".join(row))
+    elif not cells:
+        click.echo(none)
+    else:
+        _print_rich_table(columns, cells)
+
+
+def _print_rich_table(columns: Sequence[str], rows: list[list[str]]) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*map(Text, row))
+    Console().print(table)
+
+
+def print_facts(facts: Iterable[tuple[str, str]]) -> None:
+    """Labels with values, one a line; those without a value are left out."""
+    known = [(label, clean(value)) for label, value in facts if value]
+    width = max((len(label) for label, _ in known), default=0) + 2
+    for label, value in known:
+        click.echo(f"{label:<{width}}{value}" if for_people() else f"{label}\t{value}")
+
+
+def clean(text: str) -> str:
+    """`text` on one line, without characters that would steer the terminal."""
+    return "".join(c if c.isprintable() else " " for c in text)
+
+
+def when(time: Timestamp) -> str:
+    """For people how long ago, for pipes RFC 3339."""
+    if not time.seconds:
+        return ABSENT
+    if not for_people():
+        return time.ToJsonString()
+    return f"{span((datetime.now(UTC) - time.ToDatetime(tzinfo=UTC)).total_seconds())} ago"
+
+
+def span(seconds: float) -> str:
+    """Seconds in the two largest units that matter."""
+    whole = max(0, round(seconds))
+    for size, unit, small, below in ((86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
+        if whole >= size:
+            rest = whole % size // small
+            return f"{whole // size} {unit} {rest} {below}" if rest else f"{whole // size} {unit}"
+    return f"{whole} s"
+
+
+def share(value: float) -> str:
+    """A share in [0, 1] as percent."""
+    return f"{value:.2%}"

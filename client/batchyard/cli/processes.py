@@ -1,0 +1,86 @@
+"""Which processes belong to a service, and whether they still live. Linux: read from /proc."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+_PROC = Path("/proc")
+
+
+@dataclass(frozen=True)
+class Process:
+    """One process; its start tells it from a later one with the same pid."""
+
+    pid: int
+    start_ticks: int
+    """Clock ticks between boot and start."""
+
+    @property
+    def alive(self) -> bool:
+        """Whether it still runs; a zombie does not."""
+        found = _read(self.pid)
+        return found is not None and found.process == self and found.state not in "ZX"
+
+    @property
+    def started(self) -> float:
+        """Seconds since the epoch, exact to about 10 ms."""
+        boot = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
+        return boot + self.start_ticks / os.sysconf("SC_CLK_TCK")
+
+    @property
+    def command(self) -> str:
+        """Its command line; empty once it is gone."""
+        try:
+            return (
+                (_PROC / str(self.pid) / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+            )
+        except OSError:
+            return ""
+        return b" ".join(words).decode(errors="replace").strip()
+
+    def signal(self, number: signal.Signals) -> None:
+        """Sends a signal, unless it is gone."""
+        if self.alive:
+            try:
+                os.kill(self.pid, number)
+            except ProcessLookupError:
+                return
+
+
+@dataclass(frozen=True)
+class _Entry:
+    process: Process
+    state: str
+    parent: int
+    session: int
+
+
+def find(pid: int) -> Process | None:
+    """The process that has this pid now."""
+    entry = _read(pid)
+    return entry.process if entry else None
+
+
+def family(root: Process) -> set[Process]:
+    """`root`, everything that descends from it, and the sessions that any of those lead: an orphan loses its parent,
+    not its session.
+    """
+    table = [entry for path in _PROC.iterdir() if path.name.isdecimal() and (entry := _read(int(path.name)))]
+    ours = {root.pid} if root.alive else set[int]()
+    while found := {e.process.pid for e in table if e.parent in ours or e.session in ours} - ours:
+        ours |= found
+    return {entry.process for entry in table if entry.process.pid in ours}
+
+
+def _read(pid: int) -> _Entry | None:
+    try:
+        text = (_PROC / str(pid) / "stat").read_text(errors="replace")
+    except OSError:
+        return None
+    # pid (command, which may hold anything) state ppid pgrp session ... starttime is the 22nd field: proc(5)
+    fields = text.rpartition(")")[2].split()
+    return _Entry(Process(pid, int(fields[19])), fields[0], int(fields[1]), int(fields[3]))

@@ -1,0 +1,204 @@
+"""up, down, status: the service on this machine."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+from collections import Counter
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from batchyard.cli.failures import UNREACHABLE, Failure
+from batchyard.cli.options import Connection, as_json, connects, examples
+from batchyard.cli.output import for_people, print_facts, print_json
+
+if TYPE_CHECKING:
+    from batchyard.cli.local import Running
+    from batchyard.client import Client
+
+_data_dir = click.option(
+    "--data-dir",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("batchyard-data"),
+    show_default=True,
+    help="Where the service keeps its database, models and logs.",
+)
+
+# Flag of `up` -> (placeholder, help). All are handed to the service as they are; it knows their defaults.
+_ADDRESSES = {
+    "grpc": "Control plane, gRPC [127.0.0.1:50051].",
+    "http": "Dashboard and metrics [127.0.0.1:8080].",
+    "inference-grpc": "Inference, gRPC [127.0.0.1:8001].",
+    "inference-http": "Inference metrics [127.0.0.1:8002].",
+    "ray-address": "Use this Ray cluster instead of one of its own.",
+}
+_FILES = {"tls-cert": "PEM certificate.", "tls-key": "Its key.", "token-file": "Bearer token that clients must send."}
+
+
+def _service_flags(command: Any) -> Any:
+    flags = [click.option(f"--{n}", metavar="HOST:PORT", help=text) for n, text in _ADDRESSES.items()]
+    flags += [
+        click.option("--executor", type=click.Choice(["ray", "local"]), help="What runs the workers [ray]."),
+        click.option("--workers", type=click.IntRange(1), help="Workers that may run at once [the CPU cores]."),
+        click.option("--datasets", multiple=True, type=click.Path(), help="A folder with data sets; may be repeated."),
+    ]
+    flags += [click.option(f"--{n}", type=click.Path(dir_okay=False), help=text) for n, text in _FILES.items()]
+    flags.append(click.option("--insecure", is_flag=True, help="Allow addresses beyond this machine without TLS."))
+    for flag in reversed(flags):
+        command = flag(command)
+    return command
+
+
+@click.command(
+    epilog=examples(
+        "batchyard up",
+        "batchyard up --data-dir /srv/batchyard --workers 8",
+        "batchyard up --grpc 127.0.0.1:0 --http 127.0.0.1:0 --inference-grpc 127.0.0.1:0 --inference-http 127.0.0.1:0",
+    )
+)
+@_data_dir
+@click.option("--foreground", is_flag=True, help="Stay; Ctrl-C stops the service.")
+@_service_flags
+@as_json
+def up(data_dir: Path, foreground: bool, as_json: bool, **flags: Any) -> None:
+    """Start the service on this machine.
+
+    Control plane, dashboard and inference; Ray starts with the first job. It goes on in the background until `batchyard down`. An address with port 0 gets a free port.
+    """
+    from batchyard.cli import local
+
+    if running := local.find(data_dir):
+        return _print_running(running, data_dir, as_json, "is already running")
+    try:
+        running, child = local.start(_arguments(flags), data_dir, foreground=foreground)
+    except local.StartFailure as failure:
+        click.echo(failure.log, err=True, nl=bool(failure.log))
+        raise
+    _print_running(running, data_dir, as_json, "is up")
+    if foreground:
+        _stay(child)
+    return None
+
+
+@click.command(epilog=examples("batchyard down", "batchyard down --data-dir /srv/batchyard"))
+@_data_dir
+@click.option("--force", is_flag=True, help="Kill what has not stopped in time.")
+@click.option("--timeout", default=60.0, show_default=True, help="Seconds that it may take to stop.")
+@as_json
+def down(data_dir: Path, force: bool, timeout: float, as_json: bool) -> None:
+    """Stop the service on this machine.
+
+    Its workers and its Ray too. Data, jobs and models stay.
+    """
+    from batchyard.cli import local
+
+    running = local.find(data_dir)
+    count = local.stop(running, data_dir, force=force, within=timeout) if running else 0
+    if as_json:
+        print_json({"stopped": running is not None, "processes": count})
+    elif running:
+        click.echo(f"Stopped; {count} processes ended. Data stays in {data_dir}.")
+    else:
+        click.echo(f"No service runs on {data_dir}; nothing to stop.")
+
+
+@click.command(epilog=examples("batchyard status", "batchyard status --json | jq .jobs"))
+@as_json
+@connects(inference=True)
+def status(as_json: bool, connection: Connection) -> None:
+    """What the service runs and serves.
+
+    Exit code 3 when a plane does not answer.
+    """
+    with connection.open() as client:
+        found = _survey(client)
+    if as_json:
+        print_json(found)
+    else:
+        jobs = ", ".join(f"{count} {state.lower()}" for state, count in found["jobs"].items()) or "none"
+        print_facts(
+            [
+                ("control plane", f"{found['control']['address']}  {found['control']['state']}"),
+                ("inference plane", f"{found['inference']['address']}  {found['inference']['state']}"),
+                ("jobs", jobs if found["control"]["state"] == "serving" else ""),
+                ("models", ", ".join(found["models"]) or "none"),
+            ]
+        )
+    for plane in ("control", "inference"):
+        if found[plane]["state"] == "no answer":
+            address = found[plane]["address"]
+            start = "Start a service with `batchyard up`, or say where one is with"
+            raise Failure(f"the {plane} plane at {address} does not answer", f"{start} --{plane}.", UNREACHABLE)
+
+
+def _survey(client: Client) -> dict[str, Any]:
+    """What both planes say, as far as they answer."""
+    from batchyard.client import UnavailableError, state_name
+
+    control, inference, jobs, models = "no answer", "no answer", Counter[str](), list[str]()
+    with suppress(UnavailableError):
+        control = "serving" if client.healthy() else "not serving"
+        jobs = Counter(state_name(job) for job in client.jobs())
+        models = [model.name.removeprefix("models/") for model in client.models()]
+    with suppress(UnavailableError):
+        inference = "ready" if client.inference.server_ready() else "loading models"
+    return {
+        "control": {"address": client.settings.control, "state": control},
+        "inference": {"address": client.settings.inference, "state": inference},
+        "jobs": dict(jobs),
+        "models": models,
+    }
+
+
+def _arguments(flags: dict[str, Any]) -> list[str]:
+    """The flags of `up` as the service's own."""
+    arguments: list[str] = []
+    for name, value in flags.items():
+        flag = f"--{name.replace('_', '-')}"
+        if isinstance(value, tuple):
+            arguments += [flag, *value] if value else []
+        elif value is True:
+            arguments.append(flag)
+        elif value not in (None, False):
+            arguments += [flag, str(value)]
+    return arguments
+
+
+def _print_running(running: Running, data_dir: Path, as_json: bool, verb: str) -> None:
+    facts = running.facts
+    if as_json:
+        return print_json(facts)
+    scheme = "https" if facts.get("tls") else "http"
+    if for_people():
+        click.echo(f"Batchyard {verb} (process {facts['pid']}), its data in {data_dir}")
+    print_facts(
+        [
+            ("control plane", f"{facts['grpc']}"),
+            ("dashboard", f"{scheme}://{facts['http']}"),
+            ("inference", f"{facts.get('inference_grpc') or 'none'}"),
+            (
+                "inference metrics",
+                f"{scheme}://{facts['inference_http']}/metrics" if facts.get("inference_http") else "",
+            ),
+        ]
+    )
+    if for_people():
+        elsewhere = data_dir.resolve() != Path("batchyard-data").resolve()
+        if elsewhere:
+            click.echo(f"\nFor other commands here:\n  export BATCHYARD_CONTROL={facts['grpc']} "
+                       f"BATCHYARD_INFERENCE={facts.get('inference_grpc')}")  # fmt: skip
+        click.echo(f"\nTrain   batchyard submit examples/digits-mlp.yaml --follow"
+                   f"\nStop    batchyard down{f' --data-dir {data_dir}' if elsewhere else ''}")  # fmt: skip
+    return None
+
+
+def _stay(child: subprocess.Popen[bytes]) -> None:
+    """Waits for a service in the foreground. Ctrl-C reaches it through the terminal; SIGTERM is passed on."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: child.terminate())
+    code = child.wait()
+    if code:
+        raise Failure(f"the service ended with exit code {code}", "Its last words are above.")
