@@ -12,6 +12,7 @@ from sqlalchemy import Connection
 
 from batchyard.cluster.executor import Capacity
 from batchyard.control import lifecycle, names, tokens
+from batchyard.control.feed import Feed, Subscription
 from batchyard.control.ledger import Ledger, Unit
 from batchyard.control.orders import check_order, differences
 from batchyard.control.records import Job, StoredEvent
@@ -52,6 +53,7 @@ class Jobs:
         """`capacity` says what the cluster could run at once; it may block."""
         self._ledger = ledger
         self._capacity = capacity
+        self._feed = Feed(ledger)
 
     async def create(self, spec: Mapping[str, Any], request_id: str = "") -> Job:
         """Stores a job as QUEUED. The same request_id with the same spec gives the same job again.
@@ -99,6 +101,10 @@ class Jobs:
         """
         place = tokens.read_cursor(cursor, job_id, last=2**63)
         await self._ledger.notices.wait(job_id, place)
+
+    def changes(self) -> Subscription:
+        """Every job that changes from now on; to be used as a context manager."""
+        return self._feed.subscribe()
 
     async def watch(
         self, job_id: str, cursor: str = "", kinds: Collection[str] = (), history_only: bool = False
