@@ -32,9 +32,8 @@ def submit(file: str, follow: bool, overrides: tuple[str, ...], as_json: bool, c
     """Submit the training job in FILE (YAML; - reads standard input)."""
     from batchyard.client import plain, read_job
 
-    spec = read_job(
-        click.get_text_stream("stdin").read() + "\n" if file == "-" else file, map(parse_override, overrides)
-    )
+    source = click.get_text_stream("stdin").read() + "\n" if file == "-" else file
+    spec = read_job(source, [_parse_override(each) for each in overrides])
     with connection.open() as client:
         created = client.submit(spec)
         if follow:
@@ -165,7 +164,7 @@ def _raise_unless_succeeded(job: TrainingJob) -> None:
         raise Failure(f"{_id(job)} was cancelled", "Submit it again to start over.", FAILED)
 
 
-def parse_override(given: str) -> tuple[str, str]:
+def _parse_override(given: str) -> tuple[str, str]:
     path, equals, value = given.partition("=")
     if not (path and equals) or not all(path.split(".")):
         raise click.UsageError(f"--set: {given!r} given; expected PATH=VALUE, for example steps=500")

@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 def predict(model: str, file: Path, top: int, invert: bool, as_json: bool, connection: Connection) -> None:
     """Classify the pictures in FILE.
 
-    FILE is a PNG (or another picture), or an NPY array of pixels from 0 to 255. A picture is made to fit the model's input, and what was done to it is told on stderr. Probabilities are the
+    FILE is a PNG (or another picture), or an NPY array of pixels from 0 to 255. A picture is made to fit the
+    model's input, and what was done to it is told on stderr. Probabilities are the
     softmax of the model's logits.
     """
     from batchyard.cli import pictures

@@ -35,9 +35,7 @@ class Process:
     def command(self) -> str:
         """Its command line; empty once it is gone."""
         try:
-            return (
-                (_PROC / str(self.pid) / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
-            )
+            words = (_PROC / str(self.pid) / "cmdline").read_bytes().split(b"\0")
         except OSError:
             return ""
         return b" ".join(words).decode(errors="replace").strip()

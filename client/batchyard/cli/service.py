@@ -66,7 +66,8 @@ def _service_flags(command: Any) -> Any:
 def up(data_dir: Path, foreground: bool, as_json: bool, **flags: Any) -> None:
     """Start the service on this machine.
 
-    Control plane, dashboard and inference; Ray starts with the first job. It goes on in the background until `batchyard down`. An address with port 0 gets a free port.
+    Control plane, dashboard and inference; Ray starts with the first job. It goes on in the background until
+    `batchyard down`. An address with port 0 gets a free port.
     """
     from batchyard.cli import local
 
