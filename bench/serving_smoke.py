@@ -1,0 +1,163 @@
+"""Requests a second of the served MLP under h2load: `python -m bench.serving_smoke [--transport native] [--json FILE]`.
+
+Starts one inference plane with everything on (verification, batching, metrics, statuses), publishes the paper's MLP with
+random weights to it, checks an answer against the fp64 oracle, and loads it: 4 connections x 16 streams, one FP32 row of
+784 values in each request.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import datetime
+import json
+import os
+import platform
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import AsyncIterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+
+from batchyard.oip import SERVICE_NAME, Stub, messages
+from batchyard.v1 import models_pb2, models_pb2_grpc
+from bench.small_artifact import SmallNetwork, publish
+
+BAR = 15_000.0
+NETWORK = SmallNetwork()
+CONNECTIONS, STREAMS = 4, 16
+
+
+class OneModel(models_pb2_grpc.ModelServiceServicer):
+    """A control plane that wants one version served."""
+
+    def __init__(self, served: models_pb2.ServedModel) -> None:
+        self._served = served
+
+    async def WatchServedModels(self, request: Any, context: Any) -> AsyncIterator[Any]:  # noqa: N802
+        """Says it once."""
+        yield models_pb2.WatchServedModelsResponse(models=[self._served])
+        await asyncio.Event().wait()
+
+
+def infer_request(rows: int) -> messages.ModelInferRequest:
+    """FP32 pixels, raw."""
+    pixels = NETWORK.pixels(rows).astype(np.float32)
+    request = messages.ModelInferRequest(model_name="mnist")
+    request.inputs.add(name="pixels", datatype="FP32", shape=pixels.shape)
+    request.raw_input_contents.append(pixels.tobytes())
+    return request
+
+
+async def check_answer(address: str, request: messages.ModelInferRequest) -> None:
+    """Waits until the model is served and compares its logits with the oracle's."""
+    async with grpc.aio.insecure_channel(address) as channel:
+        stub = Stub(channel)
+        async with asyncio.timeout(60):
+            while not (await stub.ModelReady(messages.ModelReadyRequest(name="mnist"))).ready:
+                await asyncio.sleep(0.05)
+        response = await stub.ModelInfer(request)
+    rows = request.inputs[0].shape[0]
+    logits = np.frombuffer(response.raw_output_contents[0], np.float32).reshape(rows, -1)
+    np.testing.assert_allclose(logits, NETWORK.oracle(NETWORK.pixels(rows)), atol=1e-3)
+
+
+def h2load(address: str, body: Path, requests: int) -> tuple[float, int]:
+    """Requests a second, and how many were not answered with status 200."""
+    command = ["h2load", "-n", str(requests), "-c", str(CONNECTIONS), "-m", str(STREAMS), "-t", "1", "-d", str(body)]
+    command += ["-H", "content-type: application/grpc", "-H", "te: trailers"]
+    done = subprocess.run(
+        [*command, f"http://{address}/{SERVICE_NAME}/ModelInfer"], capture_output=True, text=True, check=True
+    )
+    rate = re.search(r"finished in .*?, ([\d.]+) req/s", done.stdout)
+    codes = re.search(r"status codes: (\d+) 2xx", done.stdout)
+    if rate is None or codes is None:
+        raise RuntimeError(f"h2load said something new:\n{done.stdout}")
+    return float(rate[1]), requests - int(codes[1])
+
+
+async def measure(transport: str, rounds: int, requests: int, rows: int) -> list[float]:
+    """Requests a second of each round."""
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        sha256 = publish(folder / "artifact", NETWORK)
+        version = models_pb2.ModelVersion(
+            name="models/mnist/versions/1", artifact_uri=str(folder / "artifact"), manifest_sha256=sha256
+        )
+        model = models_pb2.Model(name="models/mnist", latest_version=1, aliases={"production": 1})
+        control = grpc.aio.server()
+        servicer: Any = OneModel(models_pb2.ServedModel(model=model, versions=[version]))
+        models_pb2_grpc.add_ModelServiceServicer_to_server(servicer, control)
+        port = control.add_insecure_port("127.0.0.1:0")
+        await control.start()
+        request = infer_request(rows)
+        message = request.SerializeToString()
+        body = folder / "request"
+        body.write_bytes(b"\0" + len(message).to_bytes(4, "big") + message)
+        plane = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "batchyard.serving", "--control", f"127.0.0.1:{port}", "--cache", folder / "cache",
+            "--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0", "--transport", transport,
+            "--ready-file", folder / "ready.json",
+        )  # fmt: skip
+        try:
+            async with asyncio.timeout(60):
+                while not (folder / "ready.json").exists():
+                    await asyncio.sleep(0.05)
+            address = json.loads((folder / "ready.json").read_text())["grpc"]
+            await check_answer(address, request)
+            return await asyncio.to_thread(_rounds, address, body, rounds, requests)
+        finally:
+            plane.terminate()
+            await plane.wait()
+            await control.stop(None)
+
+
+def _rounds(address: str, body: Path, rounds: int, requests: int) -> list[float]:
+    h2load(address, body, max(requests // 10, 200))
+    rates = []
+    for _ in range(rounds):
+        rate, failed = h2load(address, body, requests)
+        if failed:
+            raise RuntimeError(f"{failed} of {requests} requests failed")
+        rates.append(rate)
+    return rates
+
+
+def main() -> None:
+    """Prints a table and writes the JSON."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--transport", choices=("native", "grpcio"), default="native")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--requests", type=int, default=60_000)
+    parser.add_argument("--rows", type=int, default=1)
+    parser.add_argument("--json", type=Path, default=Path("bench/results/serving_smoke.json"))
+    given = parser.parse_args()
+    rates = asyncio.run(measure(given.transport, given.rounds, given.requests, given.rows))
+    rate = statistics.median(rates)
+    row = {
+        "name": f"MLP 784-100-100-100-10, {given.rows} row(s), {CONNECTIONS}x{STREAMS}, {given.transport}",
+        "ours": round(rate), "peer": "bar", "peer_value": BAR, "unit": "requests/s",
+        "ratio": round(rate / BAR, 3), "bar": 1.0, "holds": rate >= BAR,
+    }  # fmt: skip
+    names = ("grpcio", "numpy", "onnxruntime", "protobuf", "pygrpc-native")
+    result = {
+        "bench": "serving_smoke",
+        "machine": f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores, {platform.system()}",
+        "date": datetime.date.today().isoformat(),
+        "versions": {"python": platform.python_version(), **{name: metadata.version(name) for name in names}},
+        "rows": [row],
+    }
+    print(f"{row['name']}: {rate:,.0f} requests/s (rounds: {', '.join(f'{each:,.0f}' for each in rates)})")
+    given.json.parent.mkdir(parents=True, exist_ok=True)
+    given.json.write_text(json.dumps(result, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The inference plane: verified models behind the Open Inference Protocol (`python -m batchyard.serving`)."""

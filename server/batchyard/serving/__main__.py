@@ -1,0 +1,84 @@
+"""`python -m batchyard.serving`: one inference plane."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import signal
+import sys
+from pathlib import Path
+
+from batchyard.endpoint.security import Security, SecurityError
+from batchyard.serving.app import InferencePlane
+from batchyard.serving.settings import Control, Limits, Settings, SettingsError
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs until SIGTERM or SIGINT; exit status 2 for settings that cannot work."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    try:
+        return asyncio.run(_serve(_settings(_parser().parse_args(arguments))))
+    except (SettingsError, SecurityError) as error:
+        print(f"batchyard.serving: {error}", file=sys.stderr)  # noqa: T201
+        return 2
+
+
+async def _serve(settings: Settings) -> int:
+    asked_to_stop = asyncio.Event()
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(signum, asked_to_stop.set)
+    plane = InferencePlane(settings)
+    try:
+        await plane.start()
+        failed = await plane.run_until(asked_to_stop)
+    finally:
+        await plane.stop()
+    return 1 if failed else 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m batchyard.serving", description=__doc__)
+    limits, defaults = Limits(), Settings.__dataclass_fields__
+    add = parser.add_argument
+    add("--control", required=True, metavar="HOST:PORT", help="gRPC address of the control plane to follow")
+    add("--cache", required=True, type=Path, metavar="DIR", help="folder of this process alone, for verified artifacts")
+    add("--grpc", default=defaults["grpc"].default, metavar="HOST:PORT", help="Open Inference Protocol (%(default)s)")
+    add("--http", default=defaults["http"].default, metavar="HOST:PORT", help="/metrics, /healthz (%(default)s)")
+    add("--transport", default="auto", choices=("auto", "native", "grpcio"), help="the gRPC server (%(default)s)")
+    add("--ready-file", type=Path, metavar="FILE", help="gets pid and addresses as JSON once everything answers")
+    add("--control-token-file", type=Path, metavar="FILE", help="bearer token for the control plane, mode 0600")
+    add("--control-ca", type=Path, metavar="FILE", help="certificates to check the control plane against; asks for TLS")
+    add("--tls-cert", type=Path, metavar="FILE", help="PEM certificate chain; with --tls-key")
+    add("--tls-key", type=Path, metavar="FILE", help="PEM private key")
+    add("--token-file", type=Path, metavar="FILE", help="bearer token that callers must bear, mode 0600")
+    add("--insecure", action="store_true", help="allow an address that others can reach, without TLS and token")
+    add("--max-batch", type=int, default=limits.max_batch, metavar="ROWS", help="rows in one batch (%(default)s)")
+    add("--queue-rows", type=int, default=limits.queue_rows, metavar="ROWS", help="rows that may wait (%(default)s)")
+    add("--queue-bytes", type=int, default=limits.queue_bytes, metavar="N", help="bytes that may wait (%(default)s)")
+    add("--max-message-bytes", type=int, default=defaults["max_message_bytes"].default, metavar="N",
+        help="largest request (%(default)s)")  # fmt: skip
+    add("--drain-seconds", type=float, default=defaults["drain_seconds"].default, metavar="S",
+        help="time for requests in flight at the end (%(default)s)")  # fmt: skip
+    return parser
+
+
+def _settings(given: argparse.Namespace) -> Settings:
+    return Settings(
+        control=Control(address=given.control, token_file=given.control_token_file, ca=given.control_ca),
+        cache=given.cache,
+        grpc=given.grpc,
+        http=given.http,
+        transport=given.transport,
+        ready_file=given.ready_file,
+        security=Security(
+            tls_cert=given.tls_cert, tls_key=given.tls_key, token_file=given.token_file, insecure=given.insecure
+        ),
+        limits=Limits(max_batch=given.max_batch, queue_rows=given.queue_rows, queue_bytes=given.queue_bytes),
+        max_message_bytes=given.max_message_bytes,
+        drain_seconds=given.drain_seconds,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

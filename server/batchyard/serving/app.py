@@ -1,0 +1,101 @@
+"""Builds one inference plane and runs it. The only place that makes objects."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from batchyard.endpoint.security import TokenInterceptor
+from batchyard.endpoint.services import add_standard_services
+from batchyard.endpoint.status import StatusInterceptor
+from batchyard.oip import add_servicer
+from batchyard.oip.contract import FILES
+from batchyard.serving import transport
+from batchyard.serving.follower import Follower
+from batchyard.serving.metrics import Metrics
+from batchyard.serving.oip import OpenInference
+from batchyard.serving.repository import Repository
+from batchyard.serving.settings import Settings
+from batchyard.serving.state import StateFile
+from batchyard.serving.web import Web
+
+log = logging.getLogger(__name__)
+
+
+class InferencePlane:
+    """One inference plane. Belongs to the event loop that makes it."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Raises SettingsError."""
+        self._settings = settings
+        self.metrics = Metrics()
+        cores = len(os.sched_getaffinity(0))
+        self.repository = Repository(settings.cache, settings.limits, self.metrics, engine_threads=cores)
+        self.transport = transport.choose(settings.transport, settings.security)
+        self._server = transport.make_server(self.transport, self._interceptors(), settings.max_message_bytes)
+        servicer = OpenInference(self.repository, self.metrics, metadata.version("batchyard"))
+        add_servicer(servicer, self._server)
+        self._health = add_standard_services(self._server, FILES)
+        self._web = Web(self.metrics, self.repository, settings.security)
+        state = StateFile(settings.cache)
+        self._follower = Follower(settings.control, self.repository, state, self.metrics, self._tell_health)
+        self._following: asyncio.Task[None] | None = None
+        self.grpc_address = ""
+        """HOST:PORT once started."""
+        self.http_address = ""
+        """HOST:PORT once started."""
+
+    async def start(self) -> None:
+        """Binds, answers and begins to follow. Raises SettingsError when an address is taken."""
+        settings = self._settings
+        await self._health.set(False)
+        self.grpc_address = transport.bind(self._server, settings.grpc, settings.security)
+        await self._server.start()
+        self.http_address = await self._web.start(settings.http)
+        self._following = asyncio.create_task(self._follower.run())
+        if settings.ready_file is not None:
+            addresses = {"pid": os.getpid(), "grpc": self.grpc_address, "http": self.http_address}
+            _write_whole(settings.ready_file, json.dumps(addresses))
+        log.info("gRPC %s (%s), HTTP %s", self.grpc_address, self.transport, self.http_address)
+
+    async def run_until(self, asked_to_stop: asyncio.Event) -> bool:
+        """Returns when asked to stop, or True when following failed: better a restart than falling behind unseen."""
+        assert self._following is not None, "start() comes first"
+        stop = asyncio.create_task(asked_to_stop.wait())
+        await asyncio.wait([stop, self._following], return_when=asyncio.FIRST_COMPLETED)
+        stop.cancel()
+        if not self._following.done():
+            return False
+        log.critical("the follower of the control plane failed", exc_info=self._following.exception())
+        return True
+
+    async def stop(self) -> None:
+        """Answers what is in flight, refuses the rest, and frees everything."""
+        if self._settings.ready_file is not None:
+            self._settings.ready_file.unlink(missing_ok=True)
+        await self._health.set(False)
+        if self._following is not None:
+            self._following.cancel()
+            await asyncio.gather(self._following, return_exceptions=True)
+        await self._server.stop(self._settings.drain_seconds)
+        await self._web.stop()
+        await self.repository.close()
+
+    def _interceptors(self) -> list[Any]:
+        tokens = [TokenInterceptor(self._settings.security)] if self._settings.security.token else []
+        return [StatusInterceptor(), *tokens]
+
+    async def _tell_health(self) -> None:
+        await self._health.set(self.repository.ready)
+
+
+def _write_whole(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial.write_text(text)
+    partial.replace(path)

@@ -1,0 +1,82 @@
+"""One version of a model while it serves: its tensors, its batcher, its engine and its statistics."""
+
+from __future__ import annotations
+
+import math
+from concurrent.futures import Executor
+
+from batchyard.artifact.manifest import Manifest, Signature
+from batchyard.serving.batcher import Batcher, BatchPlan, Scores
+from batchyard.serving.loading import Loaded, Wanted
+from batchyard.serving.metrics import VersionMetrics
+from batchyard.serving.settings import Limits
+from batchyard.serving.tensors import InputSpec, Pixels
+
+INLINE_BELOW_SECONDS = 0.0005
+"""A full batch faster than this runs on the event loop; to hand it to a thread and back costs about 0.1 ms."""
+
+FP32_BYTES = 4
+
+PLATFORMS = {"onnxruntime": "onnxruntime_onnx"}
+"""Engine -> the name that clients written for Triton know."""
+
+
+class ServedVersion:
+    """A loaded version behind its batcher. Belongs to the event loop that makes it."""
+
+    def __init__(
+        self, wanted: Wanted, loaded: Loaded, limits: Limits, executor: Executor, metrics: VersionMetrics
+    ) -> None:
+        self.wanted = wanted
+        self.manifest: Manifest = loaded.manifest
+        self.metrics = metrics
+        self._engine = loaded.engine
+        row_shape = self.input.shape[1:]
+        features = math.prod(row_shape)
+        waiting = limits.rows_that_may_wait(features * FP32_BYTES)
+        self.input_spec = InputSpec(
+            model=wanted.label, name=self.input.name, row_shape=row_shape, features=features, max_rows=waiting
+        )
+        plan = BatchPlan(
+            model=wanted.label,
+            row_shape=row_shape,
+            max_batch=limits.max_batch,
+            queue_rows=waiting,
+            inline=loaded.seconds_per_batch < INLINE_BELOW_SECONDS,
+        )
+        self.batcher = Batcher(loaded.engine.run, plan, executor, metrics)
+        metrics.queued_rows = lambda: self.batcher.queued_rows
+
+    @property
+    def name(self) -> str:
+        """The model's name."""
+        return self.wanted.model
+
+    @property
+    def version(self) -> str:
+        """The version's number as the protocol writes it."""
+        return str(self.wanted.version)
+
+    @property
+    def platform(self) -> str:
+        """The engine, as the protocol's metadata names platforms."""
+        return PLATFORMS.get(self._engine.name, self._engine.name)
+
+    @property
+    def input(self) -> Signature:
+        """The one input tensor."""
+        return self.manifest.inputs[0]
+
+    @property
+    def output(self) -> Signature:
+        """The one output tensor."""
+        return self.manifest.outputs[0]
+
+    async def infer(self, rows: Pixels, deadline: float | None) -> Scores:
+        """[n, features] -> [n, outputs]. Raises what Batcher.submit raises."""
+        return await self.batcher.submit(rows, deadline)
+
+    async def close(self) -> None:
+        """Answers what it has, then frees the engine."""
+        await self.batcher.drain()
+        self._engine.close()

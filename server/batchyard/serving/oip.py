@@ -1,0 +1,148 @@
+"""The Open Inference Protocol's methods: convert, one call, convert back."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+from batchyard.endpoint.errors import DomainError, FieldViolation, InvalidInputError, UnsupportedError
+from batchyard.endpoint.status import code_of
+from batchyard.oip import messages
+from batchyard.serving.batcher import Scores
+from batchyard.serving.metrics import Metrics
+from batchyard.serving.model import ServedVersion
+from batchyard.serving.repository import Repository
+from batchyard.serving.tensors import classify, read_rows, shown
+
+SERVER_NAME = "batchyard"
+EXTENSIONS = ("classification",)
+NO_DEADLINE_SECONDS = 10_000_000.0
+"""Transports give a huge number, or none, for a call without a deadline."""
+
+
+class OpenInference:
+    """GRPCInferenceService over a repository."""
+
+    def __init__(self, repository: Repository, metrics: Metrics, server_version: str) -> None:
+        self._repository = repository
+        self._metrics = metrics
+        self._server_version = server_version
+
+    async def ServerLive(self, request: messages.ServerLiveRequest, context: Any) -> messages.ServerLiveResponse:
+        """Whether the process is up."""
+        return messages.ServerLiveResponse(live=True)
+
+    async def ServerReady(self, request: messages.ServerReadyRequest, context: Any) -> messages.ServerReadyResponse:
+        """Whether every model that should be served answers."""
+        return messages.ServerReadyResponse(ready=self._repository.ready)
+
+    async def ModelReady(self, request: messages.ModelReadyRequest, context: Any) -> messages.ModelReadyResponse:
+        """Whether one model answers; false, not an error, for one that is not known."""
+        try:
+            self._repository.resolve(request.name, request.version)
+        except DomainError:
+            return messages.ModelReadyResponse(ready=False)
+        return messages.ModelReadyResponse(ready=True)
+
+    async def ServerMetadata(
+        self, request: messages.ServerMetadataRequest, context: Any
+    ) -> messages.ServerMetadataResponse:
+        """Name, version and extensions of the server."""
+        return messages.ServerMetadataResponse(
+            name=SERVER_NAME, version=self._server_version, extensions=list(EXTENSIONS)
+        )
+
+    async def ModelMetadata(
+        self, request: messages.ModelMetadataRequest, context: Any
+    ) -> messages.ModelMetadataResponse:
+        """Inputs and outputs of a model. Raises NotFoundError or UnavailableError."""
+        served = self._repository.resolve(request.name, request.version)
+        tensor = messages.ModelMetadataResponse.TensorMetadata
+        return messages.ModelMetadataResponse(
+            name=served.name,
+            versions=self._repository.versions_of(served.name),
+            platform=served.platform,
+            inputs=[tensor(name=served.input.name, datatype=served.input.datatype, shape=served.input.shape)],
+            outputs=[tensor(name=served.output.name, datatype=served.output.datatype, shape=served.output.shape)],
+        )
+
+    async def ModelInfer(self, request: messages.ModelInferRequest, context: Any) -> messages.ModelInferResponse:
+        """One inference. Raises the domain errors of reading, batching and resolving."""
+        began = time.perf_counter()
+        metrics = self._metrics.unknown
+        try:
+            served = self._repository.resolve(request.model_name, request.model_version)
+            metrics = served.metrics
+            best = wanted_classes(request, served)
+            rows = read_rows(request, served.input_spec)
+            scores = await served.infer(rows, deadline_of(request, context))
+            response = respond(request, served, scores, best)
+        except asyncio.CancelledError:
+            metrics.failed("CANCELLED")
+            raise
+        except Exception as error:
+            metrics.failed(code_of(error).name)
+            raise
+        metrics.answered(len(scores), time.perf_counter() - began)
+        return response
+
+
+def deadline_of(request: messages.ModelInferRequest, context: Any) -> float | None:
+    """The earlier of the call's deadline and the request's own `timeout` (microseconds), in the event loop's time."""
+    remaining = context.time_remaining()
+    if remaining is None or remaining > NO_DEADLINE_SECONDS:
+        remaining = None
+    if request.parameters and "timeout" in request.parameters:
+        given = request.parameters["timeout"]
+        if given.WhichOneof("parameter_choice") != "int64_param" or given.int64_param < 0:
+            raise InvalidInputError(
+                [FieldViolation("parameters[timeout]", "expected int64_param, microseconds, 0 or more (0: none)")]
+            )
+        if given.int64_param:
+            seconds = given.int64_param / 1e6
+            remaining = seconds if remaining is None else min(seconds, remaining)
+    return None if remaining is None else asyncio.get_running_loop().time() + remaining
+
+
+def wanted_classes(request: messages.ModelInferRequest, served: ServedVersion) -> int:
+    """How many classes the request wants for each row, or 0 for the scores themselves. Checks `outputs`."""
+    if not request.outputs:
+        return 0
+    name, model = served.output.name, served.wanted.label
+    wanted = request.outputs[0]
+    if len(request.outputs) > 1 or wanted.name != name:
+        names = ", ".join(shown(output.name) for output in request.outputs[:3])
+        problem = f"model {model}: got {len(request.outputs)} ({names}); the model has one output, {name!r}"
+        raise InvalidInputError([FieldViolation("outputs", problem)])
+    if "shared_memory_region" in wanted.parameters:
+        raise UnsupportedError(
+            f"model {model}, output {name!r}: this server writes no shared memory; take the bytes",
+            reason="NO_SHARED_MEMORY",
+        )
+    if "classification" not in wanted.parameters:
+        return 0
+    count = wanted.parameters["classification"]
+    if count.WhichOneof("parameter_choice") != "int64_param" or count.int64_param < 1:
+        field = f"outputs[{name!r}].parameters[classification]"
+        problem = f"model {model}: expected int64_param of at least 1: how many classes"
+        raise InvalidInputError([FieldViolation(field, problem)])
+    return int(count.int64_param)
+
+
+def respond(
+    request: messages.ModelInferRequest, served: ServedVersion, scores: Scores, best: int
+) -> messages.ModelInferResponse:
+    """The reply: raw FP32 scores [rows, classes], or BYTES [rows, best] of "score:index:label"."""
+    response = messages.ModelInferResponse(model_name=served.name, model_version=served.version, id=request.id)
+    output = response.outputs.add(name=served.output.name)
+    if best:
+        packed, count = classify(scores, best, served.manifest.classes)
+        output.datatype = "BYTES"
+        output.shape.extend((len(scores), count))
+    else:
+        packed = scores.tobytes()
+        output.datatype = "FP32"
+        output.shape.extend(scores.shape)
+    response.raw_output_contents.append(packed)
+    return response

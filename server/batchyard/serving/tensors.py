@@ -1,0 +1,152 @@
+"""From a ModelInferRequest to rows of pixels, and from logits to a reply, without a tensor ever being a Python list.
+
+Protocol: Open Inference Protocol v2, "Tensor Data" (row-major, little-endian, no padding), with Triton's raw contents.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from batchyard.endpoint.errors import FieldViolation, InvalidInputError, UnsupportedError
+from batchyard.oip.messages import ModelInferRequest
+
+Pixels = NDArray[np.float32] | NDArray[np.uint8]
+
+DATATYPES: dict[str, tuple[np.dtype[Any], str]] = {
+    "FP32": (np.dtype("<f4"), "fp32_contents"),
+    "UINT8": (np.dtype("u1"), "uint_contents"),
+}
+"""Datatype that pixels may have -> (NumPy's name for it, the typed field that carries it)."""
+
+LONGEST_SHOWN = 60
+"""Characters of a caller's own text that an error repeats: statuses travel in headers, whose size is bounded."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputSpec:
+    """The one input of a model version."""
+
+    model: str
+    """For messages: the model and its version."""
+    name: str
+    row_shape: tuple[int, ...]
+    """Without the batch: [channels, height, width]."""
+    features: int
+    """Values in one row."""
+    max_rows: int
+    """Most rows of one request."""
+
+    def invalid(self, field: str, problem: str) -> InvalidInputError:
+        """An error that names the model, its input and the field of the request."""
+        where = f"inputs[{shown(self.name)}].{field}" if field else f"inputs[{shown(self.name)}]"
+        return InvalidInputError([FieldViolation(where, f"model {self.model}: {problem}")], reason="INVALID_TENSOR")
+
+
+def shown(text: object) -> str:
+    """A caller's text as it may be repeated in an error: quoted, escaped, cut."""
+    whole = ascii(text)
+    return whole if len(whole) <= LONGEST_SHOWN else f"{whole[:LONGEST_SHOWN]}... ({len(whole)} characters)"
+
+
+def read_rows(request: ModelInferRequest, spec: InputSpec) -> Pixels:
+    """The request's pixels, [rows, features], a view of the message's own bytes where they came raw.
+
+    Raises InvalidInputError naming model, tensor and field; UnsupportedError for a tensor in shared memory.
+    """
+    if len(request.inputs) != 1:
+        names = ", ".join(shown(tensor.name) for tensor in request.inputs[:3])
+        raise spec.invalid("", f"got {len(request.inputs)} inputs ({names}); expected exactly one, {spec.name!r}")
+    tensor = request.inputs[0]
+    if tensor.name != spec.name:
+        raise spec.invalid("", f"got an input named {shown(tensor.name)}; expected {spec.name!r}")
+    if tensor.datatype not in DATATYPES:
+        raise spec.invalid(
+            "datatype", f"got {shown(tensor.datatype)}; expected {' or '.join(DATATYPES)} with raw pixels, 0 to 255"
+        )
+    if tensor.parameters and "shared_memory_region" in tensor.parameters:
+        raise UnsupportedError(
+            f"model {spec.model}, input {spec.name!r}: this server reads no shared memory; send the bytes",
+            reason="NO_SHARED_MEMORY",
+        )
+    rows = _rows_of(tensor.shape, spec)
+    raw = request.raw_input_contents
+    if raw:
+        if len(raw) != 1:
+            raise spec.invalid("raw_input_contents", f"got {len(raw)} entries for one input")
+        if tensor.HasField("contents"):
+            raise spec.invalid("contents", "got both contents and raw_input_contents; send one of them")
+        return _from_raw(raw[0], tensor.datatype, rows, spec)
+    return _from_typed(tensor, rows, spec)
+
+
+def _rows_of(shape: Sequence[int], spec: InputSpec) -> int:
+    """The batch size, after checking every dimension; in Python's integers, which do not overflow."""
+    rest = tuple(shape[1:9])
+    if len(shape) > 9 or (rest != spec.row_shape and rest != (spec.features,)):
+        raise spec.invalid("shape", f"got {_shape_text(shape)}; expected {_expected(spec)}")
+    rows = shape[0]
+    if rows < 1:
+        raise spec.invalid("shape", f"got {_shape_text(shape)}; the batch must have at least one row")
+    if rows > spec.max_rows:
+        raise spec.invalid("shape", f"got {rows} rows; one request may have at most {spec.max_rows}; send several")
+    return rows
+
+
+def _expected(spec: InputSpec) -> str:
+    full = ", ".join(str(size) for size in spec.row_shape)
+    return f"[N, {full}]" if len(spec.row_shape) == 1 else f"[N, {full}] or [N, {spec.features}]"
+
+
+def _shape_text(shape: Sequence[int]) -> str:
+    return f"{list(shape[:8])}" if len(shape) <= 8 else f"{len(shape)} dimensions"
+
+
+def _from_raw(raw: bytes, datatype: str, rows: int, spec: InputSpec) -> Pixels:
+    dtype, _ = DATATYPES[datatype]
+    expected = rows * spec.features * dtype.itemsize
+    if len(raw) != expected:
+        raise spec.invalid(
+            "raw_input_contents",
+            f"got {len(raw)} bytes; {rows} rows of {spec.features} {datatype} values are {expected} bytes",
+        )
+    return np.frombuffer(raw, dtype).reshape(rows, spec.features)
+
+
+def _from_typed(tensor: ModelInferRequest.InferInputTensor, rows: int, spec: InputSpec) -> Pixels:
+    dtype, field = DATATYPES[tensor.datatype]
+    filled = [descriptor.name for descriptor, _ in tensor.contents.ListFields()]
+    if filled != [field]:
+        given = ", ".join(filled) or "nothing"
+        raise spec.invalid("contents", f"got {given}; {tensor.datatype} goes into raw_input_contents or {field}")
+    values = getattr(tensor.contents, field)
+    if len(values) != rows * spec.features:
+        raise spec.invalid(
+            f"contents.{field}", f"got {len(values)} values; {rows} rows of {spec.features} are {rows * spec.features}"
+        )
+    if tensor.datatype == "FP32":
+        return np.fromiter(values, dtype, len(values)).reshape(rows, spec.features)
+    wide = np.fromiter(values, np.uint32, len(values))
+    if int(wide.max()) > 255:
+        raise spec.invalid(f"contents.{field}", f"got {int(wide.max())}; UINT8 values are 0 to 255")
+    return wide.astype(dtype).reshape(rows, spec.features)
+
+
+def classify(scores: NDArray[np.float32], count: int, labels: Sequence[str]) -> tuple[bytes, int]:
+    """The classification extension: for each row of scores the `count` best, best first, each "score:index:label".
+
+    Returns the BYTES tensor (each element after its length in 4 bytes, little-endian) and the elements in a row.
+    """
+    count = min(count, scores.shape[1])
+    best = np.argsort(-scores, axis=1, kind="stable")[:, :count]
+    packed = bytearray()
+    for row, order in zip(scores, best, strict=True):
+        for index in order:
+            label = f":{labels[index]}" if index < len(labels) else ""
+            element = f"{row[index]:f}:{index}{label}".encode()
+            packed += len(element).to_bytes(4, "little") + element
+    return bytes(packed), count
