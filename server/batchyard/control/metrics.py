@@ -209,6 +209,8 @@ class Metrics:
         `old_state` is None when a job is first seen: a new one as QUEUED, or, when this process begins, a stored one in
         the state it has, which counts neither as submitted nor as finished.
         """
+        if old_state == new_state:
+            return
         if old_state is not None:
             self._jobs.labels(old_state).dec()
         self._jobs.labels(new_state).inc()

@@ -1,0 +1,39 @@
+"""The dashboard and its JSON: what the page at / asks for, and /healthz and /metrics for machines."""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from batchyard.control.jobs import Jobs
+from batchyard.control.metrics import Metrics
+from batchyard.control.registry import Registry
+from batchyard.control.web.api import Api
+from batchyard.control.web.assets import Assets, protect
+from batchyard.control.web.errors import answer_errors
+
+__all__ = ["add_routes"]
+
+
+def add_routes(app: web.Application, jobs: Jobs, registry: Registry, metrics: Metrics) -> None:
+    """Adds the dashboard, its API, /healthz and /metrics to an application that has not started yet."""
+    api = Api(jobs, registry)
+
+    async def render_metrics(_: web.Request) -> web.Response:
+        return web.Response(body=metrics.render(), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
+
+    app.middlewares.append(answer_errors)
+    app.on_response_prepare.append(protect)
+    app.add_routes(Assets().routes())
+    app.add_routes(
+        [
+            web.get("/healthz", api.healthz),
+            web.get("/metrics", render_metrics),
+            web.get("/api/jobs", api.jobs),
+            web.get("/api/jobs/{job}", api.job),
+            web.get("/api/jobs/{job}/events", api.events),
+            web.get("/api/models", api.models),
+            web.get("/api/models/{model}", api.model),
+            web.get("/api/models/{model}/versions", api.versions),
+            web.get("/api/models/{model}/versions/{version}", api.version),
+        ]
+    )

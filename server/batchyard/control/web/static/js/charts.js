@@ -1,0 +1,104 @@
+// Charts over steps. Colours come from the theme's custom properties, and follow it.
+
+import uPlot from "/static/vendor/uplot/uPlot.esm.js";
+import { el } from "./dom.js";
+import { short } from "./format.js";
+
+const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+const FONT = "12px Inter, system-ui, sans-serif";
+const dark = matchMedia("(prefers-color-scheme: dark)");
+
+/**
+ * A chart of lines: `lines` are {label, hue, points}. `set(tables, words)` takes one [x, ...ys] table for each group of
+ * lines that share steps, and what the chart shows, in words, for those who cannot see it.
+ */
+export function lineChart({ lines, range, sync, signal }) {
+  const series = lines.map(({ label, hue, points }) => ({
+    label,
+    stroke: () => colour(hue),
+    width: 1.75,
+    spanGaps: true,
+    points: { show: points ?? false, size: 5, fill: () => colour(hue) },
+  }));
+  return chart({ series, range, sync, signal });
+}
+
+/** The band from the 15th to the 85th percentile, and the median as a line; tables are [x, p15, p50, p85]. */
+export function bandChart({ sync, signal }) {
+  const edge = { stroke: () => colour("--band-edge"), width: 1, points: { show: false } };
+  const median = { label: "p50", stroke: () => colour("--series-train"), width: 1.75, points: { show: false } };
+  const series = [{ label: "p15", ...edge }, median, { label: "p85", ...edge }];
+  return chart({ series, bands: [{ series: [3, 1], fill: () => colour("--band") }], sync, signal });
+}
+
+function chart({ series, bands, range, sync, signal }) {
+  const waiting = el("div", { class: "waiting", text: "No report yet" });
+  const node = el("div", { class: "chart", role: "img", "aria-label": "No report yet" }, waiting);
+  const axis = { stroke: () => colour("--soft"), font: FONT, ticks: { show: false }, grid: { stroke: () => colour("--grid"), width: 1 } };
+  const options = {
+    width: 300,
+    height: 150,
+    legend: { show: false },
+    padding: [10, 14, 0, 0],
+    cursor: { y: false, sync: sync ? { key: sync } : undefined, points: { size: 7 } },
+    scales: { x: { time: false }, y: { range: range ?? spread } },
+    axes: [
+      { ...axis, grid: { show: false }, values: (_, marks) => marks.map(short), space: 60, size: 26 },
+      { ...axis, values: (_, marks) => marks.map(short), size: 52, space: 32 },
+    ],
+    series: [{ label: "step" }, ...series],
+    bands,
+  };
+  let plot = null;
+  let pending = null;
+
+  const measure = () => ({ width: Math.max(120, node.clientWidth), height: node.clientHeight });
+  const draw = () => {
+    const data = pending;
+    pending = null;
+    if (!data || signal.aborted) return;
+    if (plot) {
+      plot.setData(data, !isZoomed(plot));
+      if (isZoomed(plot)) plot.redraw();
+      return;
+    }
+    waiting.remove();
+    plot = new uPlot({ ...options, ...measure() }, data, node);
+  };
+  const resize = new ResizeObserver(() => plot?.setSize(measure()));
+  resize.observe(node);
+  const recolour = () => plot?.redraw(false, true);
+  dark.addEventListener("change", recolour);
+  signal.addEventListener("abort", () => {
+    resize.disconnect();
+    dark.removeEventListener("change", recolour);
+    plot?.destroy();
+  });
+  return {
+    node,
+    set(tables, words) {
+      node.setAttribute("aria-label", words);
+      if (!pending) requestAnimationFrame(draw);
+      pending = tables.length === 1 ? tables[0] : uPlot.join(tables);
+    },
+  };
+}
+
+// Whether the reader has dragged open a part of the steps; it then stays as it is (a double click shows all again).
+function isZoomed(plot) {
+  const steps = plot.data[0];
+  return steps.length > 0 && (plot.scales.x.min > steps[0] || plot.scales.x.max < steps.at(-1));
+}
+
+// A flat line gets room above and below, others a twentieth.
+function spread(_, least, most) {
+  if (least === null || most === null || !Number.isFinite(least)) return [0, 1];
+  const room = (most - least) * 0.05 || Math.abs(most) * 0.1 || 1;
+  return [least - room, most + room];
+}
+
+/** The range of a loss: from 0 up. */
+export const fromZero = (_, least, most) => [Math.min(0, least ?? 0), (most || 1) * 1.05];
+
+/** The range of a share: its own, opened up to 1 and never past it. */
+export const share = (_, least) => [Math.max(0, Math.floor((least ?? 0) * 10) / 10), 1];

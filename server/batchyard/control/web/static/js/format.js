@@ -1,0 +1,103 @@
+// Values as people read them. The API writes 64-bit integers, NaN and infinities as strings (protobuf's JSON mapping).
+
+const NONE = "–";
+
+export const integer = (value) => (value === undefined || value === null ? NONE : Number(value).toLocaleString("en-US"));
+
+/** A number out of the API, or null where there is none. */
+export function number(value) {
+  return value === undefined || value === null ? null : Number(value);
+}
+
+/** A loss: four decimals near 1, scientific far from it. */
+export function loss(value) {
+  const n = number(value);
+  if (n === null) return NONE;
+  if (!Number.isFinite(n)) return String(n);
+  const size = Math.abs(n);
+  return size !== 0 && (size < 0.001 || size >= 10000) ? n.toExponential(2) : n.toFixed(size < 10 ? 4 : 2);
+}
+
+/** A share of 1 as per cent. */
+export function percent(value, digits = 2) {
+  const n = number(value);
+  return n === null || !Number.isFinite(n) ? NONE : `${(n * 100).toFixed(digits)} %`;
+}
+
+/** Three significant digits, grouped. */
+export function rate(value) {
+  const n = number(value);
+  if (n === null || !Number.isFinite(n)) return NONE;
+  return n >= 100 ? Math.round(n).toLocaleString("en-US") : n.toPrecision(3);
+}
+
+/** A short decimal number for statistics. */
+export function decimal(value, digits = 2) {
+  const n = number(value);
+  if (n === null) return NONE;
+  if (!Number.isFinite(n)) return String(n);
+  return n !== 0 && Math.abs(n) < 10 ** -digits ? n.toExponential(1) : n.toFixed(digits).replace("-", "−");
+}
+
+/** Seconds as 0.8 s, 12 s, 3 min 05 s, 2 h 10 min, 4 d 3 h. */
+export function duration(seconds) {
+  if (seconds === null || seconds === undefined || !Number.isFinite(seconds)) return NONE;
+  const s = Math.max(0, seconds);
+  if (s < 10) return `${s.toFixed(1)} s`;
+  const whole = Math.round(s);
+  if (whole < 60) return `${whole} s`;
+  if (whole < 3600) return `${Math.floor(whole / 60)} min ${String(whole % 60).padStart(2, "0")} s`;
+  const minutes = Math.round(whole / 60);
+  if (minutes < 1440) return `${Math.floor(minutes / 60)} h ${String(minutes % 60).padStart(2, "0")} min`;
+  const hours = Math.round(minutes / 60);
+  return `${Math.floor(hours / 24)} d ${hours % 24} h`;
+}
+
+/** Milliseconds and below, for the time of a step. */
+export function shortTime(seconds) {
+  const n = number(seconds);
+  if (n === null || !Number.isFinite(n)) return NONE;
+  if (n >= 1) return `${n.toPrecision(3)} s`;
+  return n >= 0.001 ? `${(n * 1000).toPrecision(3)} ms` : `${Math.round(n * 1e6)} µs`;
+}
+
+/** The API's Duration ("12.5s") in seconds, or null. */
+export const seconds = (text) => (text ? Number.parseFloat(text) : null);
+
+/** Seconds between two of the API's timestamps; the second defaults to now. */
+export function between(from, to) {
+  if (!from) return null;
+  return ((to ? Date.parse(to) : Date.now()) - Date.parse(from)) / 1000;
+}
+
+/** How long ago: one unit. */
+export function age(timestamp) {
+  const s = between(timestamp);
+  if (s === null) return NONE;
+  if (s < 60) return `${Math.max(0, Math.floor(s))} s`;
+  if (s < 3600) return `${Math.floor(s / 60)} min`;
+  if (s < 86400) return `${Math.floor(s / 3600)} h`;
+  return `${Math.floor(s / 86400)} d`;
+}
+
+const CLOCK = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit", second: "2-digit" });
+const DATE = new Intl.DateTimeFormat("en-GB", { dateStyle: "medium", timeStyle: "medium" });
+
+/** Time of day in the reader's zone. */
+export const clock = (timestamp) => (timestamp ? CLOCK.format(new Date(timestamp)) : NONE);
+
+/** Date and time in the reader's zone. */
+export const date = (timestamp) => (timestamp ? DATE.format(new Date(timestamp)) : NONE);
+
+/** The last part of a resource name. */
+export const id = (name) => (name ?? "").split("/").pop();
+
+/** QUEUED as Queued. */
+export const word = (state) => (state ?? "").charAt(0) + (state ?? "").slice(1).toLowerCase();
+
+/** 12000 as 12k, for axes. */
+export function short(value) {
+  const size = Math.abs(value);
+  if (size >= 1e6) return `${+(value / 1e6).toFixed(2)}M`;
+  return size >= 1e4 ? `${+(value / 1e3).toFixed(1)}k` : String(+value.toPrecision(6));
+}

@@ -1,0 +1,167 @@
+// One job, live: where it stands, its curves, its layers, its log, and what came of it.
+
+import { Activations } from "./activations.js";
+import { follow, get } from "./api.js";
+import { Curves } from "./curves.js";
+import { el, fill, setText } from "./dom.js";
+import * as format from "./format.js";
+import { Log } from "./log.js";
+import { TERMINAL, facts, progressBar, setState, statePill, summary } from "./parts.js";
+import { versionDetails } from "./version.js";
+
+const REFRESH_MS = 1000;
+const MOST_POINTS = 1500; // of history; the service thins what is longer
+
+export async function jobPage(main, id, { signal, onLink }) {
+  document.title = `${id} · Batchyard`;
+  const view = new JobView(main, id, signal);
+  await view.refresh();
+  await view.follow(onLink);
+}
+
+class JobView {
+  constructor(main, id, signal) {
+    this.path = `/api/jobs/${encodeURIComponent(id)}`;
+    this.signal = signal;
+    this.pill = statePill("QUEUED", "…");
+    this.lead = el("p", { class: "lead" });
+    this.failure = el("div");
+    this.bar = progressBar();
+    this.figures = new Figures();
+    this.curves = new Curves(signal);
+    this.activations = new Activations(signal);
+    this.version = new VersionPanel(signal);
+    this.spec = el("pre", { class: "text", tabindex: 0, "aria-labelledby": "spec-title" });
+    this.log = new Log();
+    fill(main,
+      el("p", { class: "crumb" }, el("a", { href: "#/jobs", text: "Jobs" })),
+      el("div", { class: "heading" }, el("h1", { text: id }), this.pill), this.lead, this.failure,
+      el("section", { class: "panel", "aria-label": "Progress" }, this.bar.node, this.figures.node),
+      this.curves.node, this.activations.node, this.version.node,
+      el("div", { class: "pair" }, this.log.node, el("section", { class: "panel" }, el("h2", { id: "spec-title", text: "Spec" }), this.spec)));
+    const tick = setInterval(() => this.tick(), 1000);
+    signal.addEventListener("abort", () => clearInterval(tick));
+  }
+
+  async refresh() {
+    const job = (this.job = await get(this.path, this.signal));
+    setState(this.pill, job.state);
+    this.bar.set(job);
+    this.figures.set(job.progress ?? {});
+    if (!this.spec.hasChildNodes()) fill(this.spec, yaml(job.spec));
+    if (job.failure) fill(this.failure, failurePanel(job.failure));
+    if (TERMINAL.has(job.state)) this.activations.explain("This job reported none.");
+    if (job.spec.metrics.activation_statistics === false) this.activations.explain("The spec turns them off (metrics.activation_statistics: false).");
+    this.version.set(job);
+    this.tick();
+  }
+
+  async follow(onLink) {
+    const address = (cursor) => `${this.path}/events?${new URLSearchParams({ cursor, max_points: MOST_POINTS })}`;
+    const onMessage = ({ event }) => this.take(event);
+    await follow(address, { onMessage, onLink, isDone: () => this.over, signal: this.signal });
+    await this.refresh();
+  }
+
+  take(event) {
+    if (event.step_metrics) this.curves.training.add(event.step_metrics.step, event.step_metrics);
+    else if (event.evaluation) this.curves.heldOut.add(event.evaluation.step, event.evaluation);
+    else if (event.layer_statistics) this.activations.add(event.layer_statistics);
+    else if (event.log_line) this.log.add(event.time, event.log_line);
+    else if (event.state_change) this.over = TERMINAL.has(event.state_change.state);
+    if (event.step_metrics) this.figures.speed(event.step_metrics);
+    if (this.due) return;
+    this.due = setTimeout(() => this.draw(), this.drawn ? REFRESH_MS / 4 : 0);
+  }
+
+  draw() {
+    this.due = null;
+    this.drawn = true;
+    if (this.signal.aborted) return;
+    this.curves.draw({ loss: format.loss, accuracy: format.percent });
+    this.activations.draw();
+    if (!this.refreshing) {
+      this.refreshing = setTimeout(() => { this.refreshing = null; if (!this.signal.aborted) this.refresh().catch(() => {}); }, REFRESH_MS);
+    }
+  }
+
+  tick() {
+    const { job } = this;
+    if (!job) return;
+    const parts = [summary(job.spec), `seed ${job.spec.seed}`, `submitted ${format.date(job.create_time)}`];
+    if (job.start_time) parts.push(`${job.end_time ? "took" : "running for"} ${format.duration(format.between(job.start_time, job.end_time))}`);
+    if (job.first_step_time) parts.push(`first step after ${format.duration(format.between(job.create_time, job.first_step_time))}`);
+    if (job.attempt > 1) parts.push(`attempt ${job.attempt}`);
+    setText(this.lead, parts.join(" · "));
+    if (job.state === "QUEUED") this.bar.set(job);
+  }
+}
+
+class Figures {
+  constructor() {
+    const names = ["Loss", "Accuracy", "Held-out accuracy", "Samples/s", "Time per step", "Learning rate"];
+    this.values = names.map(() => el("dd", { text: "–" }));
+    this.node = el("dl", { class: "figures" }, names.map((name, i) => el("div", {}, el("dt", { text: name }), this.values[i])));
+  }
+
+  set(progress) {
+    this.put(0, format.loss(progress.loss));
+    this.put(1, format.percent(progress.accuracy));
+    this.put(2, format.percent(progress.evaluation_accuracy));
+    this.put(3, format.rate(progress.samples_per_second));
+  }
+
+  speed(metrics) {
+    this.put(4, format.shortTime(metrics.step_seconds));
+    this.put(5, format.short(metrics.learning_rate));
+  }
+
+  put(i, text) {
+    setText(this.values[i], text);
+  }
+}
+
+class VersionPanel {
+  constructor(signal) {
+    this.signal = signal;
+    this.body = el("div");
+    this.node = el("section", { class: "panel", "aria-labelledby": "version-title" }, el("h2", { id: "version-title", text: "Published version" }), this.body);
+  }
+
+  set(job) {
+    if (job.model_version === this.shown && this.state === job.state) return;
+    this.state = job.state;
+    if (!job.model_version) {
+      fill(this.body, el("p", { class: "soft", text: this.why(job) }));
+      return;
+    }
+    this.shown = job.model_version;
+    const [, model, , number] = job.model_version.split("/");
+    get(`/api/models/${encodeURIComponent(model)}/versions/${number}`, this.signal)
+      .then((version) => fill(this.body, versionDetails(version)))
+      .catch((error) => this.signal.aborted || fill(this.body, el("p", { class: "notice", text: error.message })));
+  }
+
+  why({ spec, state }) {
+    if (!spec.publish) return "This job does not publish: its spec has no publish section.";
+    if (TERMINAL.has(state)) return `None: the job ended before it could publish to ${spec.publish.model}.`;
+    return `None yet. When trained, the network is folded, certified and published to ${spec.publish.model}${spec.publish.alias ? ` as ${spec.publish.alias}` : ""}.`;
+  }
+}
+
+function failurePanel(failure) {
+  const who = { USER: "The job cannot go on as it is", INFRASTRUCTURE: "A process or a machine failed", PREEMPTED: "Its machines were taken away" };
+  return el("section", { class: "panel failure", role: "alert" },
+    el("h2", { text: who[failure.failure_class] ?? "It failed" }),
+    el("p", { class: "cause", text: failure.cause }),
+    failure.next_step ? el("p", { class: "next" }, el("span", { class: "soft", text: "What to do: " }), failure.next_step) : null);
+}
+
+// The spec as the YAML that would submit it again.
+function yaml(value, indent = "") {
+  return Object.entries(value).flatMap(([key, part]) => {
+    const name = el("span", { class: "key-name", text: `${indent}${key}: ` });
+    if (part !== null && typeof part === "object" && !Array.isArray(part)) return [name, "\n", ...yaml(part, `${indent}  `)];
+    return [name, `${Array.isArray(part) ? `[${part.join(", ")}]` : part}\n`];
+  });
+}

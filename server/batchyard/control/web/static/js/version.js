@@ -1,0 +1,55 @@
+// A published version: what it is, the certificate, and what became of each normalisation layer.
+
+import { el } from "./dom.js";
+import * as format from "./format.js";
+import { facts, statePill } from "./parts.js";
+
+/** Everything known of a version, as elements. */
+export function versionDetails(version) {
+  const report = version.fold_report;
+  return [
+    el("div", { class: "pair" }, el("div", {}, facts(describe(version))), el("div", {}, certificate(version.certificate))),
+    report.length > 0 ? foldTable(report) : el("p", { class: "soft", text: "The network has no normalisation layer to fold." }),
+  ];
+}
+
+function describe(version) {
+  const [, model, , number] = version.name.split("/");
+  return [
+    ["Version", el("strong", { text: `${model} / ${number}` })],
+    ["Accuracy, held out", format.percent(version.accuracy_unfolded)],
+    ["Parameters", format.integer(version.parameter_count)],
+    ["Statistics", version.population_statistics],
+    ["Input", signature(version.inputs)],
+    ["Output", signature(version.outputs)],
+    ["Published", format.date(version.create_time)],
+    ["Job", el("a", { href: `#/jobs/${encodeURIComponent(format.id(version.training_job))}`, text: format.id(version.training_job) })],
+    ["Artifact", el("code", { text: version.artifact_uri })],
+    ["Manifest", el("code", { text: version.manifest_sha256 })],
+  ];
+}
+
+const signature = (tensors) => tensors.map((t) => `${t.name} ${t.datatype} [${t.shape.map((n) => (Number(n) < 0 ? "batch" : n)).join(", ")}]`).join("; ");
+
+function certificate(proof) {
+  if (!proof) return el("p", { class: "soft", text: "It has no certificate." });
+  const passed = proof.passed;
+  return facts([
+    ["Certificate", statePill(passed ? "passed" : "not passed", passed ? "Passed" : "Not passed")],
+    ["Largest error", el("span", { class: "number", text: Number(proof.max_error).toExponential(2) })],
+    ["Largest allowed", el("span", { class: "number", text: Number(proof.bound).toExponential(2) })],
+    ["Samples", format.integer(proof.samples)],
+    ["Digest", el("code", { text: proof.digest })],
+  ]);
+}
+
+function foldTable(report) {
+  const rows = report.map((entry) => el("tr", {},
+    el("td", { "data-label": "Layer", class: "wide" }, el("code", { text: entry.layer })),
+    el("td", { "data-label": "Status" }, statePill(entry.status)),
+    el("td", { "data-label": "Into" }, entry.into ? el("code", { text: entry.into }) : "–"),
+    el("td", { "data-label": "Why", class: "wide" }, entry.reason || "–")));
+  return el("table", { class: "cards fold", "aria-label": "Fold report" },
+    el("thead", {}, el("tr", {}, ["Normalisation layer", "Became", "Taken up by", "Why"].map((text) => el("th", { scope: "col", text })))),
+    el("tbody", {}, rows));
+}
