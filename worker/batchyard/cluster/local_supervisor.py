@@ -1,0 +1,118 @@
+"""Supervises one attempt on plain subprocesses: `python -m batchyard.cluster.local_supervisor ATTEMPT_FOLDER GPU_FOLDER`.
+
+It has a session of its own and needs nobody: the control plane may die and come back. SIGTERM asks it to cancel.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+
+from batchyard.cluster.attempts import MARK, AttemptFolder, Orders
+from batchyard.cluster.channel import Message, Place
+from batchyard.cluster.event_log import EventLog
+from batchyard.cluster.gpus import GpuLease
+from batchyard.cluster.processes import end_all, marked
+from batchyard.cluster.supervision import Deliver, RefusedError, Supervision
+from batchyard.cluster.verdict import infrastructure
+from batchyard.cluster.worker_process import WorkerProcess
+
+
+def place(orders: Orders, rank: int, *, host: str, interface: str) -> Place:
+    """The place of one worker of an attempt."""
+    attempt = orders.attempt
+    return Place(
+        job=attempt.id.job,
+        attempt=attempt.id.number,
+        spec=attempt.spec,
+        rank=rank,
+        world_size=orders.world_size,
+        artifact_uri=attempt.artifact_uri,
+        data_folders=list(attempt.data_folders),
+        device="cuda" if orders.gpus_per_worker else "cpu",
+        host=host,
+        interface=interface,
+    )
+
+
+def worker_environment(orders: Orders, base: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a worker. One thread each: workers share the machine's cores, and the number of threads
+    changes the order of floating-point sums, hence the weights.
+    """
+    return {**base, "OMP_NUM_THREADS": "1", MARK: orders.mark}
+
+
+class LocalCrew:
+    """The workers as children of this process, all on the loopback interface."""
+
+    def __init__(self, orders: Orders, gpu_folder: Path) -> None:
+        self._orders = orders
+        self._gpus = GpuLease(gpu_folder)
+        self._workers: list[WorkerProcess] = []
+
+    def start(self, deliver: Deliver, cancelled: Callable[[], bool]) -> None:
+        orders = self._orders
+        gpus = self._gpus.take(orders.world_size * orders.gpus_per_worker)
+        if gpus is None:
+            raise RefusedError(infrastructure("all GPUs of this machine are in use", orders.attempt.id.job))
+        for rank in range(orders.world_size):
+            environment = worker_environment(orders, os.environ)
+            environment["CUDA_VISIBLE_DEVICES"] = gpus[rank] if gpus else ""
+            worker = WorkerProcess(rank=rank, environment=environment, deliver=partial(deliver, rank))
+            worker.start()
+            worker.tell({"kind": "prepare", "entry": orders.entry})
+            worker.tell({"kind": "run", **asdict(place(orders, rank, host="127.0.0.1", interface="lo"))})
+            self._workers.append(worker)
+
+    def tell(self, rank: int, message: Message) -> None:
+        self._workers[rank].tell(message)
+
+    def dump_stacks(self, rank: int) -> None:
+        self._workers[rank].dump_stacks()
+
+    def kill(self) -> None:
+        for worker in self._workers:
+            worker.kill()
+
+    def end(self) -> None:
+        # Workers are gone already, unless the supervision itself failed; what they started may not be.
+        self.kill()
+        end_all(lambda: marked(MARK, self._orders.mark))
+        self._gpus.free()
+
+
+def cancel_on_sigterm(supervision: Supervision) -> None:
+    """Waits for SIGTERM, which this process was started with blocked, in a thread of its own."""
+
+    def wait() -> None:
+        while True:
+            signal.sigwait({signal.SIGTERM})
+            supervision.cancel()
+
+    threading.Thread(target=wait, name="sigterm", daemon=True).start()
+
+
+def main() -> None:
+    """Supervises the attempt whose folder is given."""
+    folder = AttemptFolder(Path(sys.argv[1]))
+    orders = folder.orders()
+    supervision = Supervision(
+        job=orders.attempt.id.job,
+        world_size=orders.world_size,
+        crew=LocalCrew(orders, Path(sys.argv[2])),
+        log=EventLog(folder.events),
+        grace_s=orders.grace_s,
+    )
+    cancel_on_sigterm(supervision)
+    supervision.run()
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,172 @@
+"""Brings one attempt from its start to its Ended event. Knows neither Ray nor subprocesses: a Crew has the workers."""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import time
+import traceback
+from collections.abc import Callable
+from typing import Protocol
+
+from batchyard.cluster.channel import Exit, Message, Result
+from batchyard.cluster.event_log import EventLog
+from batchyard.cluster.verdict import Member, infrastructure, verdict
+from batchyard.training.events import Ended, LogLine
+
+SETTLE_S = 0.5
+"""After the first worker has failed or stopped: time for the others to do the same by themselves, and for the real cause
+to be noticed. Then they are killed, for they may wait in a collective for ever.
+"""
+LEAVE_S = 2.0
+"""Time for workers that are done to exit."""
+STACKS_S = 0.3
+"""Time for a stuck worker to write where it is, before it is killed."""
+KILL_AGAIN_S = 1.0
+
+Deliver = Callable[[int, Message], None]
+"""Takes a message from the worker of a rank."""
+
+
+class RefusedError(Exception):
+    """The workers cannot be started; `ended` says why."""
+
+    def __init__(self, ended: Ended) -> None:
+        super().__init__(ended.cause)
+        self.ended = ended
+
+
+class Crew(Protocol):
+    """The workers of an attempt, wherever they are."""
+
+    def start(self, deliver: Deliver, cancelled: Callable[[], bool]) -> None:
+        """Starts all workers and tells them to prepare and run. Every worker's exit is delivered, once, last. Raises
+        RefusedError; gives up early, with any RefusedError, when `cancelled` becomes true.
+        """
+
+    def tell(self, rank: int, message: Message) -> None:
+        """Sends a message to one worker; none when it is gone."""
+
+    def dump_stacks(self, rank: int) -> None:
+        """Has one worker log where its threads are."""
+
+    def kill(self) -> None:
+        """Kills all workers; their exits are delivered."""
+
+    def end(self) -> None:
+        """Frees everything, and returns when no process is left."""
+
+
+class Supervision:
+    """One attempt. `run` returns when its last event, Ended, is written; `cancel` may come from any thread."""
+
+    def __init__(self, *, job: str, world_size: int, crew: Crew, log: EventLog, grace_s: float) -> None:
+        self._job = job
+        self._crew = crew
+        self._log = log
+        self._grace_s = grace_s
+        self._members = [Member(rank=rank) for rank in range(world_size)]
+        self._inbox: queue.SimpleQueue[tuple[int, Message]] = queue.SimpleQueue()
+        self._cancel_asked = False
+        self._cancelled = False
+        """Cancelled before anything had failed."""
+        self._failed = False
+        self._ended_workers = 0
+        self._deadline: float | None = None
+        """When the workers that are left are killed."""
+        self._stacks_dumped = False
+
+    def cancel(self) -> None:
+        """Asks the workers to stop; after the grace period they are killed."""
+        self._cancel_asked = True
+        self._inbox.put((-1, {"kind": "cancel"}))
+
+    def run(self) -> None:
+        """Runs the attempt to its end. Whatever happens here, exactly one Ended event is written, last."""
+        try:
+            self._crew.start(lambda rank, message: self._inbox.put((rank, message)), lambda: self._cancel_asked)
+            while not all(member.exit for member in self._members):
+                self._step()
+            ended = verdict(self._job, self._members, cancelled=self._cancelled)
+        except RefusedError as refusal:
+            ended = Ended(outcome="cancelled") if self._cancel_asked else refusal.ended
+        except Exception:
+            ended = infrastructure(f"the attempt's supervisor failed:\n{traceback.format_exc()}", self._job)
+        ended = self._clear_up(ended)
+        self._log.append(ended)
+
+    def _clear_up(self, ended: Ended) -> Ended:
+        try:
+            self._crew.end()
+        except Exception as error:
+            return infrastructure(f"the attempt's processes could not be ended: {error}", self._job)
+        return ended
+
+    def _step(self) -> None:
+        """Waits for the next message or deadline and acts on it."""
+        wait = None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
+        with contextlib.suppress(queue.Empty):
+            self._take(*self._inbox.get(timeout=wait))
+        if self._deadline is not None and time.monotonic() >= self._deadline:
+            self._force()
+
+    def _take(self, rank: int, message: Message) -> None:
+        match message.pop("kind"):
+            case "event":
+                self._log.append_json(message["event"])
+            case "rendezvous":
+                for other in self._members[1:]:
+                    self._crew.tell(other.rank, {"kind": "rendezvous", **message})
+            case "result":
+                self._take_result(self._members[rank], Result(**message))
+            case "exit":
+                self._take_exit(self._members[rank], Exit(**message))
+            case "cancel":
+                self._take_cancel()
+
+    def _take_result(self, member: Member, result: Result) -> None:
+        member.result = result
+        if not member.done:
+            self._count_out(member, failed=result.outcome == "failed" or not self._cancelled)
+        if all(m.result or m.exit for m in self._members):
+            for other in self._members:
+                self._crew.tell(other.rank, {"kind": "leave"})
+            self._kill_within(LEAVE_S)
+
+    def _take_exit(self, member: Member, end: Exit) -> None:
+        member.exit = end
+        if member.result is None:
+            self._count_out(member, failed=True)
+
+    def _count_out(self, member: Member, *, failed: bool) -> None:
+        """One worker has ended without being done: soon the others have to end too."""
+        self._ended_workers += 1
+        member.order = self._ended_workers
+        self._failed = self._failed or failed
+        self._kill_within(SETTLE_S)
+
+    def _take_cancel(self) -> None:
+        self._cancelled = self._cancelled or not self._failed
+        for member in self._members:
+            self._crew.tell(member.rank, {"kind": "stop"})
+        self._kill_within(self._grace_s)
+
+    def _kill_within(self, seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        self._deadline = deadline if self._deadline is None else min(self._deadline, deadline)
+
+    def _force(self) -> None:
+        """Kills what is left. A worker that ignored a request to stop first says where it is."""
+        stuck = [member for member in self._members if not (member.result or member.exit)]
+        if stuck and self._cancelled and self._ended_workers == 0 and not self._stacks_dumped:
+            self._stacks_dumped = True
+            for member in stuck:
+                text = f"worker {member.rank} did not stop within {self._grace_s:g} s and is killed; it was here:"
+                self._log.append(LogLine(level="WARNING", text=text))
+                self._crew.dump_stacks(member.rank)
+            self._deadline = time.monotonic() + STACKS_S
+            return
+        for member in stuck:
+            member.killed = True
+        self._crew.kill()
+        self._deadline = time.monotonic() + KILL_AGAIN_S

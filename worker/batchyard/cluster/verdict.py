@@ -1,0 +1,106 @@
+"""Finds the one cause to report when workers fail, and puts it into words."""
+
+from __future__ import annotations
+
+import signal
+from dataclasses import dataclass
+
+from batchyard.cluster.channel import Exit, Result
+from batchyard.cluster.executor import Capacity
+from batchyard.training.events import Ended
+
+CAUSE_CHARACTERS = 6000
+
+
+@dataclass(kw_only=True)
+class Member:
+    """What is known of one worker."""
+
+    rank: int
+    result: Result | None = None
+    exit: Exit | None = None
+    order: int = 0
+    """Counts the workers that have ended, in the order in which that was noticed."""
+
+    killed: bool = False
+    """By the supervisor, because of another worker."""
+
+    @property
+    def done(self) -> bool:
+        """Whether the entry returned."""
+        return self.result is not None and self.result.outcome == "done"
+
+
+def verdict(job: str, members: list[Member], *, cancelled: bool) -> Ended:
+    """How the attempt ended. `cancelled`: it was asked to stop before anything had failed."""
+    if all(member.done for member in members):
+        return Ended(outcome="succeeded")
+    if cancelled:
+        return Ended(outcome="cancelled")
+    culprit = min((m for m in members if not m.done), key=_suspicion)
+    return _accuse(job, culprit, len(members))
+
+
+def _suspicion(member: Member) -> tuple[int, int]:
+    """Smaller is likelier. The first complaint is seldom the cause: when one worker is killed, all others complain about
+    a broken connection. So: what a person can mend, then a process that vanished, then an exception.
+    """
+    if member.result is None:
+        return (3 if member.killed else 1, member.order)
+    return (0 if member.result.failure_class == "user" else 2, member.order)
+
+
+def _accuse(job: str, member: Member, world_size: int) -> Ended:
+    if member.result is not None and member.result.failure_class == "user":
+        return Ended(
+            outcome="failed",
+            failure_class="user",
+            cause=member.result.cause,
+            next_step=member.result.next_step,
+        )
+    who = f"worker {member.rank} of {world_size}" if world_size > 1 else "the worker"
+    if member.result is not None:
+        cause = f"{who} failed: {member.result.cause or 'it stopped, and nobody had asked it to'}"
+    else:
+        assert member.exit is not None
+        cause = f"{who} {_death(member.exit)}"
+    if member.exit is not None and member.exit.tail:
+        cause += "; its last lines:\n" + "\n".join(member.exit.tail)[-CAUSE_CHARACTERS:]
+    return infrastructure(cause, job)
+
+
+def _death(end: Exit) -> str:
+    if end.lost is not None:
+        return f"was lost: {end.lost}"
+    assert end.code is not None
+    if end.code >= 0:
+        return f"ended with exit code {end.code} before its work was done"
+    name = signal.Signals(-end.code).name
+    hint = " (the kernel does that when memory runs out; see dmesg)" if name == "SIGKILL" else ""
+    return f"was ended by {name}{hint}"
+
+
+def infrastructure(cause: str, job: str) -> Ended:
+    """A failure that is nobody's fault who reads it."""
+    next_step = f"Submit the job again; `batchyard job logs {job}` shows what its workers wrote."
+    return Ended(outcome="failed", failure_class="infrastructure", cause=cause, next_step=next_step)
+
+
+def too_big(*, workers: int, gpus_per_worker: int, has: Capacity, where: str) -> Ended | None:
+    """The refusal of an attempt that can never run here; None when it can."""
+    if workers > has.workers:
+        cause = f"workers.count: {workers} given; {where} has room for {has.workers} (one CPU each)"
+        next_step = f"Set workers.count to {has.workers} or less, or give {where} more CPUs."
+    elif workers * gpus_per_worker > has.gpus:
+        cause = (
+            f"workers.gpus_per_worker: {workers} workers with {gpus_per_worker} GPU each were asked for; "
+            f"{where} has {has.gpus} GPUs"
+        )
+        next_step = (
+            "Set workers.gpus_per_worker to 0 to train on the CPU, or lower workers.count."
+            if has.gpus
+            else "Set workers.gpus_per_worker to 0 to train on the CPU."
+        )
+    else:
+        return None
+    return Ended(outcome="failed", failure_class="user", cause=cause, next_step=next_step)

@@ -1,0 +1,166 @@
+"""A worker process: `python -m batchyard.cluster.worker_main CHANNEL_FD PARENT_PID`, started by worker_process.py.
+
+It lives and dies with its parent, takes its orders from the channel, runs the training entry once and reports how it
+ended. The same process, whoever holds it, is why a job gives the same weights on Ray and on plain subprocesses.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import importlib
+import logging
+import os
+import queue
+import signal
+import socket
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from batchyard.cluster.channel import Channel, Place, Result
+from batchyard.cluster.processes import die_with_parent
+from batchyard.training.context import StoppedError, WorkerContext
+from batchyard.training.events import Ended, Event, TrainingError
+from batchyard.training.spec import TrainingJobSpec
+
+if TYPE_CHECKING:
+    from torch.distributed import Store
+
+STACK_SIGNAL = signal.SIGUSR2
+"""Makes the worker write where each of its threads is, even when Python code cannot run."""
+
+
+class Worker:
+    """The worker's side of the channel."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self._orders: queue.SimpleQueue[dict[str, object]] = queue.SimpleQueue()
+        self._address: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._stop = threading.Event()
+        threading.Thread(target=self._listen, name="channel", daemon=True).start()
+
+    def _listen(self) -> None:
+        for message in self._channel.receive():
+            match message.pop("kind"):
+                case "stop":
+                    self._stop.set()
+                case "rendezvous":
+                    self._address.put(message["address"])
+                case "leave":
+                    leave(0)
+                case _:
+                    self._orders.put(message)
+
+    def run(self) -> None:
+        """Carries out the orders `prepare` and `run`, then reports how that ended."""
+        result = self._train()
+        flush()
+        self._channel.send({"kind": "result", **asdict(result)})
+        # Rank 0 holds the store of the process group: it stays until nobody needs it, and then so do all.
+        threading.Event().wait()
+
+    def _train(self) -> Result:
+        try:
+            entry = load(str(self._orders.get()["entry"]))
+            entry(self._context(Place(**self._orders.get())))  # type: ignore[arg-type]
+        except TrainingError as error:
+            return Result(outcome="failed", failure_class="user", cause=error.cause, next_step=error.next_step)
+        except StoppedError:
+            return Result(outcome="stopped")
+        except BaseException as error:
+            traceback.print_exc()
+            cause = traceback.format_exception_only(error)[-1].strip()
+            return Result(outcome="failed", failure_class="infrastructure", cause=cause)
+        return Result(outcome="done")
+
+    def _context(self, place: Place) -> WorkerContext:
+        os.environ["GLOO_SOCKET_IFNAME"] = os.environ["NCCL_SOCKET_IFNAME"] = place.interface
+        return WorkerContext(
+            job=place.job,
+            attempt=place.attempt,
+            spec=TrainingJobSpec.from_mapping(place.spec),
+            rank=place.rank,
+            world_size=place.world_size,
+            connect=lambda: self._open_store(place) if place.rank == 0 else self._join_store(place),
+            emit=self._emit,
+            stop_requested=self._stop.is_set,
+            artifact_uri=place.artifact_uri,
+            data_folders=tuple(place.data_folders),
+            device=place.device,
+        )
+
+    def _emit(self, event: Event) -> None:
+        if isinstance(event, Ended):
+            raise TypeError("Ended is the supervisor's to emit: return, or raise TrainingError or StoppedError")
+        self._channel.send({"kind": "event", "event": event.to_json()})
+
+    def _open_store(self, place: Place) -> Store:
+        """The store, on a port that the kernel picks. TCPStore by itself would listen on every interface."""
+        from torch.distributed import TCPStore
+
+        listener = socket.create_server((place.host, 0), family=family(place.host))
+        port = listener.getsockname()[1]
+        store = TCPStore(
+            place.host,
+            port,
+            place.world_size,
+            is_master=True,
+            wait_for_workers=False,
+            master_listen_fd=listener.detach(),
+        )
+        self._channel.send({"kind": "rendezvous", "address": f"{place.host}|{port}"})
+        return store
+
+    def _join_store(self, place: Place) -> Store:
+        from torch.distributed import TCPStore
+
+        host, port = self._address.get().split("|")
+        return TCPStore(host, int(port), place.world_size, is_master=False, wait_for_workers=False)
+
+
+def family(host: str) -> socket.AddressFamily:
+    """IPv6 for an address with colons."""
+    return socket.AF_INET6 if ":" in host else socket.AF_INET
+
+
+def load(entry: str) -> Callable[[WorkerContext], None]:
+    """The function that `module:function` names."""
+    module, _, name = entry.partition(":")
+    function: Callable[[WorkerContext], None] = getattr(importlib.import_module(module), name)
+    return function
+
+
+def flush() -> None:
+    """Writes out what print and logging still hold."""
+    logging.shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+
+
+def leave(code: int) -> None:
+    """Exits without the interpreter's teardown: the work is delivered, and a library that crashes or hangs while it is
+    unloaded (process groups, thread pools) could only spoil it.
+    """
+    flush()
+    os._exit(code)
+
+
+def main() -> None:
+    """Runs one worker."""
+    die_with_parent(int(sys.argv[2]))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # supervisors block it
+    faulthandler.enable()
+    faulthandler.register(STACK_SIGNAL)
+    end = socket.socket(fileno=int(sys.argv[1]))
+    end.set_inheritable(False)
+    Worker(Channel(end)).run()
+
+
+if __name__ == "__main__":
+    main()
