@@ -60,7 +60,8 @@ class Standing:
     def take(self, event: Event) -> None:
         """Moves on to `event`. A new attempt begins afresh."""
         if event.attempt > self.attempt:
-            self.__init__(attempt=event.attempt)  # type: ignore[misc]
+            self.attempt, self.step, self.steps, self.metrics, self.evaluation = event.attempt, 0, 0, None, None
+            self._step_seconds.clear()
         match event.detail:
             case StateChange(state=state):
                 self.activity = TrainingJob.State.Name(state).lower()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -32,7 +33,7 @@ def submit(file: str, follow: bool, overrides: tuple[str, ...], as_json: bool, c
     """Submit the training job in FILE (YAML; - reads standard input)."""
     from batchyard.client import plain, read_job
 
-    source = click.get_text_stream("stdin").read() + "\n" if file == "-" else file
+    source = sys.stdin.read() + "\n" if file == "-" else file
     spec = read_job(source, [_parse_override(each) for each in overrides])
     with connection.open() as client:
         created = client.submit(spec)

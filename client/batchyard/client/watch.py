@@ -15,8 +15,8 @@ from batchyard.client.events import ENDED, KINDS, Detail, Event, from_response
 from batchyard.v1.training_pb2 import GetTrainingJobRequest, StateChange, WatchTrainingJobRequest
 from batchyard.v1.training_pb2_grpc import TrainingServiceStub
 
-_BARREN_STREAMS = 20
-"""Streams in a row that may break without a single event while the service answers other calls."""
+_SOUND_STREAM = 5.0
+"""Seconds that a stream without events must have lived not to count as one more failure."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,19 +47,20 @@ class Watch:
         self._history_only = options.history_only
         self._deadline = None if options.timeout is None else time.monotonic() + options.timeout
         self._connected = False
-        self._barren = 0
         self._done = False
 
     def __iter__(self) -> Iterator[Event]:
-        pauses = delays()
+        pauses, failing_since = delays(), None
         while True:
-            before = self._cursor
+            before, opened = self._cursor, time.monotonic()
             yield from self._one_stream()
             if self._done:
                 return
-            if progressed := self._cursor != before:
-                pauses = delays()
-            self._after_break(progressed)
+            progressed = self._cursor != before
+            if progressed or time.monotonic() - opened > _SOUND_STREAM:
+                pauses, failing_since = delays(), None
+            failing_since = failing_since or time.monotonic()
+            self._after_break(progressed, failing_since)
             time.sleep(next(pauses))
 
     def _one_stream(self) -> Iterator[Event]:
@@ -90,13 +91,12 @@ class Watch:
         if failure.code not in ("UNAVAILABLE", "CANCELLED"):
             raise failure from None
 
-    def _after_break(self, progressed: bool) -> None:
+    def _after_break(self, progressed: bool, failing_since: float) -> None:
         """Waits until the service answers again, and notices a job whose last event has been seen already.
 
         Raises UnavailableError when the service stays away.
         """
-        self._barren = 0 if progressed else self._barren + 1
-        if self._barren > _BARREN_STREAMS:
+        if time.monotonic() - failing_since > self._options.reconnect_for:
             message = f"{self._options.name}: the stream of events breaks again and again"
             raise errors.UnavailableError(message, code="UNAVAILABLE", hint="Look into the service's log.")
         patience = self._options.reconnect_for if self._connected else None

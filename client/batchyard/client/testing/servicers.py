@@ -1,0 +1,149 @@
+"""The fake service's gRPC edge."""
+
+# ruff: noqa: N802, D102 - methods bear the API's names
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from batchyard.client.events import ENDED
+from batchyard.client.tensors import make_request, read_outputs
+from batchyard.client.testing.details import abort, find, page_of
+from batchyard.oip import messages
+from batchyard.v1 import models_pb2, models_pb2_grpc, training_pb2, training_pb2_grpc
+from batchyard.v1.models_pb2 import Model, ModelVersion
+from batchyard.v1.training_pb2 import StateChange, TrainingJob, WatchTrainingJobResponse
+
+if TYPE_CHECKING:
+    from batchyard.client.testing.service import FakeService
+
+
+class TrainingServicer(training_pb2_grpc.TrainingServiceServicer):
+    """TrainingService over a FakeService."""
+
+    def __init__(self, fake: FakeService) -> None:
+        self._fake = fake
+
+    def CreateTrainingJob(self, request: Any, context: Any) -> TrainingJob:
+        self._fake.arrived("CreateTrainingJob", request, context)
+        return self._fake.create(request)
+
+    def GetTrainingJob(self, request: Any, context: Any) -> TrainingJob:
+        self._fake.arrived("GetTrainingJob", request, context)
+        return find(self._fake.jobs, request.name, context)
+
+    def ListTrainingJobs(self, request: Any, context: Any) -> training_pb2.ListTrainingJobsResponse:
+        self._fake.arrived("ListTrainingJobs", request, context)
+        jobs = [job for job in self._fake.jobs.values() if not request.states or job.state in request.states]
+        page, token = page_of(jobs[::-1], request)
+        return training_pb2.ListTrainingJobsResponse(training_jobs=page, next_page_token=token)
+
+    def CancelTrainingJob(self, request: Any, context: Any) -> TrainingJob:
+        self._fake.arrived("CancelTrainingJob", request, context)
+        job = find(self._fake.jobs, request.name, context)
+        if job.state in (TrainingJob.SUCCEEDED, TrainingJob.FAILED):
+            abort(context, grpc.StatusCode.FAILED_PRECONDITION, f"{request.name} has ended", reason="JOB_ENDED")
+        if job.state not in ENDED:
+            self._fake.emit(request.name, StateChange(state=TrainingJob.CANCELLED))
+        return job
+
+    def WatchTrainingJob(self, request: Any, context: Any) -> Iterator[WatchTrainingJobResponse]:
+        self._fake.arrived("WatchTrainingJob", request, context)
+        find(self._fake.jobs, request.name, context)
+        return self._fake.stream(request, context)
+
+
+class ModelsServicer(models_pb2_grpc.ModelServiceServicer):
+    """ModelService over a FakeService."""
+
+    def __init__(self, fake: FakeService) -> None:
+        self._fake = fake
+
+    def GetModel(self, request: Any, context: Any) -> Model:
+        self._fake.arrived("GetModel", request, context)
+        return find(self._fake.models, request.name, context)
+
+    def ListModels(self, request: Any, context: Any) -> models_pb2.ListModelsResponse:
+        self._fake.arrived("ListModels", request, context)
+        page, token = page_of([model for _, model in sorted(self._fake.models.items())], request)
+        return models_pb2.ListModelsResponse(models=page, next_page_token=token)
+
+    def GetModelVersion(self, request: Any, context: Any) -> ModelVersion:
+        self._fake.arrived("GetModelVersion", request, context)
+        model, at, alias = request.name.partition("@")
+        number = self._fake.models[model].aliases.get(alias, 0) if at and model in self._fake.models else 0
+        return find(self._fake.versions, f"{model}/versions/{number}" if at else model, context)
+
+    def ListModelVersions(self, request: Any, context: Any) -> models_pb2.ListModelVersionsResponse:
+        self._fake.arrived("ListModelVersions", request, context)
+        versions = [v for name, v in self._fake.versions.items() if name.startswith(f"{request.parent}/")]
+        page, token = page_of(versions[::-1], request)
+        return models_pb2.ListModelVersionsResponse(model_versions=page, next_page_token=token)
+
+    def SetAlias(self, request: Any, context: Any) -> Model:
+        self._fake.arrived("SetAlias", request, context)
+        model = find(self._fake.models, request.model, context)
+        find(self._fake.versions, f"{request.model}/versions/{request.version}", context)
+        model.aliases[request.alias] = request.version
+        return model
+
+    def WatchServedModels(self, request: Any, context: Any) -> Iterator[models_pb2.WatchServedModelsResponse]:
+        """UNIMPLEMENTED: inference planes follow the real thing."""
+        abort(context, grpc.StatusCode.UNIMPLEMENTED, "the fake service has no inference planes")
+
+
+class HealthServicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
+    """grpc.health.v1: always serving."""
+
+    def Check(self, request: Any, context: Any) -> health_pb2.HealthCheckResponse:
+        return health_pb2.HealthCheckResponse(status=health_pb2.HealthCheckResponse.SERVING)
+
+
+class InferenceServicer:
+    """The Open Inference Protocol over a FakeService."""
+
+    def __init__(self, fake: FakeService) -> None:
+        self._fake = fake
+
+    def ServerReady(self, request: Any, context: Any) -> messages.ServerReadyResponse:
+        self._fake.arrived("ServerReady", request, context)
+        return messages.ServerReadyResponse(ready=True)
+
+    def ModelReady(self, request: Any, context: Any) -> messages.ModelReadyResponse:
+        self._fake.arrived("ModelReady", request, context)
+        return messages.ModelReadyResponse(ready=request.name in self._fake.functions)
+
+    def ModelMetadata(self, request: Any, context: Any) -> messages.ModelMetadataResponse:
+        self._fake.arrived("ModelMetadata", request, context)
+        version = self._version(request.name, request.version, context)
+        tensor = messages.ModelMetadataResponse.TensorMetadata
+        return messages.ModelMetadataResponse(
+            name=request.name,
+            inputs=[tensor(name=t.name, datatype=t.datatype, shape=t.shape) for t in version.inputs],
+            outputs=[tensor(name=t.name, datatype=t.datatype, shape=t.shape) for t in version.outputs],
+        )
+
+    def ModelInfer(self, request: Any, context: Any) -> messages.ModelInferResponse:
+        self._fake.arrived("ModelInfer", request, context)
+        version = self._version(request.model_name, request.model_version, context)
+        given = messages.ModelInferResponse(raw_output_contents=request.raw_input_contents)
+        for tensor in request.inputs:
+            given.outputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
+        answer = self._fake.functions[request.model_name](next(iter(read_outputs(given).values())))
+        packed = make_request(request.model_name, "", {version.outputs[0].name: answer})
+        response = messages.ModelInferResponse(
+            model_name=request.model_name, model_version=version.name.rpartition("/")[2]
+        )
+        response.raw_output_contents.extend(packed.raw_input_contents)
+        for tensor in packed.inputs:
+            response.outputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
+        return response
+
+    def _version(self, model: str, version: str, context: Any) -> ModelVersion:
+        name = f"models/{model}"
+        number = version or str(find(self._fake.models, name, context).latest_version)
+        return find(self._fake.versions, f"{name}/versions/{number}", context)
