@@ -23,7 +23,7 @@ DATATYPES: dict[str, tuple[np.dtype[Any], str]] = {
 }
 """Datatype that pixels may have -> (NumPy's name for it, the typed field that carries it)."""
 
-LONGEST_SHOWN = 60
+LONGEST_SHOWN = 40
 """Characters of a caller's own text that an error repeats: statuses travel in headers, whose size is bounded."""
 
 
@@ -47,10 +47,11 @@ class InputSpec:
         return InvalidInputError([FieldViolation(where, f"model {self.model}: {problem}")], reason="INVALID_TENSOR")
 
 
-def shown(text: object) -> str:
+def shown(text: str) -> str:
     """A caller's text as it may be repeated in an error: quoted, escaped, cut."""
-    whole = ascii(text)
-    return whole if len(whole) <= LONGEST_SHOWN else f"{whole[:LONGEST_SHOWN]}... ({len(whole)} characters)"
+    if len(text) <= LONGEST_SHOWN:
+        return ascii(text)
+    return f"{ascii(text[:LONGEST_SHOWN])}... ({len(text)} characters)"
 
 
 def read_rows(request: ModelInferRequest, spec: InputSpec) -> Pixels:

@@ -1,0 +1,30 @@
+"""Every test that asks for `serving` runs on both transports."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from tests.serving.harness import Serving
+
+
+@pytest.fixture(params=["native", "grpcio"])
+async def serving(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Serving]:
+    """Not started; stopped at the end."""
+    harness = Serving(tmp_path, request.param)
+    yield harness
+    if hasattr(harness, "plane"):
+        await harness.stop()
+    if harness.control.port:
+        await harness.control.stop()
+
+
+@pytest.fixture
+async def mnist(serving: Serving) -> Serving:
+    """Serves version 1 of mnist under its number, as the latest and as production."""
+    await serving.start()
+    serving.wish(serving.version(1), aliases={"production": 1})
+    await serving.until_version(1)
+    return serving
