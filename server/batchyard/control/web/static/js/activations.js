@@ -5,6 +5,10 @@ import { el, fill, setText } from "./dom.js";
 import * as format from "./format.js";
 import { Series } from "./series.js";
 
+const ABOUT = "What each activation function is given: the line is the median, the band reaches from the 15th to the 85th "
+  + "percentile. A band that wanders is internal covariate shift; batch normalisation keeps it steady.";
+const PERCENTILES = ["p15", "p50", "p85"];
+
 export class Activations {
   constructor(signal) {
     this.signal = signal;
@@ -12,9 +16,8 @@ export class Activations {
     this.grid = el("div", { class: "layers" });
     this.hint = el("p", { class: "empty", text: "No statistics yet." });
     this.node = el("section", { class: "panel", "aria-labelledby": "activations-title" },
-      el("h2", { id: "activations-title", text: "Activation percentiles" }),
-      el("p", { class: "about", text: "What each activation function is given, over steps: the line is the median, the band reaches from the 15th to the 85th percentile. A band that drifts is internal covariate shift; a steady one is what batch normalisation is for." }),
-      this.hint, this.grid);
+      el("h2", { id: "activations-title", text: "Activation percentiles over steps" }),
+      el("p", { class: "about", text: ABOUT }), this.hint, this.grid);
   }
 
   /** Says why there is nothing to draw. */
@@ -22,39 +25,47 @@ export class Activations {
     if (this.layers.size === 0) setText(this.hint, text);
   }
 
+  /** Takes a LayerStatistics message. */
   add({ step, layers }) {
     this.hint.remove();
     for (const values of layers) {
-      if (!this.layers.has(values.name)) this.open(values.name);
-      const layer = this.layers.get(values.name);
+      const layer = this.layers.get(values.name) ?? this.open(values.name);
       layer.series.add(step, values);
       layer.latest = values;
     }
   }
 
   open(name) {
-    const chart = bandChart({ sync: "layers", signal: this.signal });
-    const words = el("p", { class: "small" });
-    this.layers.set(name, { series: new Series(["p50", "p15", "p85"]), chart, words });
-    this.grid.append(el("div", { class: "layer" }, el("h3", { text: name }), words, chart.node));
+    const layer = { name, series: new Series(["p50", "p15", "p85"]), words: el("p", { class: "small" }) };
+    layer.chart = bandChart({ sync: "layers", onPoint: (step) => point(layer, step), signal: this.signal });
+    this.layers.set(name, layer);
+    this.grid.append(el("div", { class: "layer" }, el("h3", { text: name }), layer.words, layer.chart.node));
+    return layer;
   }
 
   draw() {
-    for (const [name, { series, chart, words, latest }] of this.layers) {
-      const [steps, p50, p15, p85] = series.columns;
-      setText(words, describe(latest));
-      const now = `now p15 ${format.decimal(latest.p15)}, p50 ${format.decimal(latest.p50)}, p85 ${format.decimal(latest.p85)}`;
-      chart.set([[steps, p15, p50, p85]], `Activation percentiles of ${name} over ${steps.length} reports, ${now}`);
+    for (const layer of this.layers.values()) {
+      const [steps, p50, p15, p85] = layer.series.columns;
+      if (layer.pointed === undefined) point(layer, null);
+      const now = PERCENTILES.map((field) => `${field} ${format.decimal(layer.latest[field])}`).join(", ");
+      layer.chart.set([[steps, p15, p50, p85]], `Activation percentiles of ${layer.name} over ${steps.length} reports; now ${now}`);
     }
   }
 }
 
-function describe(layer) {
-  const parts = [
-    `p15 ${format.decimal(layer.p15)}`, `p50 ${format.decimal(layer.p50)}`, `p85 ${format.decimal(layer.p85)}`,
-    `saturated ${format.percent(layer.saturated, 1)}`, `dead ${format.percent(layer.dead, 1)}`,
-  ];
-  if (layer.drift !== undefined) parts.push(`drift ${format.decimal(layer.drift, 3)}`);
-  if (layer.worker_spread !== undefined) parts.push(`worker spread ${format.decimal(layer.worker_spread, 2)}`);
-  return parts.join(" · ");
+// The line above a chart tells the percentiles at the pointer, or everything that is known now.
+function point(layer, step) {
+  layer.pointed = step ?? undefined;
+  const { latest, series } = layer;
+  const shown = PERCENTILES.map((field) => [field, format.decimal(step === null ? latest[field] : series.at(step, field))]);
+  if (step !== null) shown.push(["at step", format.integer(step)]);
+  else shown.push(...further(latest));
+  fill(layer.words, shown.map(([name, value]) => el("span", {}, `${name} `, el("b", { text: value }))));
+}
+
+function further(layer) {
+  const shown = [["saturated", format.percent(layer.saturated, 1)], ["dead", format.percent(layer.dead, 1)]];
+  if (layer.drift !== undefined) shown.push(["drift", format.decimal(layer.drift, 3)]);
+  if (layer.worker_spread !== undefined) shown.push(["worker spread", format.decimal(layer.worker_spread)]);
+  return shown;
 }

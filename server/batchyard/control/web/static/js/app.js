@@ -10,7 +10,7 @@ const ROUTES = [
   [/^#\/jobs$/, jobsPage],
   [/^#\/models$/, modelsPage],
 ];
-const WORDS = { connecting: "connecting", live: "live", reconnecting: "reconnecting", offline: "offline", complete: "complete" };
+const WORDS = { connecting: "connecting", live: "live", reconnecting: "reconnecting", offline: "offline", complete: "complete", loaded: "loaded" };
 
 const main = document.getElementById("main");
 let leave = new AbortController();

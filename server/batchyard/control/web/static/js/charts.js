@@ -10,9 +10,10 @@ const dark = matchMedia("(prefers-color-scheme: dark)");
 
 /**
  * A chart of lines: `lines` are {label, hue, points}. `set(tables, words)` takes one [x, ...ys] table for each group of
- * lines that share steps, and what the chart shows, in words, for those who cannot see it.
+ * lines that share steps, and what the chart shows, in words, for those who cannot see it. `onPoint(step)` is told the
+ * step that the pointer is at; null when it has left.
  */
-export function lineChart({ lines, range, sync, signal }) {
+export function lineChart({ lines, range, sync, onPoint, signal }) {
   const series = lines.map(({ label, hue, points }) => ({
     label,
     stroke: () => colour(hue),
@@ -20,18 +21,18 @@ export function lineChart({ lines, range, sync, signal }) {
     spanGaps: true,
     points: { show: points ?? false, size: 5, fill: () => colour(hue) },
   }));
-  return chart({ series, range, sync, signal });
+  return chart({ series, range, sync, onPoint, signal });
 }
 
 /** The band from the 15th to the 85th percentile, and the median as a line; tables are [x, p15, p50, p85]. */
-export function bandChart({ sync, signal }) {
+export function bandChart({ sync, onPoint, signal }) {
   const edge = { stroke: () => colour("--band-edge"), width: 1, points: { show: false } };
   const median = { label: "p50", stroke: () => colour("--series-train"), width: 1.75, points: { show: false } };
   const series = [{ label: "p15", ...edge }, median, { label: "p85", ...edge }];
-  return chart({ series, bands: [{ series: [3, 1], fill: () => colour("--band") }], sync, signal });
+  return chart({ series, bands: [{ series: [3, 1], fill: () => colour("--band") }], sync, onPoint, signal });
 }
 
-function chart({ series, bands, range, sync, signal }) {
+function chart({ series, bands, range, sync, onPoint, signal }) {
   const waiting = el("div", { class: "waiting", text: "No report yet" });
   const node = el("div", { class: "chart", role: "img", "aria-label": "No report yet" }, waiting);
   const axis = { stroke: () => colour("--soft"), font: FONT, ticks: { show: false }, grid: { stroke: () => colour("--grid"), width: 1 } };
@@ -48,6 +49,7 @@ function chart({ series, bands, range, sync, signal }) {
     ],
     series: [{ label: "step" }, ...series],
     bands,
+    hooks: { setCursor: [(plot) => onPoint(plot.cursor.idx === null || plot.cursor.left < 0 ? null : plot.data[0][plot.cursor.idx])] },
   };
   let plot = null;
   let pending = null;
@@ -58,8 +60,9 @@ function chart({ series, bands, range, sync, signal }) {
     pending = null;
     if (!data || signal.aborted) return;
     if (plot) {
-      plot.setData(data, !isZoomed(plot));
-      if (isZoomed(plot)) plot.redraw();
+      const zoomed = isZoomed(plot);
+      plot.setData(data, !zoomed);
+      if (zoomed) plot.redraw();
       return;
     }
     waiting.remove();

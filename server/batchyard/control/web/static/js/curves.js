@@ -1,35 +1,50 @@
 // Loss and accuracy over steps, in training and on held-out data.
 
 import { fromZero, lineChart, share } from "./charts.js";
-import { el, fill, setText } from "./dom.js";
+import { el, setText } from "./dom.js";
+import * as format from "./format.js";
 import { Series } from "./series.js";
 
 const TRAIN = "--series-train";
 const HELD_OUT = "--series-evaluation";
+const LINES = [{ label: "training", hue: TRAIN }, { label: "held out", hue: HELD_OUT, points: true }];
 
 export class Curves {
   constructor(signal) {
     this.training = new Series(["loss", "accuracy"]);
     this.heldOut = new Series(["loss", "accuracy"]);
-    const lines = [{ label: "training", hue: TRAIN }, { label: "held out", hue: HELD_OUT, points: true }];
-    this.panels = [["loss", "Loss", fromZero], ["accuracy", "Accuracy", share]].map(([field, title, range]) => {
-      const chart = lineChart({ lines, range, sync: "curves", signal });
-      const values = [el("b"), el("b")];
-      const key = el("p", { class: "key" }, swatch(TRAIN, "training", values[0]), swatch(HELD_OUT, "held out", values[1]));
-      const node = el("section", { class: "panel", "aria-label": `${title} over steps` }, el("h2", { text: title }), key, chart.node);
-      return { field, title, chart, values, node };
-    });
+    this.panels = [["loss", "Loss", format.loss, fromZero], ["accuracy", "Accuracy", format.percent, share]].map(
+      ([field, title, write, range]) => this.panel(field, title, write, range, signal));
     this.node = el("div", { class: "pair" }, this.panels.map((panel) => panel.node));
   }
 
-  draw(write) {
+  panel(field, title, write, range, signal) {
+    const panel = { field, title, write, values: [el("b"), el("b")], step: el("span", { class: "at" }) };
+    panel.chart = lineChart({ lines: LINES, range, sync: "curves", onPoint: (step) => this.point(panel, step), signal });
+    panel.node = el("section", { class: "panel", "aria-label": `${title} over steps` },
+      el("h2", { text: `${title} over steps` }),
+      el("p", { class: "key" }, swatch(TRAIN, "training", panel.values[0]), swatch(HELD_OUT, "held out", panel.values[1]), panel.step),
+      panel.chart.node);
+    return panel;
+  }
+
+  draw() {
     if (this.training.length === 0) return;
-    for (const { field, title, chart, values } of this.panels) {
-      const latest = [this.training.last(field), this.heldOut.last(field)].map((value) => (value === null ? "–" : write[field](value)));
-      values.forEach((node, i) => setText(node, latest[i]));
-      const at = this.training.columns[0].at(-1);
-      chart.set([table(this.training, field), table(this.heldOut, field)], `${title} over steps; at step ${at}: training ${latest[0]}, held out ${latest[1]}`);
+    for (const panel of this.panels) {
+      const { field, title, chart, values } = panel;
+      if (panel.pointed === undefined) this.point(panel, null);
+      const at = format.integer(this.training.columns[0].at(-1));
+      const words = `${title} over steps; at step ${at}: training ${values[0].textContent}, held out ${values[1].textContent}`;
+      chart.set([table(this.training, field), table(this.heldOut, field)], words);
     }
+  }
+
+  // The key tells the values at the pointer, or the last ones.
+  point(panel, step) {
+    panel.pointed = step ?? undefined;
+    const values = [this.training, this.heldOut].map((series) => (step === null ? series.last(panel.field) : series.at(step, panel.field)));
+    values.forEach((value, i) => setText(panel.values[i], panel.write(value)));
+    setText(panel.step, step === null ? "" : `at step ${format.integer(step)}`);
   }
 }
 

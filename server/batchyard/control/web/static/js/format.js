@@ -9,13 +9,21 @@ export function number(value) {
   return value === undefined || value === null ? null : Number(value);
 }
 
-/** A loss: four decimals near 1, scientific far from it. */
+/** A loss: four decimals near 1, a power of ten far from it. */
 export function loss(value) {
   const n = number(value);
   if (n === null) return NONE;
   if (!Number.isFinite(n)) return String(n);
   const size = Math.abs(n);
-  return size !== 0 && (size < 0.001 || size >= 10000) ? n.toExponential(2) : n.toFixed(size < 10 ? 4 : 2);
+  return size !== 0 && (size < 0.001 || size >= 10000) ? scientific(n) : n.toFixed(size < 10 ? 4 : 2);
+}
+
+const SUPERSCRIPT = { "-": "⁻", 0: "⁰", 1: "¹", 2: "²", 3: "³", 4: "⁴", 5: "⁵", 6: "⁶", 7: "⁷", 8: "⁸", 9: "⁹" };
+
+/** 3.10 × 10⁻⁶. */
+export function scientific(value) {
+  const [digits, power] = Number(value).toExponential(2).replace("+", "").split("e");
+  return power === undefined ? digits : `${digits} × 10${[...power].map((sign) => SUPERSCRIPT[sign]).join("")}`;
 }
 
 /** A share of 1 as per cent. */
@@ -36,7 +44,8 @@ export function decimal(value, digits = 2) {
   const n = number(value);
   if (n === null) return NONE;
   if (!Number.isFinite(n)) return String(n);
-  return n !== 0 && Math.abs(n) < 10 ** -digits ? n.toExponential(1) : n.toFixed(digits).replace("-", "−");
+  const text = Math.abs(n).toFixed(digits);
+  return n < 0 && Number(text) !== 0 ? `−${text}` : text;
 }
 
 /** Seconds as 0.8 s, 12 s, 3 min 05 s, 2 h 10 min, 4 d 3 h. */

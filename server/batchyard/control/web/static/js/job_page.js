@@ -78,7 +78,7 @@ class JobView {
     this.due = null;
     this.drawn = true;
     if (this.signal.aborted) return;
-    this.curves.draw({ loss: format.loss, accuracy: format.percent });
+    this.curves.draw();
     this.activations.draw();
     if (!this.refreshing) {
       this.refreshing = setTimeout(() => { this.refreshing = null; if (!this.signal.aborted) this.refresh().catch(() => {}); }, REFRESH_MS);

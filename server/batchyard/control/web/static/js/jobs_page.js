@@ -12,7 +12,7 @@ const FILTERS = [
   ["Failed", ["FAILED"]],
   ["Cancelled", ["CANCELLED"]],
 ];
-const HEADS = [["Job", "col-name"], ["State", "col-state"], ["Progress", "col-progress"], ["Loss", "right"], ["Accuracy", "right"], ["Samples/s", "right"], ["Age", "right col-age"]];
+const HEADS = [["Job", "col-name"], ["State", "col-state"], ["Progress", "col-progress"], ["Loss", "right"], ["Accuracy", "right col-accuracy"], ["Samples/s", "right"], ["Age", "right col-age"]];
 const PAGE = 50;
 
 export async function jobsPage(main, _, { signal, onLink }) {
@@ -128,7 +128,7 @@ class JobRow {
     const progress = job.progress ?? {};
     setText(this.cells.loss, format.loss(progress.loss));
     setText(this.cells.accuracy, format.percent(progress.accuracy));
-    setText(this.cells.evaluation, progress.evaluation_accuracy === undefined ? "" : `held out ${format.percent(progress.evaluation_accuracy)}`);
+    setText(this.cells.evaluation, progress.evaluation_accuracy === undefined ? "" : `held out ${format.percent(progress.evaluation_accuracy, 1)}`);
     setText(this.cells.rate, TERMINAL.has(job.state) ? "–" : format.rate(progress.samples_per_second));
     this.tick();
   }

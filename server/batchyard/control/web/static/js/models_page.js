@@ -14,7 +14,7 @@ export async function modelsPage(main, _, { signal, onLink }) {
   const { models } = await get("/api/models?page_size=1000", signal);
   const panels = await Promise.all(models.map((model) => modelPanel(model, signal)));
   fill(place, panels.length > 0 ? panels : el("div", { class: "panel" }, nothing()));
-  onLink("complete");
+  onLink("loaded");
 }
 
 async function modelPanel(model, signal) {

@@ -30,6 +30,26 @@ export class Series {
     return this.columns[this.fields.indexOf(field) + 1].at(-1) ?? null;
   }
 
+  /** The value of a field at a step, or at the last one before it that has any; null where there is none. */
+  at(step, field) {
+    const column = this.columns[this.fields.indexOf(field) + 1];
+    for (let i = this.rowAt(step); i >= 0; i -= 1) if (column[i] !== null) return column[i];
+    return null;
+  }
+
+  /** The index of the last row whose step is not after `step`; -1 where there is none. */
+  rowAt(step) {
+    const steps = this.columns[0];
+    let low = 0;
+    let high = steps.length;
+    while (low < high) {
+      const middle = (low + high) >> 1;
+      if (steps[middle] <= step) low = middle + 1;
+      else high = middle;
+    }
+    return low - 1;
+  }
+
   // Of each four rows: the first, and the one farthest from it in the first field, so that spikes stay.
   thin() {
     const lead = this.columns[1];

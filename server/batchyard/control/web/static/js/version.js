@@ -4,13 +4,12 @@ import { el } from "./dom.js";
 import * as format from "./format.js";
 import { facts, statePill } from "./parts.js";
 
-/** Everything known of a version, as elements. */
+/** Everything known of a version. */
 export function versionDetails(version) {
   const report = version.fold_report;
-  return [
+  return el("div", { class: "details" },
     el("div", { class: "pair" }, el("div", {}, facts(describe(version))), el("div", {}, certificate(version.certificate))),
-    report.length > 0 ? foldTable(report) : el("p", { class: "soft", text: "The network has no normalisation layer to fold." }),
-  ];
+    report.length > 0 ? foldTable(report) : el("p", { class: "soft", text: "The network has no normalisation layer to fold." }));
 }
 
 function describe(version) {
@@ -36,8 +35,8 @@ function certificate(proof) {
   const passed = proof.passed;
   return facts([
     ["Certificate", statePill(passed ? "passed" : "not passed", passed ? "Passed" : "Not passed")],
-    ["Largest error", el("span", { class: "number", text: Number(proof.max_error).toExponential(2) })],
-    ["Largest allowed", el("span", { class: "number", text: Number(proof.bound).toExponential(2) })],
+    ["Largest error", el("span", { class: "number", text: format.scientific(proof.max_error) })],
+    ["Largest allowed", el("span", { class: "number", text: format.scientific(proof.bound) })],
     ["Samples", format.integer(proof.samples)],
     ["Digest", el("code", { text: proof.digest })],
   ]);
@@ -46,9 +45,9 @@ function certificate(proof) {
 function foldTable(report) {
   const rows = report.map((entry) => el("tr", {},
     el("td", { "data-label": "Layer", class: "wide" }, el("code", { text: entry.layer })),
-    el("td", { "data-label": "Status" }, statePill(entry.status)),
-    el("td", { "data-label": "Into" }, entry.into ? el("code", { text: entry.into }) : "–"),
-    el("td", { "data-label": "Why", class: "wide" }, entry.reason || "–")));
+    el("td", { "data-label": "Became" }, statePill(entry.status)),
+    el("td", { "data-label": "Taken up by", class: entry.into ? "" : "none" }, entry.into ? el("code", { text: entry.into }) : "–"),
+    el("td", { "data-label": "Why", class: entry.reason ? "wide" : "none" }, entry.reason || "–")));
   return el("table", { class: "cards fold", "aria-label": "Fold report" },
     el("thead", {}, el("tr", {}, ["Normalisation layer", "Became", "Taken up by", "Why"].map((text) => el("th", { scope: "col", text })))),
     el("tbody", {}, rows));
