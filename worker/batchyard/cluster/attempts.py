@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from batchyard.cluster.event_log import EventLog, EventReader
-from batchyard.cluster.executor import Attempt, AttemptId, Batch, UnknownAttemptError
+from batchyard.cluster.executor import Attempt, AttemptId, UnknownAttemptError
 from batchyard.cluster.processes import ProcessId, end_all, marked
 from batchyard.training.events import Ended
 
@@ -76,6 +76,7 @@ class AttemptFolder:
         self.path = path
         self.events = path / "events.jsonl"
         self.log = path / "supervisor.log"
+        self.cancelled = path / "cancelled"
         self.reader = EventReader(self.events)
 
     def orders(self) -> Orders:
@@ -100,8 +101,8 @@ class AttemptFolder:
         log.close()
 
     def bury(self, ended: Ended) -> None:
-        """Ends an attempt whose supervisor is dead: kills what it left behind, then writes `ended`, unless the supervisor
-        had written an end of its own.
+        """Ends an attempt whose supervisor is dead: kills what it left behind, then writes `ended`, unless the
+        supervisor had written an end of its own.
         """
         with locked(self.path / "lock"):
             if not self.reader.ended():
@@ -165,11 +166,6 @@ class AttemptFolders:
         grave = self._folder / f".{uuid.uuid4().hex}"
         folder.path.rename(grave)
         shutil.rmtree(grave)
-
-
-def read_batch(folder: AttemptFolder, cursor: int) -> Batch:
-    """Events after the cursor."""
-    return folder.reader.read(cursor)
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:

@@ -41,7 +41,7 @@ class Place:
     host: str
     """The address of this machine that rank 0 binds its store to."""
     interface: str
-    """The network interface that collectives use."""
+    """The network interface that collectives use; empty: the one that has `host`."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -72,17 +72,19 @@ class Executor(Protocol):
         """
 
     def poll(self, attempt: AttemptId, cursor: int) -> Batch:
-        """Events after `cursor` (0: from the beginning), at once. Notices dead processes: an attempt whose workers or
-        supervisor died ends with Ended(outcome="failed", failure_class="infrastructure"). Raises UnknownAttemptError.
+        """Events after `cursor` (0: from the beginning), at once; a long list comes in parts. Notices dead processes:
+        an attempt whose workers or supervisor died ends with Ended(outcome="failed", failure_class="infrastructure").
+        Raises UnknownAttemptError.
         """
 
     def cancel(self, attempt: AttemptId) -> None:
-        """Asks the attempt to stop: cooperatively, after a grace period by force. Returns at once; the attempt ends with
-        Ended(outcome="cancelled") when every one of its processes is gone. Unknown or ended attempts: no effect.
+        """Asks the attempt to stop: cooperatively, after a grace period by force. Returns at once; the attempt ends
+        with Ended(outcome="cancelled") when every one of its processes is gone, or as succeeded when all its workers
+        had finished before they could stop. Unknown or ended attempts: no effect.
         """
 
     def release(self, attempt: AttemptId) -> None:
-        """Forgets an ended attempt and frees what it held."""
+        """Forgets an ended attempt and frees what it held. Raises RuntimeError when it has not ended."""
 
     def close(self) -> None:
         """Stops every attempt and everything the executor started, and waits until no process is left."""

@@ -1,4 +1,4 @@
-"""Supervises one attempt on plain subprocesses: `python -m batchyard.cluster.local_supervisor ATTEMPT_FOLDER GPU_FOLDER`.
+"""Supervises one attempt on plain subprocesses: `python -m batchyard.cluster.local_supervisor ATTEMPT GPUS` (folders).
 
 It has a session of its own and needs nobody: the control plane may die and come back. SIGTERM asks it to cancel.
 """
@@ -9,43 +9,19 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
 from batchyard.cluster.attempts import MARK, AttemptFolder, Orders
-from batchyard.cluster.channel import Message, Place
+from batchyard.cluster.channel import Message
 from batchyard.cluster.event_log import EventLog
 from batchyard.cluster.gpus import GpuLease
 from batchyard.cluster.processes import end_all, marked
 from batchyard.cluster.supervision import Deliver, RefusedError, Supervision
 from batchyard.cluster.verdict import infrastructure
-from batchyard.cluster.worker_process import WorkerProcess
-
-
-def place(orders: Orders, rank: int, *, host: str, interface: str) -> Place:
-    """The place of one worker of an attempt."""
-    attempt = orders.attempt
-    return Place(
-        job=attempt.id.job,
-        attempt=attempt.id.number,
-        spec=attempt.spec,
-        rank=rank,
-        world_size=orders.world_size,
-        artifact_uri=attempt.artifact_uri,
-        data_folders=list(attempt.data_folders),
-        device="cuda" if orders.gpus_per_worker else "cpu",
-        host=host,
-        interface=interface,
-    )
-
-
-def worker_environment(orders: Orders, base: Mapping[str, str]) -> dict[str, str]:
-    """The environment of a worker. One thread each: workers share the machine's cores, and the number of threads
-    changes the order of floating-point sums, hence the weights.
-    """
-    return {**base, "OMP_NUM_THREADS": "1", MARK: orders.mark}
+from batchyard.cluster.worker_process import WorkerProcess, place, worker_environment
 
 
 class LocalCrew:
@@ -57,6 +33,7 @@ class LocalCrew:
         self._workers: list[WorkerProcess] = []
 
     def start(self, deliver: Deliver, cancelled: Callable[[], bool]) -> None:
+        """Starts every worker at once."""
         orders = self._orders
         gpus = self._gpus.take(orders.world_size * orders.gpus_per_worker)
         if gpus is None:
@@ -71,16 +48,20 @@ class LocalCrew:
             self._workers.append(worker)
 
     def tell(self, rank: int, message: Message) -> None:
+        """Passes a message on."""
         self._workers[rank].tell(message)
 
     def dump_stacks(self, rank: int) -> None:
+        """Passes the wish on."""
         self._workers[rank].dump_stacks()
 
     def kill(self) -> None:
+        """Kills every worker."""
         for worker in self._workers:
             worker.kill()
 
     def end(self) -> None:
+        """Ends what is left and gives the GPUs back."""
         # Workers are gone already, unless the supervision itself failed; what they started may not be.
         self.kill()
         end_all(lambda: marked(MARK, self._orders.mark))
@@ -110,6 +91,8 @@ def main() -> None:
         grace_s=orders.grace_s,
     )
     cancel_on_sigterm(supervision)
+    if folder.cancelled.exists():
+        supervision.cancel()
     supervision.run()
     os._exit(0)
 

@@ -7,6 +7,7 @@ head, carries a mark in its environment, which children inherit: that is how lef
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
 import signal
 import sys
@@ -68,6 +69,7 @@ def _started(pid: int) -> str | None:
     return None if fields[0] in "ZX" else f"{_boot_id()}/{fields[19]}"
 
 
+@functools.cache
 def _boot_id() -> str:
     return (PROC / "sys/kernel/random/boot_id").read_text().strip()
 
@@ -88,21 +90,21 @@ def marked(name: str, value: str) -> list[ProcessId]:
     return _search(lambda folder: entry in (folder / "environ").read_bytes().split(b"\0"))
 
 
-def with_files_below(folder: Path) -> list[ProcessId]:
-    """Every running process of ours that has a file open below `folder`. Finds processes that overwrote their
-    environment by setting a long title.
+def writing_below(folder: Path) -> list[ProcessId]:
+    """Every running process of ours that has a file below `folder` open for writing. Finds processes that overwrote
+    their environment by setting a long title, and spares those that only look at a log.
     """
     prefix = f"{folder}/"
 
-    def opened(process: Path) -> bool:
-        return any(_link(fd).startswith(prefix) for fd in (process / "fd").iterdir())
+    def writes(process: Path) -> bool:
+        return any(_target(fd).startswith(prefix) and fd.lstat().st_mode & 0o200 for fd in (process / "fd").iterdir())
 
-    return _search(opened)
+    return _search(writes)
 
 
-def _link(path: Path) -> str:
+def _target(link: Path) -> str:
     try:
-        return str(path.readlink())
+        return str(link.readlink())
     except OSError:
         return ""
 

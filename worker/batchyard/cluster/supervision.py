@@ -15,8 +15,8 @@ from batchyard.cluster.verdict import Member, infrastructure, verdict
 from batchyard.training.events import Ended, LogLine
 
 SETTLE_S = 0.5
-"""After the first worker has failed or stopped: time for the others to do the same by themselves, and for the real cause
-to be noticed. Then they are killed, for they may wait in a collective for ever.
+"""After the first worker has failed or stopped: time for the others to do the same by themselves, and for the real
+cause to be noticed. Then they are killed, for they may wait in a collective for ever.
 """
 LEAVE_S = 2.0
 """Time for workers that are done to exit."""

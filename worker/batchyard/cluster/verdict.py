@@ -42,8 +42,8 @@ def verdict(job: str, members: list[Member], *, cancelled: bool) -> Ended:
 
 
 def _suspicion(member: Member) -> tuple[int, int]:
-    """Smaller is likelier. The first complaint is seldom the cause: when one worker is killed, all others complain about
-    a broken connection. So: what a person can mend, then a process that vanished, then an exception.
+    """Smaller is likelier. The first complaint is seldom the cause: when one worker is killed, all others complain
+    about a broken connection. So: what a person can mend, then a process that vanished, then an exception.
     """
     if member.result is None:
         return (3 if member.killed else 1, member.order)

@@ -22,13 +22,14 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from batchyard.cluster.channel import Channel, Place, Result
+from batchyard.cluster.network import interface_of
 from batchyard.cluster.processes import die_with_parent
 from batchyard.training.context import StoppedError, WorkerContext
 from batchyard.training.events import Ended, Event, TrainingError
 from batchyard.training.spec import TrainingJobSpec
 
 if TYPE_CHECKING:
-    from torch.distributed import Store
+    from torch._C._distributed_c10d import Store
 
 STACK_SIGNAL = signal.SIGUSR2
 """Makes the worker write where each of its threads is, even when Python code cannot run."""
@@ -79,7 +80,8 @@ class Worker:
         return Result(outcome="done")
 
     def _context(self, place: Place) -> WorkerContext:
-        os.environ["GLOO_SOCKET_IFNAME"] = os.environ["NCCL_SOCKET_IFNAME"] = place.interface
+        interface = place.interface or interface_of(place.host)
+        os.environ["GLOO_SOCKET_IFNAME"] = os.environ["NCCL_SOCKET_IFNAME"] = interface
         return WorkerContext(
             job=place.job,
             attempt=place.attempt,
@@ -101,7 +103,7 @@ class Worker:
 
     def _open_store(self, place: Place) -> Store:
         """The store, on a port that the kernel picks. TCPStore by itself would listen on every interface."""
-        from torch.distributed import TCPStore
+        from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
         listener = socket.create_server((place.host, 0), family=family(place.host))
         port = listener.getsockname()[1]
@@ -117,7 +119,7 @@ class Worker:
         return store
 
     def _join_store(self, place: Place) -> Store:
-        from torch.distributed import TCPStore
+        from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
         host, port = self._address.get().split("|")
         return TCPStore(host, int(port), place.world_size, is_master=False, wait_for_workers=False)

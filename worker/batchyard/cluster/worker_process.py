@@ -17,8 +17,9 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 
-from batchyard.cluster.channel import Channel, Exit, Message
-from batchyard.cluster.log_limit import LineLimiter, Limits, cut
+from batchyard.cluster.attempts import MARK, Orders
+from batchyard.cluster.channel import Channel, Exit, Message, Place
+from batchyard.cluster.log_limit import Limits, LineLimiter, cut
 from batchyard.cluster.worker_main import STACK_SIGNAL
 from batchyard.training.events import LogLine
 
@@ -26,6 +27,30 @@ TAIL_LINES = 40
 CHUNK = 1 << 16
 DRAIN_CHUNKS = 64
 """Bounds what is read after a worker has ended: something it started may write on for ever."""
+
+
+def place(orders: Orders, rank: int, *, host: str, interface: str) -> Place:
+    """The place of one worker of an attempt."""
+    attempt = orders.attempt
+    return Place(
+        job=attempt.id.job,
+        attempt=attempt.id.number,
+        spec=attempt.spec,
+        rank=rank,
+        world_size=orders.world_size,
+        artifact_uri=attempt.artifact_uri,
+        data_folders=list(attempt.data_folders),
+        device="cuda" if orders.gpus_per_worker else "cpu",
+        host=host,
+        interface=interface,
+    )
+
+
+def worker_environment(orders: Orders, base: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a worker. One thread each: workers share the machine's cores, and the number of threads
+    changes the order of floating-point sums, hence the weights.
+    """
+    return {**base, "OMP_NUM_THREADS": "1", MARK: orders.mark}
 
 
 class WorkerProcess:
@@ -168,8 +193,8 @@ class WorkerProcess:
 
 
 class _Lines:
-    """Splits a stream into lines. A line longer than `limit` bytes is handed over in part and its rest is dropped; None:
-    lines are messages, handed over whole or not at all.
+    """Splits a stream into lines. A line longer than `limit` bytes is handed over in part and its rest is dropped;
+    None: lines are messages, handed over whole or not at all.
     """
 
     def __init__(self, take: Callable[[bytes], None], limit: int | None = 4 * CHUNK) -> None:
