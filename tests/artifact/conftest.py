@@ -5,6 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import save
+
 from batchyard.artifact.manifest import (
     ONNX_MODEL,
     SAMPLES,
@@ -16,7 +18,6 @@ from batchyard.artifact.manifest import (
     Signature,
 )
 from batchyard.artifact.writer import write
-from safetensors.numpy import save
 
 
 def a_manifest(*, certified: bool = True) -> Manifest:

@@ -11,6 +11,7 @@ from pathlib import Path
 import fsspec
 import numpy as np
 import pytest
+
 from batchyard.artifact.errors import ArtifactError
 from batchyard.artifact.manifest import MANIFEST, ONNX_MODEL, SAMPLES, Manifest
 from batchyard.artifact.reader import fetch_and_verify, read_manifest, read_samples, verify

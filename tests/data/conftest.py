@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from batchyard.data.mnist import FILES
 from hypothesis import settings
 from numpy.typing import NDArray
+
+from batchyard.data.mnist import FILES
 
 settings.register_profile("shared-machine", deadline=None)
 settings.load_profile("shared-machine")

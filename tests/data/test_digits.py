@@ -5,10 +5,11 @@ import sys
 
 import numpy as np
 import pytest
+from sklearn.datasets import load_digits
+
 from batchyard import data
 from batchyard.data import DATASETS
 from batchyard.training import spec
-from sklearn.datasets import load_digits
 
 
 def sorted_rows(images: np.ndarray) -> list[bytes]:

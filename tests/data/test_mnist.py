@@ -5,9 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
+
 from batchyard import data
 from batchyard.data.mnist import FILES
-from numpy.typing import NDArray
 
 TRAIN_IMAGES, TRAIN_LABELS, TEST_IMAGES, TEST_LABELS = FILES
 Encode = Callable[[NDArray[np.uint8]], bytes]

@@ -2,10 +2,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from batchyard.data import DataError, Order, share
-from batchyard.data.order import permutation
 from hypothesis import given
 from hypothesis import strategies as st
+
+from batchyard.data import DataError, Order, share
+from batchyard.data.order import permutation
 
 seeds = st.integers(0, 2**63 - 1)
 

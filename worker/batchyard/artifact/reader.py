@@ -11,11 +11,12 @@ from typing import Any
 
 import fsspec
 import numpy as np
-from batchyard.artifact.errors import ArtifactError
-from batchyard.artifact.manifest import MANIFEST, SAMPLES, Manifest, ManifestError
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
+
+from batchyard.artifact.errors import ArtifactError
+from batchyard.artifact.manifest import MANIFEST, SAMPLES, Manifest, ManifestError
 
 CHUNK = 1 << 20
 """Bytes read at a time."""

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
 from batchyard.artifact.errors import ArtifactError
 from batchyard.artifact.manifest import MANIFEST, Manifest
-from fsspec.implementations.local import LocalFileSystem
 
 
 def write(uri: str, manifest: Manifest, files: Mapping[str, bytes]) -> str:

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from batchyard.data.errors import DataError
 from numpy.typing import NDArray
+
+from batchyard.data.errors import DataError
 
 CHUNK = 1 << 20
 """Pixels counted at a time: bincount widens them to 8 bytes each."""

@@ -13,10 +13,11 @@ import importlib.util
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
+
 from batchyard.data.dataset import Dataset, Split
 from batchyard.data.errors import DataError
 from batchyard.data.order import permutation
-from numpy.typing import NDArray
 
 SIDE = 8
 INK = 16

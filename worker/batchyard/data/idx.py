@@ -13,8 +13,9 @@ import zlib
 from pathlib import Path
 
 import numpy as np
-from batchyard.data.errors import DataError
 from numpy.typing import NDArray
+
+from batchyard.data.errors import DataError
 
 GZIP_MAGIC = b"\x1f\x8b"
 UNSIGNED_BYTE = 8

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+
 from batchyard.data.dataset import Dataset, Split
 from batchyard.data.errors import DataError
 from batchyard.data.idx import read_idx

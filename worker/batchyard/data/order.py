@@ -11,8 +11,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from batchyard.data.errors import DataError
 from numpy.typing import NDArray
+
+from batchyard.data.errors import DataError
 
 
 @dataclass(frozen=True, kw_only=True)

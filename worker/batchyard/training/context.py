@@ -10,7 +10,7 @@ from batchyard.training.events import Emit
 from batchyard.training.spec import TrainingJobSpec
 
 if TYPE_CHECKING:
-    from torch.distributed import Store
+    from torch._C._distributed_c10d import Store
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,53 @@
+"""Training batches on the worker's own device."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+
+from batchyard.data import Order, Split, share
+from batchyard.training.group import Group
+
+Batch = tuple[torch.Tensor, torch.Tensor]
+"""Raw pixels [samples, channels, height, width] as fp32, and labels [samples]."""
+
+
+class Samples:
+    """One part of a dataset, held on the device as bytes."""
+
+    def __init__(self, split: Split, device: torch.device) -> None:
+        self._images = torch.tensor(split.images, device=device)
+        self._labels = torch.tensor(split.labels, device=device)
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    def pick(self, indices: torch.Tensor) -> Batch:
+        """The samples at `indices` [n], a tensor on the same device."""
+        return self._images.index_select(0, indices).float(), self._labels.index_select(0, indices)
+
+    def run(self, part: range, size: int) -> Iterator[Batch]:
+        """The samples in `part` in order, at most `size` at a time."""
+        for start in range(part.start, part.stop, size):
+            rows = slice(start, min(start + size, part.stop))
+            yield self._images[rows].float(), self._labels[rows]
+
+
+class ShardedBatches:
+    """One worker's share of each global batch."""
+
+    def __init__(self, samples: Samples, order: Order, group: Group) -> None:
+        self.order = order
+        self._samples, self._device = samples, group.device
+        self._share = share(order.batch_size, group.rank, group.world_size)
+        self._epoch = -1
+        self._permutation = torch.empty(0, dtype=torch.int64)
+
+    def shard(self, step: int) -> Batch:
+        """Returns this worker's share of the global batch of `step`, counted from 1."""
+        epoch, start = self.order.place(step)
+        if epoch != self._epoch:
+            self._permutation = torch.from_numpy(self.order.epoch(epoch)).to(self._device)  # host sync, once an epoch
+            self._epoch = epoch
+        return self._samples.pick(self._permutation[start + self._share.start : start + self._share.stop])

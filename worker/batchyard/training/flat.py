@@ -1,0 +1,55 @@
+"""A model's parameters and gradients in one piece of memory each.
+
+One all-reduce then sums every gradient, and an optimiser step is a few operations on one long tensor, where a small
+network would spend most of its time on dozens of short ones.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+ALIGNMENT = 16
+"""Elements: each parameter begins at a multiple of 64 bytes, as in memory of its own."""
+
+
+class FlatParameters:
+    """Moves the parameters of `model` (all of one dtype, on one device) into `values` and their gradients into
+    `gradients`; the model goes on using them in place.
+
+    Parameters that weight decay applies to, those with two or more dimensions, come first: values[:decayed].
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        parameters = sorted(model.parameters(), key=lambda parameter: parameter.ndim < 2)
+        sizes = [_aligned(parameter.numel()) for parameter in parameters]
+        self.decayed = sum(size for size, each in zip(sizes, parameters, strict=True) if each.ndim >= 2)
+        length = sum(sizes)
+        self.values = parameters[0].new_zeros(length)
+        self._buffer = parameters[0].new_zeros(length + ALIGNMENT)
+        self.gradients = self._buffer[:length]
+        self.stop_votes = self._buffer[length]
+        start = 0
+        for parameter, size in zip(parameters, sizes, strict=True):
+            self._adopt(parameter, slice(start, start + parameter.numel()))
+            start += size
+
+    def _adopt(self, parameter: nn.Parameter, place: slice) -> None:
+        value, gradient = self.values[place].view_as(parameter), self.gradients[place].view_as(parameter)
+        value.copy_(parameter.detach())
+        parameter.data, parameter.grad = value, gradient
+
+    def begin_step(self, *, stop: bool) -> None:
+        """Clears the gradients and casts this worker's vote to stop."""
+        self._buffer.zero_()
+        if stop:
+            self.stop_votes.fill_(1)
+
+    @property
+    def summands(self) -> torch.Tensor:
+        """What all workers add up in a step: the gradients and, in the same message, the votes to stop."""
+        return self._buffer
+
+
+def _aligned(elements: int) -> int:
+    return -(-elements // ALIGNMENT) * ALIGNMENT
