@@ -5,6 +5,9 @@ The public names are those in `__all__`.
 
 from batchyard.nn.activation_stats import ActivationStats, LayerActivations
 from batchyard.nn.convert import convert_sync_batchnorm
+from batchyard.nn.folding.certify import Certificate, certificate_digest, certify
+from batchyard.nn.folding.fold import FoldedModel, FoldEntry, fold
+from batchyard.nn.folding.tracing import FoldError
 from batchyard.nn.input_normalization import InputNormalization
 from batchyard.nn.normalizers import normalizer
 from batchyard.nn.population import population_statistics
@@ -12,10 +15,17 @@ from batchyard.nn.sync_batchnorm import SyncBatchNorm
 
 __all__ = [
     "ActivationStats",
+    "Certificate",
+    "FoldEntry",
+    "FoldError",
+    "FoldedModel",
     "InputNormalization",
     "LayerActivations",
     "SyncBatchNorm",
+    "certificate_digest",
+    "certify",
     "convert_sync_batchnorm",
+    "fold",
     "normalizer",
     "population_statistics",
 ]

@@ -78,7 +78,7 @@ class ActivationStats:
             self._handles.append(layer.module.register_forward_hook(self._measuring(layer)))
         if normalised:
             for module in plain.values():
-                self._handles.append(module.register_forward_pre_hook(self._recognising))
+                self._handles.append(module.register_forward_pre_hook(self._recognising()))
 
     def _measuring(self, layer: _Layer) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
         def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -87,13 +87,19 @@ class ActivationStats:
                     layer.measure(inputs[0].detach(), output.detach())
                     layer.remember(output)
 
+        hook.observes_only = True  # type: ignore[attr-defined]  # fold may take it off a copy
         return hook
 
-    def _recognising(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        """Finds out which activation reads which BN layer's output, the first time that it does."""
-        if self.enabled and module.training:
-            for layer in self._layers:
-                layer.recognise(module, inputs[0])
+    def _recognising(self) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        """Finds out which activation reads which BN layer's output."""
+
+        def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            if self.enabled and module.training:
+                for layer in self._layers:
+                    layer.recognise(module, inputs[0])
+
+        hook.observes_only = True  # type: ignore[attr-defined]
+        return hook
 
     def collect(self, process_group: dist.ProcessGroup | None = None) -> list[LayerActivations]:
         """What was measured since the last call, over all workers of `process_group` (None: all); starts afresh.

@@ -1,0 +1,1 @@
+"""Folding batch normalisation into its neighbours, and proving that nothing changed."""

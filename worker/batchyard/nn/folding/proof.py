@@ -1,0 +1,222 @@
+"""Layer by layer: zero and unit impulses prove that two affine maps are one.
+
+Where folding changed a graph, a region of it and a region of the original lie between values that are equal. Every
+region is small: a layer, the normalisations folded into it, and what passes them on (flatten, pooling, concatenation).
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+
+from batchyard.nn.folding.fold import FoldedModel
+
+MOST_BASIS = 1024
+"""Values of at most this many numbers are probed with their whole basis."""
+MOST_PROBES = 256
+"""Impulses of a region at most; beyond that, impulses are random mixtures of channels at one place."""
+ROUNDINGS = 8.0
+"""Allowed difference, in roundings of the sum of abs(weight * input) + abs(bias)."""
+
+
+@dataclass(frozen=True)
+class LayerProof:
+    """The proof for one region, which ends at the folded node `name`."""
+
+    name: str
+    passed: bool
+    roundings: float
+    """Largest difference, in roundings of the folded weights."""
+    probes: int
+    reason: str
+
+
+def prove_layers(folded: FoldedModel, original: fx.GraphModule) -> list[LayerProof]:
+    """Proves every region where the two graphs differ. `original` is the fp64 graph, its shapes measured."""
+    nodes = {node.name: node for node in original.graph.nodes}
+    equals = {n: nodes[folded.equals[n.name]] for n in folded.module.graph.nodes if folded.equals.get(n.name) in nodes}
+    double = _Double(folded.module)
+    proofs = []
+    for node, counterpart in equals.items():
+        if node.op not in ("placeholder", "get_attr") and not _same(folded.module, original, node, counterpart, equals):
+            proofs.append(_prove(double, original, node, counterpart, equals))
+    return proofs
+
+
+def _same(
+    folded: fx.GraphModule, original: fx.GraphModule, node: fx.Node, other: fx.Node, equals: dict[fx.Node, fx.Node]
+) -> bool:
+    """Whether both nodes visibly do the same to equal values, with bitwise the same parameters."""
+    if node.op == "output":
+        return [equals.get(n) for n in node.all_input_nodes] == list(other.all_input_nodes)
+    if any(n not in equals for n in node.all_input_nodes):
+        return False
+    ours = fx.map_arg((node.args, node.kwargs), lambda n: equals[n])
+    if node.op != other.op or ours != (other.args, other.kwargs):
+        return False
+    if node.op != "call_module":
+        return bool(node.target == other.target)
+    a, b = (g.get_submodule(cast(str, n.target)) for g, n in ((folded, node), (original, other)))
+    if type(a) is not type(b) or _settings(a) != _settings(b):
+        return False
+    mine, theirs = a.state_dict(), b.state_dict()
+    return mine.keys() == theirs.keys() and all(torch.equal(mine[k], theirs[k].to(mine[k].dtype)) for k in mine)
+
+
+def _settings(module: nn.Module) -> str:
+    """A module's settings, but for whether it works in place."""
+    return module.extra_repr().replace("inplace=True", "")
+
+
+def _prove(
+    double: _Double,
+    original: fx.GraphModule,
+    node: fx.Node,
+    counterpart: fx.Node,
+    equals: dict[fx.Node, fx.Node],
+) -> LayerProof:
+    name = str(node.target) if node.op == "call_module" else node.name
+    ours, boundary = _region(node, set(equals))
+    theirs, reached = _region(counterpart, {equals[n] for n in boundary})
+    if strangers := [n for n in theirs if n.op == "placeholder"] or set(reached) - {equals[n] for n in boundary}:
+        return LayerProof(name, False, math.inf, 0, f"the original also reads {', '.join(map(str, strangers))}")
+    measured = [n for n in boundary if isinstance(equals[n].meta.get("value"), Tensor)]
+    known = {n: equals[n].meta.get("value") for n in boundary if n not in measured}
+    shapes = [tuple(equals[n].meta["value"].shape) for n in measured]
+    worst, count, exact = 0.0, 0, _Exact(original)
+    for probes in _probes(shapes, one_by_one=bool(known) or any(not s or s[0] != 1 for s in shapes)):
+        values = dict(zip(measured, probes, strict=True)) | known
+        before = _evaluate(exact, theirs, {equals[n]: v for n, v in values.items()}, counterpart)
+        after = _evaluate(double.exact, ours, values, node)
+        size = _evaluate(double.sizes, ours, {n: _absolute(v) for n, v in values.items()}, node)
+        count += len(probes[0]) if probes else 1
+        worst = max(worst, _roundings(before, after, size, double.epsilon))
+    passed = worst <= ROUNDINGS
+    reason = "" if passed else f"differs from the original by {worst:.3g} roundings; at most {ROUNDINGS:g} are allowed"
+    return LayerProof(name, passed, worst, count, reason)
+
+
+def _region(end: fx.Node, boundary: set[fx.Node]) -> tuple[list[fx.Node], list[fx.Node]]:
+    """The nodes that `end` is computed with, up to `boundary`, in graph order; and the boundary nodes reached."""
+    inside, reached, waiting = {end}, [], list(end.all_input_nodes)
+    while waiting:
+        node = waiting.pop()
+        if node in boundary and node.op != "get_attr":
+            if node not in reached:
+                reached.append(node)
+        elif node not in inside:
+            inside.add(node)
+            waiting += node.all_input_nodes
+    return sorted(inside), reached
+
+
+def _evaluate(interpreter: fx.Interpreter, region: list[fx.Node], values: dict[fx.Node, Any], end: fx.Node) -> Any:
+    """The value of `end` when the boundary has `values`."""
+    interpreter.env = {n: v.clone() if isinstance(v, Tensor) else v for n, v in values.items()}
+    for node in region:
+        interpreter.env[node] = interpreter.run_node(node)
+    return interpreter.env[end]
+
+
+def _probes(shapes: list[tuple[int, ...]], one_by_one: bool) -> Iterator[list[Tensor]]:
+    """Batches of inputs: zero and dense ones in every value at once, then impulses in one value after the other."""
+    generator = torch.Generator().manual_seed(0)
+    dense = [
+        torch.randn(4, *(s[1:] if not one_by_one else s), generator=generator, dtype=torch.float64) for s in shapes
+    ]
+    batches = [[torch.cat([torch.zeros_like(d[:1]), d]) for d in dense]]
+    for i, like in enumerate(dense):
+        impulses = _impulses(tuple(like.shape[1:]), generator)
+        batches.append([impulses if i == j else d.new_zeros(len(impulses), *d.shape[1:]) for j, d in enumerate(dense)])
+    for batch in batches:
+        if not one_by_one:
+            yield batch
+        elif not batch:
+            yield []
+        else:
+            yield from ([part[k] for part in batch] for k in range(len(batch[0])))
+
+
+def _impulses(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """Unit impulses for a value of `shape` (C, ...): everywhere when they are few, else at corner, edge and middle."""
+    size = math.prod(shape)
+    if size <= MOST_BASIS:
+        return torch.eye(size, dtype=torch.float64).view(size, *shape)
+    channels, places = shape[0], list(itertools.product(*({0, n // 2, n - 1} for n in shape[1:])))[:9]
+    if channels * len(places) <= MOST_PROBES:
+        mixtures = torch.eye(channels, dtype=torch.float64)
+    else:
+        mixtures = torch.randn(4, channels, generator=generator, dtype=torch.float64)
+    impulses = torch.zeros(len(places), len(mixtures), *shape, dtype=torch.float64)
+    for k, place in enumerate(places):
+        impulses[k].view(len(mixtures), channels, -1)[:, :, _flat_index(place, shape[1:])] = mixtures
+    return impulses.flatten(0, 1)
+
+
+def _flat_index(place: tuple[int, ...], shape: tuple[int, ...]) -> int:
+    index = 0
+    for at, extent in zip(place, shape, strict=True):
+        index = index * extent + at
+    return index
+
+
+def _absolute(value: Any) -> Any:
+    return value.abs() if isinstance(value, Tensor) else value
+
+
+def _roundings(before: Any, after: Any, size: Any, epsilon: float) -> float:
+    if not (isinstance(before, Tensor) and isinstance(after, Tensor)) or before.shape != after.shape:
+        return 0.0 if before is after or (not isinstance(before, Tensor) and before == after) else math.inf
+    difference = (before.double() - after.double()).abs()
+    allowed = epsilon * size.double().abs() + torch.finfo(torch.float64).tiny
+    # Where nothing but rounding of the original's own fp64 arithmetic is left, a hundred of those are forgiven.
+    ratio = (difference - 100 * torch.finfo(torch.float64).eps * before.abs().max()).clamp(min=0) / allowed
+    return float(ratio.nan_to_num(math.inf).max()) if ratio.numel() else 0.0
+
+
+class _Double:
+    """The folded network in fp64, once as it is and once with absolute parameters, for the size of a sum's terms."""
+
+    def __init__(self, folded: fx.GraphModule) -> None:
+        epsilons = [torch.finfo(p.dtype).eps for p in folded.state_dict().values() if p.is_floating_point()]
+        self.epsilon = max(epsilons, default=torch.finfo(torch.float64).eps)
+        self.exact = _Exact(copy.deepcopy(folded).double())
+        absolute = copy.deepcopy(folded).double()
+        for tensor in (*absolute.parameters(), *absolute.buffers()):
+            if tensor.is_floating_point():
+                tensor.abs_()
+        self.sizes = _Sizes(absolute)
+
+
+class _Exact(fx.Interpreter):
+    """Computes everything in fp64, also where the graph casts."""
+
+    def call_method(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        args = tuple(torch.float64 if isinstance(a, torch.dtype) and a.is_floating_point else a for a in args)
+        return super().call_method(target, args, kwargs)
+
+
+class _Sizes(_Exact):
+    def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if target is F.pad and len(args) == 4:
+            args = (*args[:3], abs(args[3]))
+        return super().call_function(target, args, kwargs)
+
+
+class _Recorder(_Exact):
+    def run_node(self, n: fx.Node) -> Any:
+        n.meta["value"] = super().run_node(n)
+        return n.meta["value"]
+
+
+def record_values(graph: fx.GraphModule, inputs: tuple[Any, ...]) -> None:
+    """Runs the graph once and keeps every value in its node."""
+    _Recorder(graph, garbage_collect_values=False).run(*inputs)

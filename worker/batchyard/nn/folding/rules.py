@@ -1,0 +1,298 @@
+"""Where an affine map may go: backwards into what makes its input, or forwards into what reads its output.
+
+A rule plans before anything changes: it returns the edits that together move the map away, or raises `Stays` with the
+reason. Every edit names the values that change by it: they no longer equal a value of the original network.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import fx, nn
+
+from batchyard.nn.folding.algebra import (
+    CONVOLUTIONS,
+    LAYERS,
+    TRANSPOSED,
+    Affine,
+    ChannelAffine,
+    Layer,
+    fold_after,
+    fold_before,
+)
+from batchyard.nn.folding.tracing import free_name, module_of, name_of, own_module, shape_of, untrusted
+
+SAME_VALUES = (
+    nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout
+)  # fmt: skip
+AVERAGES = (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)
+ADAPTIVE_AVERAGES = (nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d)
+MAXIMA = (
+    nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d
+)  # fmt: skip
+
+
+class Stays(Exception):  # noqa: N818  not an error: the map stays where it is
+    """The map cannot move; the message is the reason, for people."""
+
+
+@dataclass
+class Plan:
+    """Edits that move one map away, the layers it goes into, and the nodes whose values change."""
+
+    edits: list[Callable[[], None]] = field(default_factory=list)
+    into: list[str] = field(default_factory=list)
+    changed: list[fx.Node] = field(default_factory=list)
+    left: list[str] = field(default_factory=list)
+    """Reasons why a part of the map stays as an affine node."""
+
+    def __iadd__(self, other: Plan) -> Plan:
+        self.edits += other.edits
+        self.into += other.into
+        self.changed += other.changed
+        self.left += other.left
+        return self
+
+
+def backwards(graph: fx.GraphModule, node: fx.Node, affine: Affine) -> Plan:
+    """Plans to make `node` compute affine(node). Raises Stays."""
+    if len(node.users) > 1:
+        raise Stays(f"its input {name_of(node)} has other readers")
+    if sum(arg is node for user in node.users for arg in _flat_args(user)) > 1:
+        raise Stays(f"its input {name_of(node)} is read twice")
+    module = module_of(graph, node)
+    if module is not None and (reason := untrusted(module)):
+        raise Stays(f"{name_of(node)} {reason}")
+    if type(module) in LAYERS:
+        return _into_output(graph, node, cast(Layer, module), affine)
+    if isinstance(module, ChannelAffine):
+        return Plan([_merging(module, affine.after(module.affine))], [f"{name_of(node)}"], [node])
+    if source := _channelwise_source(graph, node, affine):
+        return Plan(changed=[node]).__iadd__(backwards(graph, source, affine))
+    if _is(node, torch.cat, torch.concat, torch.concatenate):
+        return _split_over_sources(graph, node, affine)
+    if _is(node, operator.add, torch.add, "add") and not node.kwargs:
+        return _over_sum(graph, node, affine)
+    raise Stays(f"what comes before it, {name_of(node)}, is not linear or not known to be")
+
+
+def forwards(graph: fx.GraphModule, node: fx.Node, affine: Affine) -> Plan:
+    """Plans to make every reader of `node` apply `affine` to it first. Raises Stays."""
+    if not node.users:
+        raise Stays("nothing reads it")
+    plan = Plan()
+    for reader in node.users:
+        plan += _into_reader(graph, reader, node, affine)
+    return plan
+
+
+def _into_reader(graph: fx.GraphModule, reader: fx.Node, node: fx.Node, affine: Affine) -> Plan:
+    if reader.op == "output":
+        raise Stays("it is an output of the network")
+    if sum(arg is node for arg in _flat_args(reader)) > 1:
+        raise Stays(f"its reader {name_of(reader)} reads it twice")
+    module = module_of(graph, reader)
+    if module is not None and (reason := untrusted(module)):
+        raise Stays(f"its reader {name_of(reader)} {reason}")
+    if type(module) in LAYERS:
+        return _into_input(graph, reader, cast(Layer, module), affine)
+    if isinstance(module, ChannelAffine):
+        return Plan([_merging(module, module.affine.after(affine))], [name_of(reader)])
+    if _channelwise_source(graph, reader, affine) is node:
+        return Plan(changed=[reader]).__iadd__(forwards(graph, reader, affine))
+    if times := _flattened(graph, reader, node):
+        return Plan(changed=[reader]).__iadd__(forwards(graph, reader, affine.repeated(times)))
+    if _is(reader, torch.cat, torch.concat, torch.concatenate):
+        return _through_concatenation(graph, reader, node, affine)
+    raise Stays(f"its reader {name_of(reader)} is not linear or not known to be")
+
+
+def _into_output(graph: fx.GraphModule, node: fx.Node, layer: Layer, affine: Affine) -> Plan:
+    shape = shape_of(node)
+    if shape is None or len(shape) != layer.weight.dim():
+        raise Stays(f"the channels of {name_of(node)} are not in dimension 1")
+
+    def edit() -> None:
+        fold_after(cast(Layer, own_module(graph, node)), affine)
+
+    return Plan([edit], [name_of(node)], [node])
+
+
+def _into_input(graph: fx.GraphModule, node: fx.Node, layer: Layer, affine: Affine) -> Plan:
+    shape = shape_of(node)
+    if shape is None or len(shape) != layer.weight.dim():
+        raise Stays(f"its reader {name_of(node)} does not read its channels in dimension 1")
+    if isinstance(layer, TRANSPOSED) and not affine.keeps_zero:
+        raise Stays(f"its shift would reach the border of {name_of(node)} through fewer taps than its middle")
+    padding = _zero_padding(layer)
+    value = 0.0 if not padding or affine.keeps_zero else _pre_image_of_zero(affine, name_of(node))
+
+    def edit() -> None:
+        own = cast(Layer, own_module(graph, node))
+        if value:
+            _pad_before(graph, node, cast(nn.Conv2d, own), padding, value)
+        fold_before(own, affine)
+
+    return Plan([edit], [name_of(node)])
+
+
+def _zero_padding(layer: Layer) -> list[int]:
+    """What a convolution pads with zeros, in the order of F.pad; empty when it does not."""
+    if not isinstance(layer, CONVOLUTIONS) or layer.padding_mode != "zeros":
+        return []
+    padding = list(layer._reversed_padding_repeated_twice)
+    return padding if any(padding) else []
+
+
+def _pre_image_of_zero(affine: Affine, reader: str) -> float:
+    """The value that the map takes to 0: padding with it before the map is padding with 0 after it."""
+    values = -affine.shift / affine.scale
+    if not bool(torch.isfinite(values).all() and (values == values[0]).all()):
+        raise Stays(f"its reader {reader} pads with zeros, which stand for another value in each channel before it")
+    return float(values[0])
+
+
+def _pad_before(graph: fx.GraphModule, node: fx.Node, layer: nn.Conv2d, padding: list[int], value: float) -> None:
+    source = cast(fx.Node, node.args[0] if node.args else node.kwargs["input"])
+    with graph.graph.inserting_before(node):
+        padded = graph.graph.call_function(F.pad, (source, padding, "constant", value))
+    node.replace_input_with(source, padded)
+    layer.padding = cast(tuple[int, int], (0,) * (len(padding) // 2))
+    layer._reversed_padding_repeated_twice = [0] * len(padding)
+
+
+def _merging(module: ChannelAffine, merged: Affine) -> Callable[[], None]:
+    def edit() -> None:
+        module.affine = merged
+
+    return edit
+
+
+def _split_over_sources(graph: fx.GraphModule, node: fx.Node, affine: Affine) -> Plan:
+    """affine(cat(a, b)) = cat(affine_a(a), affine_b(b)); a source that cannot take its part gets an affine node."""
+    plan, start, stays = Plan(changed=[node]), 0, {}
+    sources = _concatenated(node)
+    for position, (source, channels) in enumerate(sources):
+        part = affine.of(start, channels)
+        start += channels
+        try:
+            plan += backwards(graph, source, part)
+        except Stays as reason:
+            stays[position] = part
+            plan.left.append(str(reason))
+    if len(stays) == len(sources):
+        raise Stays("; ".join(dict.fromkeys(plan.left)))
+
+    def keep_the_rest() -> None:
+        arguments = [source for source, _ in sources]
+        for position, part in stays.items():
+            arguments[position] = _inserted(graph, node, arguments[position], part)
+        node.args = (arguments, *node.args[1:])
+
+    plan.edits.append(keep_the_rest)
+    return plan
+
+
+def _inserted(graph: fx.GraphModule, before: fx.Node, source: fx.Node, affine: Affine) -> fx.Node:
+    target = free_name(graph, f"{before.name}_affine")
+    graph.add_submodule(target, ChannelAffine(affine))
+    with graph.graph.inserting_before(before):
+        return graph.graph.call_module(target, (source,))
+
+
+def _through_concatenation(graph: fx.GraphModule, node: fx.Node, source: fx.Node, affine: Affine) -> Plan:
+    start, whole = 0, None
+    for part, channels in _concatenated(node):
+        if part is source:
+            whole = start
+        start += channels
+    if whole is None:
+        raise Stays(f"its reader {name_of(node)} is not understood")
+    return Plan(changed=[node]).__iadd__(forwards(graph, node, affine.within(start, whole)))
+
+
+def _concatenated(node: fx.Node) -> list[tuple[fx.Node, int]]:
+    """What `node` concatenates along dimension 1, with the number of channels. Raises Stays for another dimension."""
+    sources = node.args[0] if node.args else node.kwargs.get("tensors")
+    dim = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)
+    shape = shape_of(node)
+    if shape is None or not isinstance(sources, list | tuple) or dim not in (1, 1 - len(shape)):
+        raise Stays(f"{name_of(node)} does not concatenate channels")
+    shapes = [(source, shape_of(source)) for source in sources if isinstance(source, fx.Node)]
+    return [(source, shape[1]) for source, shape in shapes if shape is not None]
+
+
+def _over_sum(graph: fx.GraphModule, node: fx.Node, affine: Affine) -> Plan:
+    """Both terms take the scale, one the shift: scale * (a + b) + shift = (scale * a + shift) + scale * b."""
+    terms = [arg for arg in node.args if isinstance(arg, fx.Node) and shape_of(arg) == shape_of(node)]
+    if len(terms) != 2:
+        raise Stays(f"what comes before it, {name_of(node)}, is not a sum of two values of one shape")
+    plan = Plan(changed=[node])
+    plan += backwards(graph, terms[0], affine)
+    plan += backwards(graph, terms[1], Affine(affine.scale, torch.zeros_like(affine.shift)))
+    return plan
+
+
+def _channelwise_source(graph: fx.GraphModule, node: fx.Node, affine: Affine) -> fx.Node | None:
+    """The input of `node`, where affine(node(x)) = node(affine(x)) for every x; else None."""
+    source = node.args[0] if node.args else None
+    if not isinstance(source, fx.Node):
+        return None
+    before, after = shape_of(source), shape_of(node)
+    if before is None or after is None or len(before) < 2 or len(after) < 2 or before[1] != after[1]:
+        return None
+    return source if _commutes(graph, node, affine, len(before)) else None
+
+
+def _commutes(graph: fx.GraphModule, node: fx.Node, affine: Affine, rank: int) -> bool:
+    module = module_of(graph, node)
+    if isinstance(module, SAME_VALUES) or _is(node, "contiguous"):
+        return True
+    if isinstance(module, AVERAGES):
+        padded = any(_tuple(module.padding)) and module.count_include_pad
+        own_divisor = getattr(module, "divisor_override", None) is not None
+        return (not padded or affine.keeps_zero) and not own_divisor
+    if isinstance(module, MAXIMA) or _is(node, *_MAXIMUM_FUNCTIONS):
+        return affine.keeps_order
+    if isinstance(module, ADAPTIVE_AVERAGES) or _is(node, *_ADAPTIVE_FUNCTIONS):
+        return True
+    if _is(node, torch.mean, "mean"):
+        dims = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
+        listed = [dims] if isinstance(dims, int) else dims
+        return isinstance(listed, list | tuple) and all(isinstance(d, int) and d % rank >= 2 for d in listed)
+    # Flattening that kept dimension 1 as it was.
+    return _is(node, torch.flatten, "flatten") or isinstance(module, nn.Flatten)
+
+
+_MAXIMUM_FUNCTIONS = (F.max_pool1d, F.max_pool2d, F.max_pool3d, torch.max_pool1d, torch.max_pool2d, torch.max_pool3d)
+_ADAPTIVE_FUNCTIONS = (F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d)
+
+
+def _flattened(graph: fx.GraphModule, node: fx.Node, source: fx.Node) -> int:
+    """How many features each channel becomes where `node` flattens (N, C, ...) to (N, C * k); else 0."""
+    before, after = shape_of(source), shape_of(node)
+    if before is None or after is None or len(after) != 2 or after[0] != before[0] or after[1] % before[1]:
+        return 0
+    module = module_of(graph, node)
+    if isinstance(module, nn.Flatten) or _is(node, torch.flatten, "flatten", torch.reshape, "reshape", "view"):
+        return after[1] // before[1]
+    return 0
+
+
+def _is(node: fx.Node, *targets: object) -> bool:
+    return node.op in ("call_function", "call_method") and any(node.target is t or node.target == t for t in targets)
+
+
+def _flat_args(node: fx.Node) -> list[object]:
+    found: list[object] = []
+    fx.map_arg((node.args, node.kwargs), lambda n: found.append(n) or n)  # type: ignore[func-returns-value]
+    return found
+
+
+def _tuple(value: int | tuple[int, ...]) -> tuple[int, ...]:
+    return (value,) if isinstance(value, int) else value
