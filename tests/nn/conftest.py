@@ -12,10 +12,11 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-import cloudpickle
+import cloudpickle  # type: ignore[import-untyped]
 import pytest
 import torch
 import torch.distributed as dist
+from torch._C._distributed_c10d import FileStore
 
 MOST_WORKERS = 4
 
@@ -26,7 +27,7 @@ def _serve(pipe: Connection) -> None:
     while (job := pipe.recv()) is not None:
         rank, size, store, payload = job
         try:
-            dist.init_process_group("gloo", store=dist.FileStore(store, size), rank=rank, world_size=size)
+            dist.init_process_group("gloo", store=FileStore(store, size), rank=rank, world_size=size)
             function, arguments = cloudpickle.loads(payload)
             pipe.send((True, cloudpickle.dumps(function(rank, *arguments))))
         except Exception:

@@ -101,6 +101,7 @@ class ActivationStats:
         hook.observes_only = True  # type: ignore[attr-defined]
         return hook
 
+    @torch.no_grad()
     def collect(self, process_group: dist.ProcessGroup | None = None) -> list[LayerActivations]:
         """What was measured since the last call, over all workers of `process_group` (None: all); starts afresh.
 
@@ -159,10 +160,10 @@ class _Layer:
     def measure(self, x: Tensor, output: Tensor) -> None:
         """Adds one forward pass; z is `output` for a BN layer and `x` for an activation."""
         self.channels = x.shape[1] if x.dim() > 1 else 1
+        self._place_grid()
         if not x.numel():
             return
         z = (output if self.normalises else x).float()
-        self._place_grid()
         values = _thinned(z)
         grid = ((values - self.location) / self.scale).clamp(-REACH + 1e-4, REACH - 1e-4)
         limit = SATURATED_ABOVE.get(self.activation or nn.Sigmoid, math.inf)
@@ -193,6 +194,7 @@ class _Layer:
         """What is added up over workers: the sums, and m * (this worker's mean)^2 per channel. Starts afresh."""
         sums, self.sums = self.sums, None
         if sums is None:
+            self._place_grid()
             device = next((t.device for t in self.module.parameters()), torch.device("cpu"))
             sums = torch.zeros(BINS + 2 + 3 * self.channels + 1, dtype=torch.float64, device=device)
         total = sums[BINS + 2 + self.channels : BINS + 2 + 2 * self.channels]

@@ -89,7 +89,8 @@ def _layer(kind: type[nn.Module], weight: Tensor, bias: Tensor | None, settings:
 def _functional_batch_norm(graph: fx.GraphModule, node: fx.Node) -> Found:
     given = {"training": False, "eps": 1e-5, **_bind(node, _BATCH_NORM)}
     tensors = {k: constant(graph, given.get(k)) for k in ("running_mean", "running_var", "weight", "bias")}
-    found = Found(name_of(node), node, True, gamma=tensors["weight"], beta=tensors["bias"])
+    owner = str(getattr(given.get("running_mean"), "target", "")).rpartition(".")[0]
+    found = Found(owner or name_of(node), node, True, gamma=tensors["weight"], beta=tensors["bias"])
     mean, var, eps = tensors["running_mean"], tensors["running_var"], given["eps"]
     if given["training"] is not False or mean is None or var is None:
         found.refusal = "it normalises by the statistics of its own batch, not by fixed ones"

@@ -1,0 +1,122 @@
+"""ActivationStats: percentiles, saturation, dead units, drift and spread of every layer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from batchyard.nn import ActivationStats, SyncBatchNorm, certify, fold
+
+
+def network(activation: type[nn.Module] = nn.Sigmoid) -> Any:
+    torch.manual_seed(1)
+    model: Any = nn.Sequential(nn.Linear(4, 50), SyncBatchNorm(50), activation(), nn.Linear(50, 3))
+    nn.init.normal_(model[1].weight, 2.0, 0.3)
+    nn.init.normal_(model[1].bias, 1.0, 0.5)
+    return model
+
+
+def test_percentiles_are_those_of_the_input_of_the_nonlinearity() -> None:
+    model, x = network(), torch.randn(200, 4)
+    stats = ActivationStats(model)
+    z = model[:2](x).detach()
+    (layer,) = stats.collect()
+    sigma = z.std().item()
+    for value, p in ((layer.p15, 0.15), (layer.p50, 0.50), (layer.p85, 0.85)):
+        assert abs(value - z.quantile(p).item()) < 0.06 * sigma
+    assert layer.name == "1"
+    assert layer.saturated == pytest.approx((z.abs() > 4).double().mean().item(), abs=1e-6)
+    assert (layer.samples, layer.skipped, layer.worker_spread) == (200, 0, None)
+
+
+def test_a_network_without_normalisation_is_measured_at_its_activations() -> None:
+    model = nn.Sequential(nn.Linear(4, 50), nn.Tanh(), nn.Linear(50, 3), nn.ReLU())
+    stats = ActivationStats(model)
+    x = torch.randn(300, 4)
+    for _ in range(2):  # the second time the grid fits
+        model(x)
+        layers = stats.collect()
+    z = model[0](x).detach()
+    assert [layer.name for layer in layers] == ["1", "3"]
+    assert abs(layers[0].p85 - z.quantile(0.85).item()) < 0.06 * z.std().item()
+    assert layers[0].drift is None
+
+
+def test_dead_units_are_those_that_let_no_gradient_through() -> None:
+    model = network(nn.ReLU)
+    with torch.no_grad():
+        model[1].weight[:10] = 0
+        model[1].bias[:10] = -1
+    stats = ActivationStats(model)
+    for _ in range(2):  # the first pass finds out that a ReLU follows
+        model(torch.randn(100, 4))
+        (layer,) = stats.collect()
+    assert layer.dead == pytest.approx(0.2)
+    assert layer.saturated == 0
+
+
+def test_drift_tells_a_batch_that_differs_from_the_running_statistics() -> None:
+    model = network()
+    stats = ActivationStats(model)
+    for _ in range(100):
+        model(torch.randn(500, 4))
+    stats.collect()
+    model(torch.randn(500, 4))
+    usual = stats.collect()[0].drift
+    model(torch.randn(500, 4) + 3)
+    later = stats.collect()[0].drift
+    assert later is not None
+    assert usual is not None
+    assert later > 10 * usual
+
+
+def test_nothing_is_measured_when_off_in_evaluation_or_detached() -> None:
+    model, x = network(), torch.randn(20, 4)
+    stats = ActivationStats(model)
+    stats.enabled = False
+    model(x)
+    assert stats.collect() == []
+    stats.enabled = True
+    model.eval()(x)
+    assert stats.collect() == []
+    stats.detach()
+    model.train()(x)
+    assert stats.collect() == []
+
+
+def test_a_watched_network_folds() -> None:
+    model, x = network(), torch.randn(20, 4)
+    stats = ActivationStats(model)
+    model(x)
+    folded = fold(model, (x,))
+    assert [e.status for e in folded.report] == ["folded"]
+    assert certify(folded, model, (x,)).passed
+    stats.detach()
+
+
+def one_share(rank: int, xs: list[Tensor]) -> list[Any]:
+    model = network()
+    stats = ActivationStats(model)
+    model(xs[rank])
+    return stats.collect()
+
+
+def test_workers_report_what_one_process_sees_and_how_far_they_are_apart(workers: Any) -> None:
+    x = torch.randn(90, 4)
+    x[:30] += 2
+    results = workers.run(3, one_share, list(torch.split(x, [30, 60, 0])))
+    assert results[0] == results[1] == results[2]
+    model = network()
+    stats = ActivationStats(model)
+    model(x)
+    (alone,), (together,) = stats.collect(), results[0]
+    for field in ("p15", "p50", "p85", "saturated", "dead", "drift"):
+        assert getattr(together, field) == pytest.approx(getattr(alone, field), abs=1e-5), field
+    assert together.samples == 90
+    z = model[0](x).double()
+    means = torch.stack([z[:30].mean(0), z[30:].mean(0)])
+    between = ((means - z.mean(0)).square() * torch.tensor([[1 / 3], [2 / 3]])).sum(0)
+    assert together.worker_spread == pytest.approx((between / z.var(0, correction=0)).mean().sqrt().item(), rel=1e-4)
