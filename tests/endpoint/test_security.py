@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from aiohttp import ClientSession, web
+
 from batchyard.endpoint.security import Security, SecurityError, is_loopback, read_token, web_middleware
 
 TOKEN = "a-token-of-some-length"

@@ -6,15 +6,16 @@ from typing import Any
 
 import grpc
 import pytest
+from google.rpc import error_details_pb2, status_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+
 from batchyard.endpoint import errors
 from batchyard.endpoint.security import Security, TokenInterceptor
 from batchyard.endpoint.services import add_standard_services
 from batchyard.endpoint.status import CODES, DETAILS_KEY, StatusInterceptor
 from batchyard.oip.contract import FILES
 from batchyard.v1 import models_pb2, models_pb2_grpc
-from google.rpc import error_details_pb2, status_pb2
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 TOKEN = "a-token-of-some-length"
 
@@ -101,6 +102,16 @@ async def test_an_unforeseen_error_leaks_nothing_but_an_incident_id(caplog: pyte
     assert "secret" not in str(status)
     incident = detail(status, error_details_pb2.ErrorInfo).metadata["incident"]
     assert any(incident in record.getMessage() for record in caplog.records)
+
+
+@pytest.mark.parametrize("method", ["GetModel", "WatchServedModels"])
+async def test_bytes_that_are_no_message_are_the_callers_fault(method: str) -> None:
+    async with Served(RuntimeError("not reached")) as served:
+        channel: Any = served.channel
+        call = channel.unary_stream(f"/batchyard.v1.ModelService/{method}")
+        code, status = await failure(call(b"\xff\xff").read())
+    assert code is grpc.StatusCode.INVALID_ARGUMENT
+    assert detail(status, error_details_pb2.ErrorInfo).reason == "MALFORMED_MESSAGE"
 
 
 async def test_a_stream_that_fails_keeps_what_it_sent_and_tells_why() -> None:

@@ -87,16 +87,16 @@ class Serving:
         """Starts the control plane too unless it runs or `more` says otherwise."""
         if not self.control.port:
             await self.control.start()
-        settings = Settings(
-            control=Control(address=f"127.0.0.1:{self.control.port}"),
-            cache=self.folder / "cache",
-            grpc="127.0.0.1:0",
-            http="127.0.0.1:0",
-            transport=self.transport,
-            limits=limits or Limits(),
-            security=security or Security(),
-            **more,
-        )
+        defaults = {
+            "control": Control(address=f"127.0.0.1:{self.control.port}"),
+            "cache": self.folder / "cache",
+            "grpc": "127.0.0.1:0",
+            "http": "127.0.0.1:0",
+            "transport": self.transport,
+            "limits": limits or Limits(),
+            "security": security or Security(),
+        }
+        settings = Settings(**{**defaults, **more})
         self.plane = InferencePlane(settings)
         await self.plane.start()
         if settings.security.tls_cert is None:

@@ -115,7 +115,11 @@ class Follower:
         self._told.set()
 
     def _channel(self) -> grpc.aio.Channel:
-        options = [("grpc.max_receive_message_length", -1), ("grpc.keepalive_time_ms", 300_000)]
+        options = [
+            ("grpc.max_receive_message_length", -1),
+            ("grpc.keepalive_time_ms", 300_000),
+            ("grpc.use_local_subchannel_pool", 1),  # else a new channel inherits the back-off of the one before
+        ]
         if self._control.ca is None:
             return grpc.aio.insecure_channel(self._control.address, options)
         credentials = grpc.ssl_channel_credentials(self._control.ca.read_bytes())

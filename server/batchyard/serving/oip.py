@@ -71,15 +71,17 @@ class OpenInference:
         """One inference. Raises the domain errors of reading, batching and resolving."""
         began = time.perf_counter()
         metrics = self._metrics.unknown
+        deadline = None
         try:
             served = self._repository.resolve(request.model_name, request.model_version)
             metrics = served.metrics
             best = wanted_classes(request, served)
             rows = read_rows(request, served.input_spec)
-            scores = await served.infer(rows, deadline_of(request, context))
+            deadline = deadline_of(request, context)
+            scores = await served.infer(rows, deadline)
             response = respond(request, served, scores, best)
         except asyncio.CancelledError:
-            metrics.failed("CANCELLED")
+            metrics.failed("DEADLINE_EXCEEDED" if _has_passed(deadline) else "CANCELLED")
             raise
         except Exception as error:
             metrics.failed(code_of(error).name)
@@ -103,6 +105,10 @@ def deadline_of(request: messages.ModelInferRequest, context: Any) -> float | No
             seconds = given.int64_param / 1e6
             remaining = seconds if remaining is None else min(seconds, remaining)
     return None if remaining is None else asyncio.get_running_loop().time() + remaining
+
+
+def _has_passed(deadline: float | None) -> bool:
+    return deadline is not None and deadline <= asyncio.get_running_loop().time()
 
 
 def wanted_classes(request: messages.ModelInferRequest, served: ServedVersion) -> int:

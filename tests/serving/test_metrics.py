@@ -1,0 +1,110 @@
+"""What Prometheus sees: true numbers, clean names, and no series of versions that are gone."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import subprocess
+import urllib.error
+import urllib.request
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from bench.small_artifact import SmallNetwork
+from tests.serving.harness import Serving, refusal, until
+
+PIXELS = SmallNetwork().pixels(3)
+VERSION_1 = {"model": "mnist", "version": "1"}
+
+
+async def scrape(serving: Serving, path: str = "/metrics") -> str:
+    def read() -> str:
+        with urllib.request.urlopen(f"http://{serving.plane.http_address}{path}", timeout=10) as response:
+            return str(response.read().decode())
+
+    return await asyncio.to_thread(read)
+
+
+async def value(serving: Serving, name: str, labels: dict[str, str]) -> float | None:
+    """One sample; None: there is no such series."""
+    for family in text_string_to_metric_families(await scrape(serving)):
+        for sample in family.samples:
+            if sample.name == f"batchyard_inference_{name}" and sample.labels == labels:
+                return float(sample.value)
+    return None
+
+
+async def test_requests_rows_and_batches_are_counted_and_timed(mnist: Serving) -> None:
+    for _ in range(4):
+        await mnist.infer(PIXELS)
+    assert await value(mnist, "requests_total", VERSION_1) == 4
+    assert await value(mnist, "rows_total", VERSION_1) == 12
+    for histogram in ("request_duration_seconds", "queue_duration_seconds", "engine_duration_seconds", "batch_rows"):
+        assert await value(mnist, f"{histogram}_count", VERSION_1) == 4
+        assert await value(mnist, f"{histogram}_bucket", {**VERSION_1, "le": "+Inf"}) == 4
+    assert await value(mnist, "batch_rows_bucket", {**VERSION_1, "le": "2.0"}) == 0
+    assert await value(mnist, "batch_rows_bucket", {**VERSION_1, "le": "4.0"}) == 4
+    assert await value(mnist, "batch_rows_sum", VERSION_1) == 12
+    total, queued, engine = [
+        await value(mnist, f"{part}_duration_seconds_sum", VERSION_1) for part in ("request", "queue", "engine")
+    ]
+    assert total
+    assert queued
+    assert engine
+    assert 0 < queued + engine < total < 10
+
+
+async def test_failures_are_counted_by_code_and_strangers_make_no_series(mnist: Serving) -> None:
+    await refusal(mnist.infer(PIXELS.reshape(3, 28, 28)))
+    for name in ("nonsense-1", "nonsense-2"):
+        await refusal(mnist.infer(PIXELS, name))
+    assert await value(mnist, "failures_total", {**VERSION_1, "code": "INVALID_ARGUMENT"}) == 1
+    assert await value(mnist, "failures_total", {"model": "", "version": "", "code": "NOT_FOUND"}) == 2
+    assert "nonsense" not in await scrape(mnist)
+
+
+async def test_the_served_version_and_refused_loads_are_told(mnist: Serving) -> None:
+    assert await value(mnist, "model_version", {"model": "mnist"}) == 1
+    assert await value(mnist, "control_connected", {}) == 1
+    mnist.wish(mnist.control.wish.models[0].versions[0], mnist.version(2, passed=False), aliases={"production": 2})
+    await until(lambda: mnist.plane.repository.failures, "version 2 is refused")
+    assert await value(mnist, "model_version", {"model": "mnist"}) == 1
+    loads = await value(mnist, "load_failures_total", {"model": "mnist"})
+    assert loads
+    assert loads >= 1
+
+
+async def test_series_of_versions_that_are_gone_are_gone(mnist: Serving) -> None:
+    await mnist.infer(PIXELS)
+    mnist.wish(mnist.version(2), aliases={"production": 2})
+    await until(lambda: mnist.plane.repository.versions_of("mnist") == ["2"], "version 1 is gone")
+    await until(lambda: 'version="1"' not in mnist.plane.metrics.render().decode(), "its series are gone")
+    assert await value(mnist, "model_version", {"model": "mnist"}) == 2
+    mnist.control.tell()
+    await until(lambda: b"mnist" not in mnist.plane.metrics.render(), "the model's series are gone")
+
+
+async def test_promtool_finds_nothing_to_complain_about(mnist: Serving) -> None:
+    promtool = shutil.which("promtool")
+    assert promtool, "make system-packages installs promtool"
+    await mnist.infer(PIXELS)
+    await refusal(mnist.infer(PIXELS, "nonsense"))
+    text = await scrape(mnist)
+    checked = await asyncio.to_thread(
+        subprocess.run, [promtool, "check", "metrics"], input=text, capture_output=True, text=True, check=False
+    )
+    assert (checked.returncode, checked.stdout, checked.stderr) == (0, "", "")
+
+
+async def test_healthz_tells_readiness_by_its_status(serving: Serving) -> None:
+    await serving.control.start()
+    await serving.control.stop()
+    await serving.start()
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        await scrape(serving, "/healthz")
+    assert caught.value.code == 503
+    caught.value.close()
+    await serving.control.start()
+    await until(lambda: serving.plane.repository.ready, "ready")
+    assert await scrape(serving, "/healthz") == '{"live": true, "ready": true}'
