@@ -5,6 +5,7 @@ stored, and what is stored is told even if the caller has gone away meanwhile.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -21,6 +22,7 @@ from batchyard.control.store.database import Database
 from batchyard.training.events import Event
 
 T = TypeVar("T")
+log = logging.getLogger(__name__)
 MODELS = "models"
 """The topic that advances when what should be served may have changed."""
 
@@ -61,7 +63,7 @@ class Unit:
 
 
 Listener = Callable[[JobChange], None]
-"""Called in the event loop, in the order of the commits; must not raise or wait."""
+"""Called in the event loop, in the order of the commits; must not wait."""
 
 
 class Ledger:
@@ -98,7 +100,7 @@ class Ledger:
     def _tell(self, unit: Unit) -> None:
         for change in unit.changes:
             for listener in self._listeners:
-                listener(change)
+                _call(listener, change)
             self.notices.advance(change.job.id, change.job.last_event)
         if unit.models_changed:
             self.notices.advance(MODELS, self.notices.position(MODELS) + 1)
@@ -106,3 +108,11 @@ class Ledger:
     async def close(self) -> None:
         """Waits for the writes that are under way."""
         await asyncio.gather(*self._writes, return_exceptions=True)
+
+
+def _call(listener: Listener, change: JobChange) -> None:
+    try:
+        listener(change)
+    except Exception:
+        # The change is stored; one that fails to hear of it must not keep the others from hearing.
+        log.exception("a listener failed on %s", change.job.id)

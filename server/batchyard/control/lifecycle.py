@@ -59,13 +59,6 @@ def begin(job: Job, now: float) -> Step:
     return _to(started, State.STARTING, now)
 
 
-def begin_anew(job: Job, now: float) -> Step:
-    """The attempt of a STARTING job was lost before it reported anything: another one takes its place."""
-    text = f"attempt {job.attempt} was lost before it began; attempt {job.attempt + 1} starts"
-    event = LogLine(time=now, level="WARNING", text=text)
-    return Step(dataclasses.replace(job, attempt=job.attempt + 1), (event,))
-
-
 def cancel(job: Job, now: float) -> Step:
     """A user asks the job to stop. Raises PreconditionError when it has SUCCEEDED or FAILED."""
     if job.state in (State.CANCELLING, State.CANCELLED):

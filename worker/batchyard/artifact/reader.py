@@ -38,6 +38,15 @@ def read_manifest(uri: str) -> Manifest:
     return _parse(_read(filesystem, f"{folder}/{MANIFEST}"), f"{uri}/{MANIFEST}")
 
 
+def read_certified_manifest(uri: str, manifest_sha256: str) -> Manifest:
+    """The manifest of the artifact at `uri`, if it is the expected one and its certificate passed.
+
+    The files that it names are not looked at. Raises ArtifactError.
+    """
+    filesystem, folder = _open(uri)
+    return _verified_manifest(_read(filesystem, f"{folder}/{MANIFEST}"), manifest_sha256, f"{uri}/{MANIFEST}")
+
+
 def fetch_and_verify(uri: str, manifest_sha256: str, into: Path) -> Manifest:
     """Copies the artifact at `uri` into the local folder `into` and returns its verified manifest.
 

@@ -1,0 +1,170 @@
+"""Builds every object of the control plane and puts it together; nothing else does."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from importlib.metadata import version
+from typing import Any
+
+from prometheus_client import CollectorRegistry
+
+from batchyard.artifact.reader import read_certified_manifest
+from batchyard.cluster.executor import Executor
+from batchyard.control.attempts import Attempts
+from batchyard.control.clock import Clock, SystemClock
+from batchyard.control.data_folder import DataFolder
+from batchyard.control.grpc_server import GrpcServer, reachable
+from batchyard.control.http_server import HttpServer
+from batchyard.control.inference_child import InferenceChild, InferenceOptions
+from batchyard.control.jobs import Jobs
+from batchyard.control.ledger import JobChange, Ledger
+from batchyard.control.metrics import Metrics
+from batchyard.control.notices import Notices
+from batchyard.control.registry import Registry
+from batchyard.control.scheduler import Scheduler
+from batchyard.control.settings import Settings
+from batchyard.control.store import jobs as job_store
+from batchyard.control.store.database import Database
+
+log = logging.getLogger(__name__)
+
+
+class ControlPlane:
+    """A whole control plane. `start` may raise what is wrong with its settings or its data folder; `stop` always comes
+    after, and undoes as much as was done.
+
+    Args:
+        settings: how to run.
+        executor: runs the attempts instead of what the settings name.
+        clock: tells the time that is stored.
+    """
+
+    def __init__(self, settings: Settings, executor: Executor | None = None, clock: Clock | None = None) -> None:
+        self._settings = settings
+        self._executor = executor
+        self._clock = clock or SystemClock()
+        self._undo = AsyncExitStack()
+        self._inference: InferenceChild | None = None
+        self._started = time.time()
+        self._for_child = ""
+        self.grpc_address = ""
+        """HOST:PORT once started."""
+        self.http_address = ""
+        self.jobs: Jobs
+        self.registry: Registry
+
+    async def start(self) -> None:
+        """Returns once everything answers.
+
+        Nothing that an earlier control plane left running is touched before every address is bound and the inference
+        plane answers: a start that fails costs no job.
+        """
+        folder = DataFolder.own(self._settings.data_dir)
+        self._undo.callback(folder.release)
+        folder.withdraw()
+        ledger = await self._open(folder)
+        executor = self._executor or make_executor(self._settings, folder)
+        attempts = Attempts(ledger, folder.artifacts, tuple(str(path.absolute()) for path in self._settings.datasets))
+        scheduler = Scheduler(ledger, attempts, executor, read_certified_manifest)
+        self.jobs, self.registry = Jobs(ledger, executor.capacity), Registry(ledger)
+        server = await self._serve(await self._measure(ledger))
+        if self._settings.inference:
+            await self._start_inference(folder)
+        self._undo.push_async_callback(asyncio.to_thread, executor.close)
+        self._undo.push_async_callback(scheduler.stop)
+        await scheduler.start()
+        await server.health.set(True)
+        self._undo.push_async_callback(self._refuse, ledger.notices, server)
+        self._undo.callback(folder.withdraw)
+        self._announce(folder)
+        log.info("gRPC %s, HTTP %s, data in %s", self.grpc_address, self.http_address, folder.path)
+
+    async def stop(self) -> None:
+        """Stops everything that was started, in the opposite order: watches end, then ports, jobs, children, files."""
+        await self._undo.aclose()
+
+    async def _open(self, folder: DataFolder) -> Ledger:
+        database = await asyncio.to_thread(Database.open, folder.database)
+        self._undo.push_async_callback(asyncio.to_thread, database.close)
+        ledger = Ledger(database, Notices(), self._clock)
+        self._undo.push_async_callback(ledger.close)
+        return ledger
+
+    async def _measure(self, ledger: Ledger) -> Metrics:
+        metrics = Metrics(CollectorRegistry(), version=version("batchyard"))
+        for job_id, state in await ledger.read(job_store.states):
+            metrics.job_state(job_id, None, state)
+        ledger.listen(_feed(metrics))
+        return metrics
+
+    async def _serve(self, metrics: Metrics) -> GrpcServer:
+        server = GrpcServer(self.jobs, self.registry, self._settings.security)
+        self._undo.push_async_callback(server.stop)
+        self.grpc_address = server.bind(self._settings.grpc)
+        self._for_child = server.bind_for_child(self.grpc_address)
+        http = HttpServer(self.jobs, self.registry, metrics, self._settings.security)
+        self._undo.push_async_callback(http.stop)
+        self.http_address = await http.start(self._settings.http)
+        await server.start()
+        return server
+
+    async def _start_inference(self, folder: DataFolder) -> None:
+        options = InferenceOptions(
+            control=self._for_child,
+            control_token_file=self._settings.security.token_file,
+            cache=folder.inference,
+            ready_file=folder.inference_ready,
+            log=folder.inference_log,
+            grpc=self._settings.inference_grpc,
+            http=self._settings.inference_http,
+            security=self._settings.security,
+        )
+        self._inference = InferenceChild(options, changed=lambda: self._announce(folder))
+        self._undo.push_async_callback(self._inference.stop)
+        await self._inference.start()
+
+    async def _refuse(self, notices: Notices, server: GrpcServer) -> None:
+        """Says that we are going, ends every watch, and takes no more calls."""
+        await server.health.set(False)
+        notices.close()
+        await server.stop()
+
+    def _announce(self, folder: DataFolder) -> None:
+        security, inference = self._settings.security, self._inference
+        facts: dict[str, Any] = {
+            "pid": os.getpid(),
+            "started": self._started,
+            "grpc": reachable(self.grpc_address),
+            "http": reachable(self.http_address),
+            "inference_grpc": inference and reachable(inference.grpc),
+            "inference_http": inference and reachable(inference.http),
+            "inference_pid": inference and inference.pid,
+            "tls": security.tls_cert is not None,
+            "token_file": security.token_file and str(security.token_file.absolute()),
+        }
+        folder.announce(facts)
+
+
+def make_executor(settings: Settings, folder: DataFolder) -> Executor:
+    """The executor that the settings name; only its own library is loaded."""
+    if settings.executor == "local":
+        from batchyard.cluster.local import LocalExecutor
+
+        return LocalExecutor(folder.executor, settings.workers)
+    from batchyard.cluster.ray_executor import RayExecutor
+
+    return RayExecutor(folder.executor, settings.ray_address, settings.workers)
+
+
+def _feed(metrics: Metrics) -> Callable[[JobChange], None]:
+    def take(change: JobChange) -> None:
+        for event in change.reported:
+            metrics.job_event(change.job.id, event)
+        metrics.job_state(change.job.id, change.old_state, change.job.state)
+
+    return take

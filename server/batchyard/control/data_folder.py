@@ -1,0 +1,94 @@
+"""The data folder: who owns it, and what lies where.
+
+batchyard.db        jobs, events, models (with -wal and -shm beside it)
+artifacts/          a folder for each published model
+executor/           what the executor keeps of the attempts that run
+inference/          the inference plane's cache; inference.log is what it prints
+control.json        where everything answers; there while the service runs
+control.lock        held by the control plane that owns the folder
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from pathlib import Path
+from typing import Any, Self
+
+
+class FolderInUseError(Exception):
+    """Another control plane owns the data folder."""
+
+
+class DataFolder:
+    """A data folder that this process owns until `release` or its death."""
+
+    def __init__(self, path: Path, lock: int) -> None:
+        self.path = path
+        self._lock = lock
+
+    @classmethod
+    def own(cls, path: Path) -> Self:
+        """Creates the folder where needed and takes it. Raises FolderInUseError."""
+        path = path.absolute()
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = os.open(path / "control.lock", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            owner = os.read(lock, 32).decode(errors="replace").strip() or "unknown"
+            os.close(lock)
+            raise FolderInUseError(
+                f"data folder {path} is in use by another control plane (process {owner}): stop that one with "
+                f"`batchyard down --data-dir {path}`, or choose another --data-dir"
+            ) from None
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
+        return cls(path, lock)
+
+    @property
+    def database(self) -> Path:
+        """The SQLite file."""
+        return self.path / "batchyard.db"
+
+    @property
+    def artifacts(self) -> str:
+        """The fsspec URI below which artifacts go. fsspec takes such a path as it is, without percent signs."""
+        return f"file://{self.path / 'artifacts'}"
+
+    @property
+    def executor(self) -> Path:
+        """The executor's own folder."""
+        return self.path / "executor"
+
+    @property
+    def inference(self) -> Path:
+        """The inference plane's cache."""
+        return self.path / "inference"
+
+    @property
+    def inference_log(self) -> Path:
+        """What the inference plane prints."""
+        return self.path / "inference.log"
+
+    @property
+    def inference_ready(self) -> Path:
+        """What the inference plane writes once it answers."""
+        return self.path / "inference.json"
+
+    def announce(self, facts: dict[str, Any]) -> None:
+        """Writes control.json, readable by its owner alone, so that readers see it whole or not at all."""
+        fresh = self.path / f".control.json.{os.getpid()}"
+        with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+            json.dump(facts, file, indent=2)
+            file.write("\n")
+        fresh.replace(self.path / "control.json")
+
+    def withdraw(self) -> None:
+        """Removes control.json."""
+        (self.path / "control.json").unlink(missing_ok=True)
+
+    def release(self) -> None:
+        """Gives the folder up."""
+        os.close(self._lock)

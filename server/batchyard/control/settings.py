@@ -1,0 +1,70 @@
+"""How one control plane runs, checked once at the start."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from batchyard.endpoint.security import Security
+
+EXECUTORS = ("ray", "local")
+
+
+class SettingsError(ValueError):
+    """A setting is outside what is possible; the message names it, says what is, and what to do."""
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How one control plane runs. Raises SettingsError, or SecurityError for an address that may not be bound."""
+
+    data_dir: Path
+    """Holds everything that must not be lost: the database, the artifacts, the attempts that run."""
+    grpc: str = "127.0.0.1:50051"
+    """HOST:PORT of the API; port 0: any free one."""
+    http: str = "127.0.0.1:8080"
+    """HOST:PORT of the dashboard and /metrics; port 0: any free one."""
+    inference: bool = True
+    """Whether to run an inference plane beside this process."""
+    inference_grpc: str = "127.0.0.1:8001"
+    """HOST:PORT of its Open Inference Protocol; port 0: any free one."""
+    inference_http: str = "127.0.0.1:8002"
+    """HOST:PORT of its /metrics; port 0: any free one."""
+    executor: Literal["ray", "local"] = "ray"
+    """ray: on a Ray cluster; local: plain subprocesses of this machine."""
+    ray_address: str | None = None
+    """An existing cluster; None: a head of our own on this machine, started at the first job."""
+    workers: int = field(default_factory=_cores)
+    """Most worker processes at once on this machine. Default: one for each CPU core that this process may use."""
+    datasets: tuple[Path, ...] = ()
+    """Folders where datasets are looked for, in this order."""
+    security: Security = field(default_factory=Security)
+
+    def __post_init__(self) -> None:
+        addresses = [("--grpc", self.grpc), ("--http", self.http)]
+        if self.inference:
+            addresses += [("--inference-grpc", self.inference_grpc), ("--inference-http", self.inference_http)]
+        for flag, address in addresses:
+            _check_address(flag, address)
+            self.security.check_bind(address)
+        if self.executor not in EXECUTORS:
+            raise SettingsError(f"--executor {self.executor}: expected one of {', '.join(EXECUTORS)}")
+        if self.ray_address is not None and self.executor != "ray":
+            raise SettingsError("--ray-address goes with --executor ray; leave one of the two out")
+        if self.workers < 1:
+            raise SettingsError(f"--workers {self.workers}: expected 1 or more")
+        for folder in self.datasets:
+            if not folder.is_dir():
+                raise SettingsError(f"--datasets {folder}: no such folder; create it or leave the flag out")
+
+
+def _check_address(flag: str, address: str) -> None:
+    host, _, port = address.rpartition(":")
+    if not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
+        raise SettingsError(f"{flag} {address}: expected HOST:PORT, for example 127.0.0.1:0")
