@@ -195,14 +195,14 @@ class Site:
 
 
 @asynccontextmanager
-async def serve(folder: Path, security: Security | None = None) -> AsyncIterator[Site]:
-    """The dashboard on a free port of 127.0.0.1, as the control plane serves it."""
+async def serve(folder: Path, security: Security | None = None, port: int = 0) -> AsyncIterator[Site]:
+    """The dashboard on 127.0.0.1, by default on a free port, as the control plane serves it."""
     yard = Yard(folder)
     app = web.Application(middlewares=[web_middleware(security or Security())])
     add_routes(app, yard.jobs, yard.registry, yard.metrics)
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    await web.TCPSite(runner, "127.0.0.1", port).start()
     port = runner.addresses[0][1]
     try:
         async with aiohttp.ClientSession() as session:

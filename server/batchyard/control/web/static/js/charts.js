@@ -82,7 +82,8 @@ function chart({ series, bands, range, sync, onPoint, signal }) {
     set(tables, words) {
       node.setAttribute("aria-label", words);
       if (!pending) requestAnimationFrame(draw);
-      pending = tables.length === 1 ? tables[0] : uPlot.join(tables);
+      // A copy: uPlot keeps what it is given, and the caller's columns go on growing.
+      pending = tables.length === 1 ? tables[0].map((column) => column.slice()) : uPlot.join(tables);
     },
   };
 }

@@ -1,6 +1,7 @@
 // Values as people read them. The API writes 64-bit integers, NaN and infinities as strings (protobuf's JSON mapping).
 
 const NONE = "–";
+const SPACE = "\u00a0"; // between a number and its unit: they stay on one line
 
 export const integer = (value) => (value === undefined || value === null ? NONE : Number(value).toLocaleString("en-US"));
 
@@ -23,13 +24,13 @@ const SUPERSCRIPT = { "-": "⁻", 0: "⁰", 1: "¹", 2: "²", 3: "³", 4: "⁴",
 /** 3.10 × 10⁻⁶. */
 export function scientific(value) {
   const [digits, power] = Number(value).toExponential(2).replace("+", "").split("e");
-  return power === undefined ? digits : `${digits} × 10${[...power].map((sign) => SUPERSCRIPT[sign]).join("")}`;
+  return power === undefined ? digits : `${digits}${SPACE}×${SPACE}10${[...power].map((sign) => SUPERSCRIPT[sign]).join("")}`;
 }
 
 /** A share of 1 as per cent. */
 export function percent(value, digits = 2) {
   const n = number(value);
-  return n === null || !Number.isFinite(n) ? NONE : `${(n * 100).toFixed(digits)} %`;
+  return n === null || !Number.isFinite(n) ? NONE : `${(n * 100).toFixed(digits)}${SPACE}%`;
 }
 
 /** Three significant digits, grouped. */
@@ -52,22 +53,22 @@ export function decimal(value, digits = 2) {
 export function duration(seconds) {
   if (seconds === null || seconds === undefined || !Number.isFinite(seconds)) return NONE;
   const s = Math.max(0, seconds);
-  if (s < 10) return `${s.toFixed(1)} s`;
+  if (s < 10) return `${s.toFixed(1)}${SPACE}s`;
   const whole = Math.round(s);
-  if (whole < 60) return `${whole} s`;
-  if (whole < 3600) return `${Math.floor(whole / 60)} min ${String(whole % 60).padStart(2, "0")} s`;
+  if (whole < 60) return `${whole}${SPACE}s`;
+  if (whole < 3600) return `${Math.floor(whole / 60)}${SPACE}min${SPACE}${String(whole % 60).padStart(2, "0")}${SPACE}s`;
   const minutes = Math.round(whole / 60);
-  if (minutes < 1440) return `${Math.floor(minutes / 60)} h ${String(minutes % 60).padStart(2, "0")} min`;
+  if (minutes < 1440) return `${Math.floor(minutes / 60)}${SPACE}h${SPACE}${String(minutes % 60).padStart(2, "0")}${SPACE}min`;
   const hours = Math.round(minutes / 60);
-  return `${Math.floor(hours / 24)} d ${hours % 24} h`;
+  return `${Math.floor(hours / 24)}${SPACE}d${SPACE}${hours % 24}${SPACE}h`;
 }
 
 /** Milliseconds and below, for the time of a step. */
 export function shortTime(seconds) {
   const n = number(seconds);
   if (n === null || !Number.isFinite(n)) return NONE;
-  if (n >= 1) return `${n.toPrecision(3)} s`;
-  return n >= 0.001 ? `${(n * 1000).toPrecision(3)} ms` : `${Math.round(n * 1e6)} µs`;
+  if (n >= 1) return `${n.toPrecision(3)}${SPACE}s`;
+  return n >= 0.001 ? `${(n * 1000).toPrecision(3)}${SPACE}ms` : `${Math.round(n * 1e6)}${SPACE}µs`;
 }
 
 /** The API's Duration ("12.5s") in seconds, or null. */
@@ -83,10 +84,10 @@ export function between(from, to) {
 export function age(timestamp) {
   const s = between(timestamp);
   if (s === null) return NONE;
-  if (s < 60) return `${Math.max(0, Math.floor(s))} s`;
-  if (s < 3600) return `${Math.floor(s / 60)} min`;
-  if (s < 86400) return `${Math.floor(s / 3600)} h`;
-  return `${Math.floor(s / 86400)} d`;
+  if (s < 60) return `${Math.max(0, Math.floor(s))}${SPACE}s`;
+  if (s < 3600) return `${Math.floor(s / 60)}${SPACE}min`;
+  if (s < 86400) return `${Math.floor(s / 3600)}${SPACE}h`;
+  return `${Math.floor(s / 86400)}${SPACE}d`;
 }
 
 const CLOCK = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit", second: "2-digit" });

@@ -1,0 +1,234 @@
+"""The dashboard's JSON: the API's own messages, and errors that say what is wrong."""
+
+from __future__ import annotations
+
+import gzip
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from google.protobuf import json_format
+
+from batchyard.control.web.assets import FOLDER
+from batchyard.endpoint.security import Security
+from batchyard.v1 import models_pb2, training_pb2
+
+from .conftest import Site, Tell, Yard, manifest, serve
+
+
+async def test_a_job_is_the_message_that_grpc_gives(site: Site, running: Tell) -> None:
+    job = await running(until=400)
+
+    answer = await site.json(f"/api/jobs/{job.id}")
+
+    message = json_format.ParseDict(answer, training_pb2.TrainingJob())
+    assert message.name == f"trainingJobs/{job.id}"
+    assert message.state == training_pb2.TrainingJob.RUNNING
+    assert message.spec.data.batch_size == 60
+    assert (message.progress.step, message.progress.steps) == (400, 1000)
+    assert answer["spec"]["workers"]["sync_batch_norm"] == "world"
+
+
+async def test_jobs_come_newest_first_in_pages(site: Site, yard: Yard) -> None:
+    made = [(await yard.create(name=name)).id for name in ("one", "two", "three")]
+
+    first = await site.json("/api/jobs?page_size=2")
+    second = await site.json(f"/api/jobs?page_size=2&page_token={first['next_page_token']}")
+
+    listed = [job["name"].removeprefix("trainingJobs/") for job in first["training_jobs"] + second["training_jobs"]]
+    assert listed == made[::-1]
+    assert second["next_page_token"] == ""
+
+
+async def test_jobs_can_be_asked_for_by_state(site: Site, yard: Yard) -> None:
+    kept = await yard.create(name="kept")
+    gone = await yard.create(name="gone")
+    await yard.jobs.cancel(gone.id)
+
+    queued = await site.json("/api/jobs?states=QUEUED&states=RUNNING")
+
+    assert [job["name"] for job in queued["training_jobs"]] == [f"trainingJobs/{kept.id}"]
+
+
+async def test_a_published_model_shows_its_version_certificate_and_fold_report(
+    site: Site, yard: Yard, running: Tell
+) -> None:
+    job = await running(until=1000)
+    await yard.succeed(job.id, manifest(job))
+
+    models = await site.json("/api/models")
+    model = await site.json("/api/models/mnist")
+    versions = await site.json("/api/models/mnist/versions")
+    version = await site.json("/api/models/mnist/versions/1")
+
+    assert models["models"] == [model]
+    assert model["aliases"] == {"production": "1"}
+    assert versions["model_versions"] == [version]
+    message = json_format.ParseDict(version, models_pb2.ModelVersion())
+    assert message.certificate.passed
+    assert [entry.status for entry in message.fold_report] == ["folded", "folded", "affine", "folded"]
+    assert (await site.json(f"/api/jobs/{job.id}"))["model_version"] == "models/mnist/versions/1"
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "reason", "says"),
+    [
+        ("/api/jobs/none-such", 404, "JOB_NOT_FOUND", "trainingJobs/none-such does not exist"),
+        ("/api/jobs/none-such/events", 404, "JOB_NOT_FOUND", "does not exist"),
+        ("/api/jobs/Not*Legal", 400, "INVALID_INPUT", "expected trainingJobs/{id}"),
+        ("/api/jobs?page_size=-3", 400, "INVALID_INPUT", "'-3' given; expected a whole number"),
+        ("/api/jobs?page_size=99999999999999999999", 400, "INVALID_INPUT", "expected a whole number"),
+        ("/api/jobs?page_token=forged", 400, "INVALID_INPUT", "page_token: 'forged' given"),
+        ("/api/jobs?states=DOZING", 400, "INVALID_INPUT", "'DOZING' given; expected some of QUEUED, STARTING"),
+        ("/api/jobs?watch=maybe", 400, "INVALID_INPUT", "expected true or false"),
+        ("/api/jobs?page_sise=3", 400, "INVALID_INPUT", "page_sise: unknown key; did you mean 'page_size'?"),
+        ("/api/models/none", 404, "MODEL_NOT_FOUND", "models/none does not exist"),
+        ("/api/models/none/versions", 404, "MODEL_NOT_FOUND", "models/none does not exist"),
+        ("/api/models/mnist/versions/zero", 400, "INVALID_INPUT", "expected models/{model}/versions/{n}"),
+        ("/api/nothing", 404, "HTTP_ERROR", "/api/nothing: Not Found"),
+        ("/static/../api.py", 404, "HTTP_ERROR", "Not Found"),
+        ("/static/..%2fapi.py", 404, "HTTP_ERROR", "Not Found"),
+    ],
+)
+async def test_a_bad_request_is_told_what_is_wrong(site: Site, path: str, status: int, reason: str, says: str) -> None:
+    error = (await site.json(path, status=status))["error"]
+
+    assert (error["code"], error["reason"]) == (status, reason)
+    assert says in error["message"]
+
+
+async def test_bad_input_names_each_field(site: Site) -> None:
+    error = (await site.json("/api/jobs?watch=maybe", status=400))["error"]
+
+    assert error["violations"] == [{"field": "watch", "description": "'maybe' given; expected true or false"}]
+
+
+async def test_an_unforeseen_error_is_logged_under_an_id_and_not_shown(
+    site: Site, yard: Yard, caplog: pytest.LogCaptureFixture
+) -> None:
+    yard.database.close()
+
+    error = (await site.json("/api/jobs", status=500))["error"]
+
+    incident = re.fullmatch(r"internal error; the server's log has it as incident (\w{12})", error["message"])
+    assert incident is not None
+    assert incident[1] in caplog.text
+    assert "shutdown" not in error["message"]
+
+
+async def test_health_answers_while_the_store_does(site: Site, yard: Yard) -> None:
+    assert await site.json("/healthz") == {"status": "SERVING"}
+
+    yard.database.close()
+
+    await site.json("/healthz", status=500)
+
+
+async def test_metrics_come_in_the_format_that_prometheus_reads(site: Site, running: Tell) -> None:
+    job = await running(until=200)
+
+    async with site.session.get(site.url + "/metrics") as response:
+        text = await response.text()
+
+    assert response.headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
+    assert f'batchyard_job_step{{job="{job.id}"}} 200.0' in text
+
+
+async def test_every_answer_forbids_whatever_does_not_come_from_here(site: Site) -> None:
+    for path in ("/", "/static/js/app.js", "/api/jobs", "/api/jobs/none-such", "/nowhere", "/metrics"):
+        async with site.session.get(site.url + path) as response:
+            policy = response.headers["Content-Security-Policy"]
+            assert policy.startswith("default-src 'self'; "), path
+            assert "unsafe" not in policy
+            assert response.headers["X-Content-Type-Options"] == "nosniff"
+            assert response.headers["Cache-Control"] == (
+                "no-cache" if path in ("/", "/static/js/app.js") else "no-store"
+            )
+
+
+async def test_assets_are_named_by_their_content_and_packed(site: Site) -> None:
+    path = "/static/js/app.js"
+    async with aiohttp.ClientSession(auto_decompress=False) as raw:
+        async with raw.get(site.url + path, headers={"Accept-Encoding": "gzip"}) as packed:
+            body = await packed.read()
+        async with raw.get(site.url + path, headers={"If-None-Match": packed.headers["ETag"]}) as same:
+            assert same.status == 304
+    assert packed.headers["Content-Type"] == "text/javascript; charset=utf-8"
+    assert gzip.decompress(body) == (FOLDER / "js/app.js").read_bytes()
+
+
+def test_the_page_has_no_inline_script_or_style_and_names_no_other_host() -> None:
+    index = (FOLDER / "index.html").read_text()
+    assert not re.search(r"<style|\sstyle=|\son\w+=|<script(?![^>]*\ssrc=)", index)
+    for file in [*FOLDER.glob("js/*.js"), *FOLDER.glob("style/*.css"), FOLDER / "index.html"]:
+        text = re.sub(r"^\s*(//|\*|/\*).*$", "", file.read_text(), flags=re.MULTILINE)
+        assert not re.search(r"(https?:)?//[a-z0-9-]+\.", text), file
+        assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function", text), (
+            file
+        )
+
+
+def test_vendored_files_are_those_that_their_note_names() -> None:
+    note = (FOLDER / "vendor/README.md").read_text()
+    named = dict(re.findall(r"`(\w+/[\w.-]+\.(?:js|css|woff2))` \| ([0-9a-f]{64})", note))
+    files = {
+        p.relative_to(FOLDER / "vendor").as_posix() for p in (FOLDER / "vendor").glob("*/*") if p.name != "LICENSE"
+    }
+
+    assert named.keys() == files
+    for name, digest in named.items():
+        summed = subprocess.run(["sha256sum", FOLDER / "vendor" / name], capture_output=True, text=True, check=True)
+        assert summed.stdout.split()[0] == digest
+        assert (FOLDER / "vendor" / name).with_name("LICENSE").exists()
+
+
+def contrast(one: str, other: str) -> float:
+    """By WCAG 2.2, "relative luminance" and "contrast ratio"."""
+
+    def luminance(colour: str) -> float:
+        parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+        return sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+    low, high = sorted((luminance(one), luminance(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def mixed(hue: str, ground: str, share: float) -> str:
+    parts = [round(int(hue[i : i + 2], 16) * share + int(ground[i : i + 2], 16) * (1 - share)) for i in (1, 3, 5)]
+    return "#" + "".join(f"{part:02x}" for part in parts)
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_text_can_be_read_in_both_themes(theme: str) -> None:
+    light, dark = (FOLDER / "style/theme.css").read_text().split("@media", 1)
+    names: dict[str, Any] = dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6}|\d+%);", light if theme == "light" else dark))
+
+    for ground in ("page", "surface", "sunken"):
+        for text in ("ink", "soft"):
+            assert contrast(names[text], names[ground]) >= 4.5, (text, ground)
+    for name, hue in names.items():
+        if name.startswith("state-"):
+            pill = mixed(hue, names["surface"], int(names["wash"].rstrip("%")) / 100)
+            assert contrast(hue, pill) >= 4.5, name
+        if name.startswith("series-"):
+            assert contrast(hue, names["surface"]) >= 3, name
+    assert contrast(names["on-accent"], names["accent"]) >= 4.5
+
+
+async def test_with_a_token_the_page_is_open_and_what_it_shows_is_not(tmp_path: Path) -> None:
+    token_file = tmp_path / "token"
+    token_file.write_text("correct-horse-battery\n")
+    token_file.chmod(0o600)
+    async with serve(tmp_path, Security(token_file=token_file)) as site:
+        for path in ("/", "/static/js/app.js", "/healthz"):
+            async with site.session.get(site.url + path) as response:
+                assert response.status == 200, path
+        for path in ("/api/jobs", "/api/jobs?watch=true", "/metrics", "/api/models"):
+            assert (await site.json(path, status=401))["error"]["reason"] == "TOKEN_REQUIRED"
+        headers = {"Authorization": "Bearer correct-horse-battery"}
+        async with site.session.get(site.url + "/api/jobs", headers=headers) as response:
+            assert response.status == 200

@@ -1,0 +1,351 @@
+"""The dashboard in headless Chromium: what is drawn, live, in both themes and at both widths."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.async_api import Browser, Page, async_playwright, expect
+
+from batchyard.control.records import Failure, Job
+from batchyard.endpoint.security import Security
+from batchyard.training.events import LogLine, PhaseChange
+
+from .conftest import Site, Tell, Yard, begin_training, manifest, serve, story
+
+pytestmark = pytest.mark.browser
+
+CHROMIUM = "/usr/bin/chromium"
+FLAGS = [
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+]  # fmt: skip
+PICTURES = Path(__file__).parents[2] / "test-output" / "dashboard"
+WIDTHS = {"wide": (1280, 900), "narrow": (390, 844)}
+HOSTILE = "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script>"
+
+
+@pytest.fixture
+async def browser() -> AsyncIterator[Browser]:
+    async with async_playwright() as playwright:
+        launched = await playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield launched
+        await launched.close()
+
+
+class Troubles:
+    """What a page complained of; nothing it did may show here."""
+
+    def __init__(self, page: Page, site: str) -> None:
+        self.seen: list[str] = []
+        page.on("console", lambda m: self.seen.append(m.text) if m.type in ("error", "warning") else None)
+        page.on("pageerror", lambda error: self.seen.append(str(error)))
+        page.on("request", lambda r: None if r.url.startswith(site) else self.seen.append(f"asked {r.url}"))
+
+
+@pytest.fixture
+async def page(browser: Browser, site: Site) -> AsyncIterator[Page]:
+    context = await browser.new_context(viewport={"width": 1280, "height": 900}, color_scheme="light")
+    opened = await context.new_page()
+    troubles = Troubles(opened, site.url)
+    yield opened
+    await context.close()
+    assert troubles.seen == []
+
+
+async def ink(page: Page, canvas: int = 0) -> int:
+    """How many pixels of a chart are drawn."""
+    script = """n => {
+        const c = document.querySelectorAll("canvas")[n];
+        const copy = new OffscreenCanvas(c.width, c.height).getContext("2d", { willReadFrequently: true });
+        copy.drawImage(c, 0, 0);
+        const d = copy.getImageData(0, 0, c.width, c.height).data;
+        let drawn = 0;
+        for (let i = 3; i < d.length; i += 4) drawn += d[i] > 0;
+        return drawn;
+    }"""
+    return int(await page.evaluate(script, canvas))
+
+
+def row(page: Page, job: Job) -> Any:
+    return page.get_by_role("row").filter(has_text=job.id)
+
+
+async def test_the_list_shows_every_job_and_follows_what_happens(
+    site: Site, yard: Yard, page: Page, running: Tell
+) -> None:
+    training = await running(until=400)
+    await page.goto(site.url)
+
+    shown = row(page, training)
+    await expect(shown).to_contain_text("Running")
+    await expect(shown).to_contain_text("400 / 1,000")
+    await expect(shown).to_contain_text("left")
+    await expect(shown).to_contain_text("held out")
+    await expect(shown.get_by_role("progressbar")).to_have_attribute("aria-valuenow", "40")
+    await expect(page.get_by_role("status")).to_have_text("live")
+
+    queued = await yard.create(name="queued-later")
+    await expect(row(page, queued)).to_contain_text("Queued")
+    await expect(page.locator("tbody tr").first).to_contain_text(queued.id)
+
+    await yard.report(training.id, *story(1000, 800))
+    await expect(shown).to_contain_text("800 / 1,000")
+    await yard.succeed(training.id)
+    await expect(shown).to_contain_text("Succeeded")
+    await expect(shown).to_contain_text("took")
+
+
+async def test_an_empty_list_says_how_to_begin(site: Site, yard: Yard, page: Page) -> None:
+    await page.goto(site.url)
+    await expect(page.get_by_text("batchyard submit job.yaml --follow")).to_be_visible()
+
+    await yard.create(name="first")
+
+    await expect(page.get_by_role("table", name="Training jobs")).to_contain_text("first-")
+
+
+async def test_jobs_can_be_chosen_by_state_and_older_ones_asked_for(site: Site, yard: Yard, page: Page) -> None:
+    for number in range(53):
+        await yard.create(name=f"job-{number}")
+    gone = await yard.create(name="gone")
+    await yard.jobs.cancel(gone.id)
+    rows = page.locator("tbody tr")
+    await page.goto(site.url)
+    await expect(rows).to_have_count(50)
+
+    await page.get_by_role("button", name="Show older jobs").click()
+    await expect(rows).to_have_count(54)
+    await expect(page.get_by_role("button", name="Show older jobs")).to_be_hidden()
+    await page.get_by_role("button", name="Cancelled").click()
+    await expect(rows).to_have_count(1)
+    await expect(rows).to_contain_text(gone.id)
+    await page.get_by_role("button", name="Failed").click()
+    await expect(page.get_by_text("No job is in such a state.")).to_be_visible()
+
+
+async def test_one_job_is_drawn_with_its_curves_bands_log_and_spec(
+    site: Site, yard: Yard, page: Page, running: Tell
+) -> None:
+    job = await running(until=400)
+    await page.goto(f"{site.url}/#/jobs/{job.id}")
+
+    await expect(page.get_by_role("heading", name=job.id)).to_be_visible()
+    await expect(
+        page.get_by_role("img", name=re.compile("^Loss over steps; at step 400: training 0.2"))
+    ).to_be_visible()
+    await expect(page.get_by_role("img", name=re.compile("^Accuracy over steps.*held out 9"))).to_be_visible()
+    bands = page.get_by_role("img", name=re.compile("^Activation percentiles of layers"))
+    await expect(bands).to_have_count(3)
+    await expect(page.locator("canvas")).to_have_count(5)
+    for canvas in range(5):
+        assert await ink(page, canvas) > 1000
+    # A band covers an area that a few lines never would.
+    assert await ink(page, 2) > 0.4 * int(
+        await page.evaluate("(c => c.width * c.height)(document.querySelectorAll('canvas')[2])")
+    )
+    await expect(page.get_by_role("log")).to_contain_text("mnist: 60000 samples")
+    await expect(page.get_by_text("architecture: mlp")).to_be_visible()
+
+    await yard.report(job.id, *story(1000, 700)[-8:], LogLine(level="WARNING", rank=1, text="slow disk"))
+
+    await expect(page.get_by_role("img", name=re.compile("^Loss over steps; at step 700"))).to_be_visible()
+    await expect(page.get_by_role("log")).to_contain_text("worker 1WARNING slow disk")
+    await expect(page.get_by_role("progressbar")).to_have_attribute("aria-valuenow", "70")
+
+
+async def test_charts_reach_the_last_step_of_a_job_that_goes_on(
+    site: Site, yard: Yard, page: Page, running: Tell
+) -> None:
+    job = await running(until=100)
+    await page.goto(f"{site.url}/#/jobs/{job.id}")
+    await expect(page.locator("canvas")).to_have_count(5)
+
+    for until in (300, 600, 1000):
+        await yard.report(job.id, *story(1000, until)[-3:])
+        await expect(page.get_by_role("img", name=re.compile(f"^Loss over steps; at step {until:,}"))).to_be_visible()
+
+    # The pointer at the right end of a chart is at the last step that is drawn.
+    for place, words in ((0, "at step 1,000"), (2, "at step 1,000")):
+        over = page.locator(".u-over").nth(place)
+        await over.scroll_into_view_if_needed()
+        box = await over.bounding_box()
+        assert box is not None
+        await page.mouse.move(box["x"] + box["width"] - 2, box["y"] + 20)
+        await expect(page.get_by_text(words).first).to_be_visible()
+
+
+async def test_a_failure_says_its_cause_and_what_to_do(site: Site, yard: Yard, page: Page, running: Tell) -> None:
+    job = await running(until=120)
+    await page.goto(f"{site.url}/#/jobs/{job.id}")
+    await expect(page.locator("h1 + .state")).to_have_text("Running")
+
+    await yard.fail(
+        job.id,
+        Failure(failure_class="user", cause="loss is NaN at step 121", next_step="lower optimizer.learning_rate"),
+    )
+
+    failure = page.get_by_role("alert").filter(has_text="loss is NaN")
+    await expect(failure).to_contain_text("What to do: lower optimizer.learning_rate")
+    await expect(page.locator("h1 + .state")).to_have_text("Failed")
+    await expect(page.get_by_role("status")).to_have_text("complete")
+    await expect(page.get_by_text("None: the job ended before it could publish to mnist.")).to_be_visible()
+
+
+async def test_a_published_version_shows_its_certificate_and_what_became_of_each_layer(
+    site: Site, yard: Yard, page: Page, running: Tell
+) -> None:
+    job = await running(until=1000)
+    await yard.report(job.id, PhaseChange(phase="publishing"))
+    await page.goto(f"{site.url}/#/jobs/{job.id}")
+    await expect(page.get_by_text("folded, certified and published to mnist as production")).to_be_visible()
+
+    await yard.succeed(job.id, manifest(job))
+
+    version = page.get_by_role("region", name="Published version")
+    await expect(version).to_contain_text("mnist / 1")
+    await expect(version).to_contain_text("Passed")
+    await expect(version).to_contain_text("3.10 × 10⁻⁶")
+    folds = version.get_by_role("table", name="Fold report")
+    await expect(folds.get_by_role("row")).to_have_count(5)
+    await expect(folds).to_contain_text("two layers read what comes before it")
+    await page.get_by_role("link", name="Models").click()
+    await expect(page.get_by_role("region", name="mnist")).to_contain_text("production")
+    await page.get_by_role("button", name="Details of version 1").click()
+    await expect(page.get_by_role("table", name="Fold report")).to_be_visible()
+
+
+async def test_what_users_write_is_shown_and_never_run(site: Site, yard: Yard, page: Page, running: Tell) -> None:
+    job = await running(until=40)
+    await yard.report(job.id, LogLine(level="ERROR", rank=0, text=HOSTILE))
+    await yard.fail(job.id, Failure(failure_class="user", cause=HOSTILE, next_step=HOSTILE))
+    await page.goto(f"{site.url}/#/jobs/{job.id}")
+
+    await expect(page.get_by_role("log")).to_contain_text(HOSTILE)
+    await expect(page.get_by_role("alert").filter(has_text=HOSTILE)).to_be_visible()
+    assert await page.locator("main script, main img").count() == 0
+    assert await page.title() == f"{job.id} · Batchyard"
+
+
+async def test_a_job_that_is_not_there_is_said_to_be_missing(site: Site, browser: Browser) -> None:
+    page = await browser.new_page()
+    await page.goto(f"{site.url}/#/jobs/none-such")
+
+    await expect(page.get_by_role("alert").filter(has_text="trainingJobs/none-such does not exist")).to_be_visible()
+
+    await page.goto(f"{site.url}/#/elsewhere")
+    await expect(page.get_by_role("heading", name="No such page")).to_be_visible()
+
+
+async def test_the_page_asks_for_the_token_until_it_is_right_and_keeps_it_for_the_tab(
+    tmp_path: Path, browser: Browser
+) -> None:
+    token = tmp_path / "token"
+    token.write_text("correct-horse-battery\n")
+    token.chmod(0o600)
+    async with serve(tmp_path, Security(token_file=token)) as site:
+        job = await site.yard.create(name="behind-a-token")
+        await begin_training(site.yard, job, story(1000, 40))
+        page = await browser.new_page()
+        await page.goto(site.url)
+        field = page.get_by_label("Token", exact=True)
+        await expect(field).to_be_focused()
+        await page.keyboard.press("Escape")
+        await field.fill("wrong-horse-battery-staple")
+        await page.keyboard.press("Enter")
+        await expect(page.get_by_text("The service refused that token.")).to_be_visible()
+
+        await field.fill("correct-horse-battery")
+        await page.keyboard.press("Enter")
+
+        await expect(row(page, job)).to_contain_text("40 / 1,000")
+        await page.reload()
+        await page.get_by_role("link", name=job.id).click()
+        await expect(page.get_by_role("img", name=re.compile("^Loss over steps; at step 40"))).to_be_visible()
+        await expect(page.get_by_role("dialog")).to_be_hidden()
+        await page.context.close()
+
+
+async def test_a_page_whose_service_went_away_says_so_and_goes_on_when_it_is_back(
+    tmp_path: Path, browser: Browser
+) -> None:
+    page = await browser.new_page()
+    async with serve(tmp_path) as site:
+        job = await site.yard.create(name="survivor")
+        await begin_training(site.yard, job, story(1000, 40))
+        await page.goto(f"{site.url}/#/jobs/{job.id}")
+        await expect(page.get_by_role("status")).to_have_text("live")
+
+    await expect(page.get_by_role("status")).to_have_text("offline")
+
+    async with serve(tmp_path, port=int(site.url.rpartition(":")[2])) as site:
+        await expect(page.get_by_role("status")).to_have_text("live", timeout=20_000)
+        await site.yard.report(job.id, *story(1000, 80)[-2:])
+        await expect(page.get_by_role("img", name=re.compile("^Loss over steps; at step 80"))).to_be_visible()
+        await page.close()
+
+
+async def test_everything_can_be_reached_by_keyboard(site: Site, page: Page, running: Tell) -> None:
+    job = await running(until=40)
+    await page.goto(site.url)
+    await expect(row(page, job)).to_be_visible()
+    reached = []
+    for _ in range(12):
+        await page.keyboard.press("Tab")
+        reached.append(str(await page.evaluate("document.activeElement.textContent.trim()")))
+        if reached[-1] == job.id:
+            break
+
+    assert reached == ["Skip to the content", "Batchyard", "Jobs", "Models", "All", "Active", "Succeeded", "Failed",
+                       "Cancelled", job.id]  # fmt: skip
+    await page.keyboard.press("Enter")
+    await expect(page.get_by_role("heading", name=job.id)).to_be_visible()
+
+
+async def test_nothing_jumps_while_a_job_goes_on(site: Site, yard: Yard, page: Page, running: Tell) -> None:
+    job = await running(until=100)
+    await page.goto(f"{site.url}/#/jobs/{job.id}")
+    await expect(page.locator("canvas")).to_have_count(5)
+    where = (
+        "[...document.querySelectorAll('main section, main h1')].map(n => Math.round(n.getBoundingClientRect().top))"
+    )
+    before = await page.evaluate(where)
+
+    await yard.report(job.id, *story(1000, 800)[-40:], LogLine(level="INFO", text="line"))
+    await expect(page.get_by_role("progressbar")).to_have_attribute("aria-valuenow", "80")
+
+    assert await page.evaluate(where) == before
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("width", WIDTHS)
+async def test_pictures_of_every_page_fit_their_width(
+    theme: Any, width: str, site: Site, yard: Yard, browser: Browser, running: Tell
+) -> None:
+    done = await running(until=1000, name="mnist-bn")
+    await yard.succeed(done.id, manifest(done))
+    broken = await running(until=120, name="too-fast", optimizer={"learning_rate": 50.0})
+    await yard.fail(broken.id, Failure(failure_class="user", cause="loss is NaN", next_step="lower the learning rate"))
+    plain = await yard.create(name="plain-network", publish=None, model={"architecture": "mlp", "norm": "none"})
+    await begin_training(yard, plain, story(1000, 460, drifting=True))
+    await yard.create(name="long-" * 7 + "named")
+    size = WIDTHS[width]
+    context = await browser.new_context(viewport={"width": size[0], "height": size[1]}, color_scheme=theme)
+    page = await context.new_page()
+    PICTURES.mkdir(parents=True, exist_ok=True)
+    pages = {"jobs": "#/jobs", "job-live": f"#/jobs/{plain.id}", "job-done": f"#/jobs/{done.id}",
+             "job-failed": f"#/jobs/{broken.id}", "models": "#/models"}  # fmt: skip
+
+    for name, path in pages.items():
+        await page.goto(f"{site.url}/{path}")
+        await expect(page.get_by_role("status")).to_have_text(re.compile("live|complete|loaded"))
+        if name.startswith("job-"):
+            await expect(page.locator("canvas")).to_have_count(5)
+        await page.screenshot(path=PICTURES / f"{name}-{theme}-{width}.png", full_page=True)
+        assert await page.evaluate("document.documentElement.scrollWidth") <= size[0], name
+    ground = await page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert ground == ("rgb(246, 246, 243)" if theme == "light" else "rgb(15, 18, 22)")
+    await context.close()
