@@ -119,6 +119,7 @@ class ControlPlane:
             control_token_file=self._settings.security.token_file,
             cache=folder.inference,
             ready_file=folder.inference_ready,
+            pid_file=folder.inference_pid,
             log=folder.inference_log,
             grpc=self._settings.inference_grpc,
             http=self._settings.inference_http,

@@ -77,6 +77,11 @@ class DataFolder:
         """What the inference plane writes once it answers."""
         return self.path / "inference.json"
 
+    @property
+    def inference_pid(self) -> Path:
+        """Which process it is, for a control plane that comes after one that was killed."""
+        return self.path / "inference.pid"
+
     def announce(self, facts: dict[str, Any]) -> None:
         """Writes control.json, readable by its owner alone, so that readers see it whole or not at all."""
         fresh = self.path / f".control.json.{os.getpid()}"

@@ -43,6 +43,9 @@ class InferenceOptions:
     control_token_file: Path | None
     cache: Path
     ready_file: Path
+    """What it writes once it answers."""
+    pid_file: Path
+    """What we write when we start it, for a control plane that comes after us."""
     log: Path
     grpc: str
     http: str
@@ -94,16 +97,18 @@ class InferenceChild:
             await asyncio.gather(self._supervising, return_exceptions=True)
         if self._process is not None:
             await self._process.stop(STOP_SECONDS)
+            self._options.pid_file.unlink(missing_ok=True)
 
     async def _take_over(self) -> WatchedProcess | None:
         """What an earlier control plane left running, if it is just what we would start."""
-        pid = _facts(self._options.ready_file).get("pid")
-        command = command_of(pid) if isinstance(pid, int) else []
-        if "batchyard.serving" not in command or str(self._options.ready_file) not in command:
-            return None
         try:
-            process = WatchedProcess(int(str(pid)))
-        except ProcessLookupError:
+            pid = int(self._options.pid_file.read_text())
+            process = WatchedProcess(pid)
+        except (OSError, ValueError):
+            return None
+        command = command_of(pid)  # pids come round again: is this one ours?
+        if "batchyard.serving" not in command or str(self._options.ready_file) not in command:
+            process.forget()
             return None
         if command == self._options.command():
             log.info("taking over the inference plane that runs already, process %d", process.pid)
@@ -114,7 +119,9 @@ class InferenceChild:
 
     def _spawn(self) -> WatchedProcess:
         self._options.ready_file.unlink(missing_ok=True)
-        return WatchedProcess.start(self._options.command(), self._options.log)
+        process = WatchedProcess.start(self._options.command(), self._options.log)
+        self._options.pid_file.write_text(f"{process.pid}\n")
+        return process
 
     async def _ready(self, process: WatchedProcess) -> None:
         """Waits until this process has written where it answers."""

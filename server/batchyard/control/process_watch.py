@@ -15,7 +15,7 @@ class WatchedProcess:
     """Belongs to one event loop."""
 
     def __init__(self, pid: int, child: subprocess.Popen[bytes] | None = None) -> None:
-        """Raises ProcessLookupError when there is no such process."""
+        """Raises OSError when there is no such process."""
         self.pid = pid
         self._child = child
         self._pidfd = os.pidfd_open(pid)
@@ -58,9 +58,13 @@ class WatchedProcess:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._pidfd, number)
 
-    def _on_end(self) -> None:
+    def forget(self) -> None:
+        """Watches it no more."""
         asyncio.get_running_loop().remove_reader(self._pidfd)
         os.close(self._pidfd)
+
+    def _on_end(self) -> None:
+        self.forget()
         if self._child is not None:
             self._child.wait()  # it is dead: this only reaps it
         self._ended.set()

@@ -29,6 +29,8 @@ def inspect(given: Try, published: Published | None, read: ReadManifest) -> Publ
     if (manifest.model, manifest.job) != (wanted["model"], given.id.job):
         found = f"model {manifest.model!r} of job {manifest.job!r}"
         return _failed(f"the published model is {found}; expected {wanted['model']!r} of {given.id.job!r}")
+    if manifest.spec != given.job.spec:
+        return _failed("the published model's manifest holds another spec than the job has")
     return Publication(
         artifact_uri=published.artifact_uri, manifest_sha256=published.manifest_sha256, manifest=manifest
     )

@@ -227,9 +227,7 @@ class TrainingJobSpec:
 
     def __post_init__(self) -> None:
         checks = _Checks()
-        checks.name("name", self.name)
-        checks.integer("steps", self.steps, 1)
-        checks.integer("seed", self.seed, 0)
+        _check_top(checks, self.name, self.steps, self.seed)
         batch, count = self.data.batch_size, self.workers.count
         enough = f"at least one sample for each of the {count} workers: raise it, or lower workers.count"
         checks.require(batch >= count, "data.batch_size", batch, enough)
@@ -243,12 +241,29 @@ class TrainingJobSpec:
         violations: list[Violation] = []
         spec = _build(cls, mapping, "", violations)
         if violations:
-            raise SpecError(violations)
+            raise SpecError([*violations, *_overlooked(mapping, {v.field for v in violations})])
         return typing.cast(Self, spec)
 
     def to_mapping(self) -> dict[str, Any]:
         """The nested mapping that `from_mapping` reads, with every default filled in; JSON-ready."""
         return typing.cast("dict[str, Any]", _plain(self))
+
+
+def _check_top(checks: _Checks, name: str, steps: int, seed: int) -> None:
+    """What stands at the top of a spec and depends on nothing below."""
+    checks.name("name", name)
+    checks.integer("steps", steps, 1)
+    checks.integer("seed", seed, 0)
+
+
+def _overlooked(mapping: object, named: set[str]) -> list[Violation]:
+    """Violations at the top of a spec that could not be built because of what lies deeper."""
+    given = mapping if isinstance(mapping, Mapping) else {}
+    fitting = {"name": "a", "steps": 1, "seed": 0}
+    fitting |= {key: given[key] for key, legal in fitting.items() if type(given.get(key)) is type(legal)}
+    checks = _Checks()
+    _check_top(checks, **fitting)  # type: ignore[arg-type]  # of the types that stood there before
+    return [violation for violation in checks.violations if violation.field not in named]
 
 
 def _plain(value: object) -> object:
