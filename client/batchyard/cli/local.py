@@ -13,7 +13,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from batchyard.cli import processes
 from batchyard.cli.failures import FAILED, Failure
@@ -53,24 +53,23 @@ def find(data_folder: Path) -> Running | None:
 
 
 def start(
-    arguments: Sequence[str], data_folder: Path, *, foreground: bool = False
+    arguments: Sequence[str], data_folder: Path, *, foreground: bool = False, within: float = START_WITHIN
 ) -> tuple[Running, subprocess.Popen[bytes]]:
     """Starts a service and returns when it answers. Interrupted or too late, it stops what it has started.
 
     Raises Failure with the last lines of its log when it ends before it answers.
     """
     require_extras()
-    data_folder.mkdir(parents=True, exist_ok=True)
     log = data_folder / LOG
     command = [sys.executable, "-m", "batchyard.control", "--data-dir", str(data_folder), *arguments]
-    with log.open("ab") as output:
+    with _open_log(log) as output:
         began = output.tell()
         stream = None if foreground else output
         child = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream, start_new_session=not foreground
         )
     try:
-        return _until_ready(child, data_folder, "" if foreground else _Tail(log, began)), child
+        return _until_ready(child, data_folder, "" if foreground else _Tail(log, began), within), child
     except BaseException:
         _end(child)
         raise
@@ -81,16 +80,18 @@ def stop(running: Running, data_folder: Path, *, force: bool = False, within: fl
 
     Raises Failure naming what is left after `within` seconds; with `force` those are killed instead.
     """
-    seen = processes.family(running.process)
+    seen = processes.family({running.process})
     running.process.signal(signal.SIGTERM)
     deadline = time.monotonic() + within
     while any(process.alive for process in seen):
-        seen |= processes.family(running.process)
+        seen |= processes.family(seen)
         if time.monotonic() > deadline:
             _deal_with_rest({process for process in seen if process.alive}, force)
             break
         time.sleep(_POLL)
-    (data_folder / CONTROL_FILE).unlink(missing_ok=True)
+    left_behind = read_control_file(data_folder)
+    if left_behind and left_behind.get("pid") == running.process.pid:
+        (data_folder / CONTROL_FILE).unlink(missing_ok=True)
     return len(seen)
 
 
@@ -103,6 +104,14 @@ def require_extras() -> None:
             f"this installation has the client only; a service needs the extras {extras}",
             f"Run: {sys.executable} -m pip install 'batchyard[{extras}]'",
         )
+
+
+def _open_log(log: Path) -> BinaryIO:
+    try:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        return log.open("ab")
+    except OSError as error:
+        raise Failure(f"{log.parent}: {error.strerror}", "Name a folder that can be written with --data-dir.") from None
 
 
 class _Tail:
@@ -118,8 +127,8 @@ class _Tail:
         return "\n".join(lines[-15:])
 
 
-def _until_ready(child: subprocess.Popen[bytes], data_folder: Path, tail: object) -> Running:
-    deadline = time.monotonic() + START_WITHIN
+def _until_ready(child: subprocess.Popen[bytes], data_folder: Path, tail: object, within: float) -> Running:
+    deadline = time.monotonic() + within
     while True:
         running = find(data_folder)
         if running and running.process.pid == child.pid and _answers(running.facts):
@@ -128,7 +137,7 @@ def _until_ready(child: subprocess.Popen[bytes], data_folder: Path, tail: object
         if code is not None:
             raise StartFailure(f"the service ended with exit code {code} before it answered", data_folder, str(tail))
         if time.monotonic() > deadline:
-            raise StartFailure(f"the service did not answer within {START_WITHIN:.0f} s", data_folder, str(tail))
+            raise StartFailure(f"the service did not answer within {within:.0f} s", data_folder, str(tail))
         time.sleep(_POLL)
 
 
@@ -158,7 +167,7 @@ def _answers(facts: dict[str, Any]) -> bool:
 def _end(child: subprocess.Popen[bytes]) -> None:
     """Ends a service that is not wanted any more, with everything it has started."""
     process = processes.find(child.pid)
-    members = processes.family(process) if process else set()
+    members = processes.family({process}) if process else set()
     if child.poll() is None:
         child.terminate()
         try:

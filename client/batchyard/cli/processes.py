@@ -63,12 +63,13 @@ def find(pid: int) -> Process | None:
     return entry.process if entry else None
 
 
-def family(root: Process) -> set[Process]:
-    """`root`, everything that descends from it, and the sessions that any of those lead: an orphan loses its parent,
-    not its session.
+def family(roots: set[Process]) -> set[Process]:
+    """Those of `roots` that live, everything that descends from them, and the sessions that any of those lead.
+
+    An orphan loses its parent, not its session.
     """
     table = [entry for path in _PROC.iterdir() if path.name.isdecimal() and (entry := _read(int(path.name)))]
-    ours = {root.pid} if root.alive else set[int]()
+    ours = {entry.process.pid for entry in table if entry.process in roots}
     while found := {e.process.pid for e in table if e.parent in ours or e.session in ours} - ours:
         ours |= found
     return {entry.process for entry in table if entry.process.pid in ours}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import subprocess
 from collections import Counter
 from contextlib import suppress
 from pathlib import Path
@@ -73,14 +72,23 @@ def up(data_dir: Path, foreground: bool, as_json: bool, **flags: Any) -> None:
 
     if running := local.find(data_dir):
         return _print_running(running, data_dir, as_json, "is already running")
+    # A terminated `up` must clean up like an interrupted one.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         running, child = local.start(_arguments(flags), data_dir, foreground=foreground)
     except local.StartFailure as failure:
         click.echo(failure.log, err=True, nl=bool(failure.log))
         raise
-    _print_running(running, data_dir, as_json, "is up")
-    if foreground:
-        _stay(child)
+    if not foreground:
+        return _print_running(running, data_dir, as_json, "is up")
+    try:
+        _print_running(running, data_dir, as_json, "is up")
+        code = child.wait()
+    except KeyboardInterrupt:
+        child.terminate()
+        code = child.wait()
+    if code:
+        raise Failure(f"the service ended with exit code {code}", "Its last words are above.")
     return None
 
 
@@ -194,12 +202,3 @@ def _print_running(running: Running, data_dir: Path, as_json: bool, verb: str) -
         click.echo(f"\nTrain   batchyard submit examples/digits-mlp.yaml --follow"
                    f"\nStop    batchyard down{f' --data-dir {data_dir}' if elsewhere else ''}")  # fmt: skip
     return None
-
-
-def _stay(child: subprocess.Popen[bytes]) -> None:
-    """Waits for a service in the foreground. Ctrl-C reaches it through the terminal; SIGTERM is passed on."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: child.terminate())
-    code = child.wait()
-    if code:
-        raise Failure(f"the service ended with exit code {code}", "Its last words are above.")

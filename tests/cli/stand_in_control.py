@@ -1,0 +1,39 @@
+"""Stands in for the real `python -m batchyard.control`: what it does is in STAND_IN, for tests of up and down."""
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+from batchyard.client.testing import FakeService
+
+parser = argparse.ArgumentParser()
+parser.add_argument("--data-dir", type=Path, required=True)
+given, others = parser.parse_known_args()
+story = os.environ["STAND_IN"]
+
+sys.stdout.write(f"arguments {json.dumps(others)}\n")
+sys.stdout.flush()
+if story == "dies":
+    sys.stdout.write("the address 127.0.0.1:50051 is taken\n")
+    sys.exit(7)
+# In a session of its own, as workers are.
+child = subprocess.Popen([sys.executable, "-c", "import signal; signal.pause()"], start_new_session=True)
+stop = threading.Event()
+for number in (signal.SIGTERM, signal.SIGINT):
+    signal.signal(number, lambda *_: None if story == "stubborn" else stop.set())
+with FakeService() as service:
+    if story != "silent":
+        facts = {"pid": os.getpid(), "grpc": service.address, "http": "127.0.0.1:1", "tls": False, "token_file": None}
+        facts |= {"inference_grpc": service.address, "inference_http": "127.0.0.1:2", "child": child.pid}
+        partial = given.data_dir / "partial"
+        partial.write_text(json.dumps(facts))
+        partial.rename(given.data_dir / "control.json")
+    stop.wait()
+    (given.data_dir / "control.json").unlink(missing_ok=True)
+    child.terminate()
+    child.wait()
