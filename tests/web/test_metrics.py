@@ -128,13 +128,15 @@ def test_reports_within_a_state_change_no_count(metrics: Metrics) -> None:
     assert value(metrics, "batchyard_jobs", state="RUNNING") == 1
 
 
-def test_stored_jobs_that_are_seen_again_at_a_start_do_not_count_as_finished(metrics: Metrics) -> None:
-    metrics.job_state("old", None, State.SUCCEEDED)
-    metrics.job_state("alive", None, State.RUNNING)
+def test_jobs_found_at_a_start_count_neither_as_submitted_nor_as_finished(metrics: Metrics) -> None:
+    metrics.job_found("old", State.SUCCEEDED)
+    metrics.job_found("waiting", State.QUEUED)
+    metrics.job_found("alive", State.RUNNING)
     metrics.job_event("alive", STEP)
 
     assert value(metrics, "batchyard_jobs", state="SUCCEEDED") == 1
     assert value(metrics, "batchyard_jobs_finished_total", outcome="succeeded") == 0
+    assert value(metrics, "batchyard_jobs_submitted_total") == 0
     assert value(metrics, "batchyard_job_loss", job="alive") == 0.25
 
 

@@ -98,7 +98,7 @@ class ControlPlane:
     async def _measure(self, ledger: Ledger) -> Metrics:
         metrics = Metrics(CollectorRegistry(), version=version("batchyard"))
         for job_id, state in await ledger.read(job_store.states):
-            metrics.job_state(job_id, None, state)
+            metrics.job_found(job_id, state)
         ledger.listen(_feed(metrics))
         return metrics
 

@@ -2,7 +2,7 @@
 
 The rule for series of one job (label `job`): they begin with its first report and are gone as soon as its state is
 terminal; those that tell a speed are gone whenever the job is not RUNNING. An event of a job that has ended, or that
-`job_state` never announced, changes no series.
+nobody announced, changes no series.
 """
 
 from __future__ import annotations
@@ -203,12 +203,14 @@ class Metrics:
         Info("batchyard_build", "The running version.", registry=registry).info({"version": version})
         ProcessCollector(registry=registry)
 
-    def job_state(self, job_id: str, old_state: State | None, new_state: State) -> None:
-        """Takes note that a job is in `new_state` and was in `old_state`.
+    def job_found(self, job_id: str, state: State) -> None:
+        """Takes note of a job that was stored before this process began."""
+        self._jobs.labels(state).inc()
+        if state not in TERMINAL:
+            self._live.begin(job_id)
 
-        `old_state` is None when a job is first seen: a new one as QUEUED, or, when this process begins, a stored one in
-        the state it has, which counts neither as submitted nor as finished.
-        """
+    def job_state(self, job_id: str, old_state: State | None, new_state: State) -> None:
+        """Takes note that a job is in `new_state` and was in `old_state`; None: it is new."""
         if old_state == new_state:
             return
         if old_state is not None:
@@ -216,14 +218,13 @@ class Metrics:
         self._jobs.labels(new_state).inc()
         if new_state in TERMINAL:
             self._live.end(job_id)
-            if old_state is not None and old_state not in TERMINAL:
-                self._finished.labels(new_state.lower()).inc()
+            self._finished.labels(new_state.lower()).inc()
             return
         live = self._live.begin(job_id)
-        if old_state is None and new_state == State.QUEUED:
+        if old_state is None:
             self._submitted.inc()
             live.queued_at = live.first_step_due = self._clock()
-        if old_state == State.QUEUED and live.queued_at is not None:
+        elif live.queued_at is not None:
             self._queue_seconds.observe(self._clock() - live.queued_at)
             live.queued_at = None
         if new_state != State.RUNNING:
