@@ -1,12 +1,14 @@
 """The Python client of Batchyard: submit and follow training jobs, manage models, ask them. No torch, no Ray.
 
-from batchyard.client import Client
+An example:
 
-with Client() as client:
-job = client.submit("job.yaml")
-for event in client.watch(job.name):
-print(event.detail)
-print(client.predict("mnist", pixels).labels)
+    from batchyard.client import Client
+
+    with Client() as client:
+        job = client.submit("job.yaml")
+        for event in client.watch(job.name):
+            print(event.detail)
+        print(client.predict("mnist", pixels).labels)
 """
 
 from batchyard.client.client import Client
