@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 from batchyard.client.testing import FakeService
@@ -23,9 +22,9 @@ if story == "dies":
     sys.exit(7)
 # In a session of its own, as workers are.
 child = subprocess.Popen([sys.executable, "-c", "import signal; signal.pause()"], start_new_session=True)
-stop = threading.Event()
-for number in (signal.SIGTERM, signal.SIGINT):
-    signal.signal(number, lambda *_: None if story == "stubborn" else stop.set())
+# Blocked here, and so in every thread to come, they wait until the main thread asks for them.
+ENDS = {signal.SIGTERM, signal.SIGINT}
+signal.pthread_sigmask(signal.SIG_BLOCK, ENDS)
 with FakeService() as service:
     if story != "silent":
         facts = {"pid": os.getpid(), "grpc": service.address, "http": "127.0.0.1:1", "tls": False, "token_file": None}
@@ -33,7 +32,9 @@ with FakeService() as service:
         partial = given.data_dir / "partial"
         partial.write_text(json.dumps(facts))
         partial.rename(given.data_dir / "control.json")
-    stop.wait()
+    signal.sigwait(ENDS)
+    while story == "stubborn":
+        signal.sigwait(ENDS)
     (given.data_dir / "control.json").unlink(missing_ok=True)
     child.terminate()
     child.wait()
