@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -18,8 +19,10 @@ from batchyard.control.orders import check_order, differences
 from batchyard.control.records import Job, StoredEvent
 from batchyard.control.states import State
 from batchyard.control.store import jobs as store
-from batchyard.endpoint.errors import AlreadyExistsError, NotFoundError
+from batchyard.endpoint.errors import AlreadyExistsError, NotFoundError, UnavailableError
 from batchyard.training.spec import TrainingJobSpec
+
+log = logging.getLogger(__name__)
 
 EVENTS_PER_READ = 500
 
@@ -59,11 +62,20 @@ class Jobs:
         """Stores a job as QUEUED. The same request_id with the same spec gives the same job again.
 
         `spec` is what TrainingJobSpec.from_mapping reads. Raises InvalidInputError with every violation (fields
-        "spec...." and "request_id"), AlreadyExistsError when request_id came with another spec.
+        "spec...." and "request_id"), AlreadyExistsError when request_id came with another spec, and
+        UnavailableError when the cluster cannot be asked what it has.
         """
-        capacity = await asyncio.to_thread(self._capacity)
+        capacity = await self._has()
         order = check_order(spec, request_id, capacity)
         return await self._ledger.write(lambda unit: _create(unit, order, request_id or None))
+
+    async def _has(self) -> Capacity:
+        try:
+            return await asyncio.to_thread(self._capacity)
+        except Exception:
+            log.exception("the cluster cannot be asked what it has")
+            message = "the cluster does not answer, so it is given no jobs: the service's log says why; try again"
+            raise UnavailableError(message, reason="CLUSTER_UNAVAILABLE") from None
 
     async def get(self, job_id: str) -> Job:
         """The job. Raises NotFoundError."""
