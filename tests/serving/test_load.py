@@ -16,21 +16,22 @@ from tests.serving.harness import Serving, assert_is_answer, detail, reason_of, 
 
 NETWORK = SmallNetwork(seed=1)
 SLOW = SmallNetwork(seed=1, hidden=(1000, 1000))
-"""About half a millisecond a row: runs on a thread of its own."""
+"""About half a millisecond a row: runs on a thread of its own, and can be caught waiting."""
 
 
-@pytest.mark.parametrize("network", [NETWORK, SLOW], ids=["on the loop", "on a thread"])
+@pytest.mark.parametrize("inline_below", [1.0, 0.0], ids=["on the loop", "on a thread"])
 async def test_every_caller_gets_its_own_rows_among_cancellations_and_deadlines(
-    serving: Serving, network: SmallNetwork
+    serving: Serving, monkeypatch: pytest.MonkeyPatch, inline_below: float
 ) -> None:
+    monkeypatch.setattr("batchyard.serving.model.INLINE_BELOW_SECONDS", inline_below)
     await serving.start(limits=Limits(max_batch=16))
-    serving.wish(serving.version(1, network))
+    serving.wish(serving.version(1))
     await serving.until_version(1)
     rng = random.Random(3)
     outcomes = {"answered": 0, "cancelled": 0, "too late": 0}
 
     async def call(seed: int) -> None:
-        pixels = network.pixels(rng.choice([1, 1, 2, 3, 16, 17, 40]), seed)
+        pixels = NETWORK.pixels(rng.choice([1, 1, 2, 3, 16, 17, 40]), seed)
         timeout = rng.choice([60, 60, 60, 0.002])
         task = asyncio.ensure_future(serving.infer(pixels, timeout=timeout))
         if rng.random() < 0.2:
@@ -46,7 +47,7 @@ async def test_every_caller_gets_its_own_rows_among_cancellations_and_deadlines(
                 raise
             outcomes["too late"] += 1
         else:
-            assert_is_answer(logits, network, pixels)
+            assert_is_answer(logits, NETWORK, pixels)
             outcomes["answered"] += 1
 
     async def caller(first: int) -> None:

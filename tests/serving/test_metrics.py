@@ -97,7 +97,7 @@ async def test_promtool_finds_nothing_to_complain_about(mnist: Serving) -> None:
     assert (checked.returncode, checked.stdout, checked.stderr) == (0, "", "")
 
 
-async def test_healthz_tells_readiness_by_its_status(serving: Serving) -> None:
+async def test_healthz_tells_by_its_status_whether_models_are_served(serving: Serving) -> None:
     await serving.control.start()
     await serving.control.stop()
     await serving.start()
@@ -106,5 +106,8 @@ async def test_healthz_tells_readiness_by_its_status(serving: Serving) -> None:
     assert caught.value.code == 503
     caught.value.close()
     await serving.control.start()
-    await until(lambda: serving.plane.repository.ready, "ready")
-    assert await scrape(serving, "/healthz") == '{"live": true, "ready": true}'
+    await until(lambda: serving.plane.repository.informed, "the wish was tried")
+    assert await scrape(serving, "/healthz") == '{"serving": true, "all_models_ready": true}'
+    serving.wish(serving.version(1, passed=False))
+    await until(lambda: serving.plane.repository.failures, "the version is refused")
+    assert await scrape(serving, "/healthz") == '{"serving": true, "all_models_ready": false}'

@@ -91,7 +91,7 @@ class InferencePlane:
         return [StatusInterceptor(), *tokens]
 
     async def _tell_health(self) -> None:
-        await self._health.set(self.repository.ready)
+        await self._health.set(self.repository.informed)
 
 
 def _write_whole(path: Path, text: str) -> None:

@@ -12,7 +12,8 @@ import grpc
 
 from batchyard.endpoint.security import read_token
 from batchyard.serving.metrics import Metrics
-from batchyard.serving.repository import Repository, WantedModel
+from batchyard.serving.naming import WantedModel
+from batchyard.serving.repository import Repository
 from batchyard.serving.settings import Control
 from batchyard.serving.state import State, StateFile, from_control
 from batchyard.v1 import models_pb2, models_pb2_grpc

@@ -91,10 +91,8 @@ class Metrics(Collector):
 
     def __init__(self) -> None:
         self._versions: dict[tuple[str, str], VersionMetrics] = {UNKNOWN_MODEL: VersionMetrics(*UNKNOWN_MODEL)}
-        self.default_versions: dict[str, int] = {}
-        """Model -> the version that answers when a request names none."""
-        self.load_failures: dict[str, int] = {}
-        """Model -> loads that failed."""
+        self._default_versions: dict[str, int] = {}
+        self._load_failures: dict[str, int] = {}
         self.control_connected = False
         """Whether the control plane is being followed."""
         self._registry = CollectorRegistry(auto_describe=False)
@@ -116,10 +114,20 @@ class Metrics(Collector):
         if self._versions.get(version.labels) is version:
             del self._versions[version.labels]
 
+    def default_version(self, model: str, version: int | None) -> None:
+        """Who answers when a request names no version; None: nobody."""
+        self._default_versions.pop(model, None)
+        if version is not None:
+            self._default_versions[model] = version
+
+    def load_failed(self, model: str) -> None:
+        """A version of this model was refused or could not be loaded."""
+        self._load_failures[model] = self._load_failures.get(model, 0) + 1
+
     def remove_model(self, model: str) -> None:
         """Ends the series of a model that is served no more."""
-        self.default_versions.pop(model, None)
-        self.load_failures.pop(model, None)
+        self._default_versions.pop(model, None)
+        self._load_failures.pop(model, None)
 
     def render(self) -> bytes:
         """The text format."""
@@ -144,7 +152,7 @@ class Metrics(Collector):
             rows.add_metric(version.labels, version.rows)
             for code, count in version.failures.items():
                 failures.add_metric([*version.labels, code], count)
-        for model, count in self.load_failures.items():
+        for model, count in self._load_failures.items():
             loads.add_metric([model], count)
         return requests, rows, failures, loads
 
@@ -167,7 +175,7 @@ class Metrics(Collector):
         default = GaugeMetricFamily(
             f"{PREFIX}_model_version", "The version that answers when a request names none.", labels=["model"]
         )
-        for model, number in self.default_versions.items():
+        for model, number in self._default_versions.items():
             default.add_metric([model], number)
         connected = GaugeMetricFamily(
             f"{PREFIX}_control_connected",

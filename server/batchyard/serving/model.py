@@ -6,9 +6,10 @@ import math
 from concurrent.futures import Executor
 
 from batchyard.artifact.manifest import Manifest, Signature
-from batchyard.serving.batcher import Batcher, BatchPlan, Scores
+from batchyard.serving.batcher import Batcher, BatchPlan
 from batchyard.serving.loading import Loaded, Wanted
 from batchyard.serving.metrics import VersionMetrics
+from batchyard.serving.request_queue import Scores
 from batchyard.serving.settings import Limits
 from batchyard.serving.tensors import InputSpec, Pixels
 

@@ -9,10 +9,10 @@ from typing import Any
 from batchyard.endpoint.errors import DomainError, FieldViolation, InvalidInputError, UnsupportedError
 from batchyard.endpoint.status import code_of
 from batchyard.oip import messages
-from batchyard.serving.batcher import Scores
 from batchyard.serving.metrics import Metrics
 from batchyard.serving.model import ServedVersion
 from batchyard.serving.repository import Repository
+from batchyard.serving.request_queue import Scores
 from batchyard.serving.tensors import classify, read_rows, shown
 
 SERVER_NAME = "batchyard"

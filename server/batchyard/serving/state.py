@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from batchyard.serving.loading import Wanted, folder_of
-from batchyard.serving.repository import WantedModel
+from batchyard.serving.naming import WantedModel
 from batchyard.v1 import models_pb2
 
 SCHEMA_VERSION = 1

@@ -51,7 +51,7 @@ def shown(text: str) -> str:
     """A caller's text as it may be repeated in an error: quoted, escaped, cut."""
     if len(text) <= LONGEST_SHOWN:
         return ascii(text)
-    return f"{ascii(text[:LONGEST_SHOWN])}... ({len(text)} characters)"
+    return f"{text[:LONGEST_SHOWN]!a}... ({len(text)} characters)"
 
 
 def read_rows(request: ModelInferRequest, spec: InputSpec) -> Pixels:

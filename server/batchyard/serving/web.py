@@ -26,7 +26,7 @@ class Web:
         app = web.Application(middlewares=[web_middleware(self._security, open_paths=("/healthz",))])
         app.router.add_get("/metrics", self._render_metrics)
         app.router.add_get("/healthz", self._health)
-        self._runner = web.AppRunner(app, access_log=None)
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=2.0)
         await self._runner.setup()
         host, _, port = address.rpartition(":")
         site = web.TCPSite(self._runner, host.strip("[]"), int(port), ssl_context=self._security.ssl_context())
@@ -45,5 +45,5 @@ class Web:
         return web.Response(body=self._metrics.render(), headers={"Content-Type": TEXT_FORMAT})
 
     async def _health(self, request: web.Request) -> web.Response:
-        ready = self._repository.ready
-        return web.json_response({"live": True, "ready": ready}, status=200 if ready else 503)
+        state = {"serving": self._repository.informed, "all_models_ready": self._repository.ready}
+        return web.json_response(state, status=200 if state["serving"] else 503)
