@@ -3,7 +3,7 @@
 # Build from the top of the repository:
 #   docker build --file deploy/docker/control.Dockerfile --tag batchyard-control .
 # torch's own build of PyPI brings CUDA along; TORCH_INDEX_URL names an index with a smaller one.
-FROM python:3.12.11-slim-bookworm AS build
+FROM python:3.12.12-slim-bookworm AS build
 ARG TORCH_INDEX_URL=""
 WORKDIR /source
 RUN python -m venv /opt/batchyard
@@ -18,7 +18,7 @@ COPY worker ./worker
 COPY client ./client
 RUN --mount=type=cache,target=/root/.cache/pip pip install --constraint requirements.lock ".[server,worker]"
 
-FROM python:3.12.11-slim-bookworm
+FROM python:3.12.12-slim-bookworm
 RUN groupadd --gid 10001 batchyard \
     && useradd --uid 10001 --gid 10001 --create-home batchyard \
     && install --directory --owner=batchyard --group=batchyard /data

@@ -2,7 +2,7 @@
 # The inference plane: ONNX Runtime and the Open Inference Protocol, no torch.
 # Build from the top of the repository:
 #   docker build --file deploy/docker/inference.Dockerfile --tag batchyard-inference .
-FROM python:3.12.11-slim-bookworm AS build
+FROM python:3.12.12-slim-bookworm AS build
 WORKDIR /source
 RUN python -m venv /opt/batchyard
 ENV PATH=/opt/batchyard/bin:$PATH PIP_DISABLE_PIP_VERSION_CHECK=1
@@ -15,7 +15,7 @@ COPY client ./client
 RUN --mount=type=cache,target=/root/.cache/pip \
     pip install --constraint requirements.lock ".[server,fast]" safetensors
 
-FROM python:3.12.11-slim-bookworm
+FROM python:3.12.12-slim-bookworm
 RUN groupadd --gid 10001 batchyard \
     && useradd --uid 10001 --gid 10001 --create-home batchyard \
     && install --directory --owner=batchyard --group=batchyard /cache

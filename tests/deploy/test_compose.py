@@ -1,4 +1,4 @@
-"""The compose files: what they build and mount exists, and nothing is open to other machines without TLS and a token."""
+"""The compose files: what they build and mount exists; nothing is open to other machines without TLS and a token."""
 
 from __future__ import annotations
 
