@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+
 from batchyard.training.spec import SpecError, TrainingJobSpec
 
 LEAST: dict[str, Any] = {

@@ -1,7 +1,8 @@
 """The message classes of the Open Inference Protocol; messages.pyi, generated beside the descriptors, types them."""
 
-from batchyard.oip.contract import FILES
 from google.protobuf import message_factory
+
+from batchyard.oip.contract import FILES
 
 for _file in FILES:
     for _name, _descriptor in _file.message_types_by_name.items():

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import grpc
-from batchyard.oip.contract import SERVICE, SERVICE_NAME
 from google.protobuf import message_factory
+
+from batchyard.oip.contract import SERVICE, SERVICE_NAME
 
 
 def add_servicer(servicer: object, server: Any) -> None:

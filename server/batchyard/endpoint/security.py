@@ -14,6 +14,7 @@ from typing import Any
 
 import grpc
 from aiohttp import web
+
 from batchyard.endpoint.errors import UnauthenticatedError
 from batchyard.endpoint.status import rewrap
 
