@@ -35,6 +35,7 @@ def _serve(pipe: Connection) -> None:
         finally:
             if dist.is_initialized():
                 dist.destroy_process_group()
+    os._exit(0)  # torch's own clean-up takes seconds and there is nothing to save
 
 
 class Workers:

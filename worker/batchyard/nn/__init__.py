@@ -4,7 +4,7 @@ The public names are those in `__all__`.
 """
 
 from batchyard.nn.activation_stats import ActivationStats, LayerActivations
-from batchyard.nn.convert import convert_sync_batchnorm
+from batchyard.nn.convert import convert_sync_batchnorm, sync_group
 from batchyard.nn.folding.certify import Certificate, certificate_digest, certify
 from batchyard.nn.folding.fold import FoldedModel, FoldEntry, fold
 from batchyard.nn.folding.tracing import FoldError
@@ -28,4 +28,5 @@ __all__ = [
     "fold",
     "normalizer",
     "population_statistics",
+    "sync_group",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import cast
 
 import torch
@@ -9,41 +10,64 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from batchyard.nn.moments import world_size
 from batchyard.nn.sync_batchnorm import SyncBatchNorm
 
 CONVERTED = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, SyncBatchNorm)
 
 
-def convert_sync_batchnorm(module: nn.Module, process_group: dist.ProcessGroup | None = None) -> nn.Module:
+def convert_sync_batchnorm(
+    module: nn.Module, process_group: dist.ProcessGroup | None = None, *, ghost_size: int | None = None
+) -> nn.Module:
     """Replaces, in place, every BN below `module` by a SyncBatchNorm over `process_group` (None: all workers).
 
     Parameters and buffers are taken over as they are, so that optimisers and tied weights stay valid; a BN that is used
-    in several places is replaced by one that is. Returns `module`, or its replacement where it is a BN itself. Raises
-    TypeError for a lazy BN or a subclass of nn.BatchNorm, whose own forward would be lost.
+    in several places is replaced by one that is. `ghost_size` is that of SyncBatchNorm.
+
+    Returns `module`, or its replacement where it is a BN itself. Raises TypeError for a lazy BN or a subclass of
+    nn.BatchNorm, whose own forward would be lost.
     """
-    return _converted(module, process_group, {})
+    return _converted(module, lambda bn: _replacement(bn, process_group, ghost_size), {})
 
 
-def _converted(module: nn.Module, group: dist.ProcessGroup | None, done: dict[nn.Module, nn.Module]) -> nn.Module:
+def sync_group(size: int) -> dist.ProcessGroup | None:
+    """The group of `size` consecutive ranks that this worker belongs to, for `process_group`.
+
+    A collective call: every worker of the default group must make it. None, all workers, where `size` is all of them or
+    nothing was initialised. Raises ValueError unless `size` divides the number of workers.
+    """
+    workers = world_size(None)
+    if size < 1 or workers % size:
+        raise ValueError(f"a sync group of {size} does not divide {workers} workers; choose a divisor")
+    if size == workers:
+        return None
+    groups = [dist.new_group(list(range(first, first + size))) for first in range(0, workers, size)]
+    return cast(dist.ProcessGroup, groups[dist.get_rank() // size])
+
+
+def _converted(
+    module: nn.Module, replacement: Callable[[_BatchNorm], SyncBatchNorm], done: dict[nn.Module, nn.Module]
+) -> nn.Module:
     if module in done:
         return done[module]
     done[module] = module
     if isinstance(module, _BatchNorm):
-        done[module] = _replacement(module, group)
+        done[module] = replacement(module)
     else:
         for name, child in list(module._modules.items()):  # named_children would skip a second use
             if child is not None:
-                setattr(module, name, _converted(child, group, done))
+                setattr(module, name, _converted(child, replacement, done))
     return done[module]
 
 
-def _replacement(bn: _BatchNorm, group: dist.ProcessGroup | None) -> SyncBatchNorm:
+def _replacement(bn: _BatchNorm, group: dist.ProcessGroup | None, ghost_size: int | None) -> SyncBatchNorm:
     if type(bn) not in CONVERTED:
         raise TypeError(
             f"cannot convert {type(bn).__name__}: its forward is not plain batch normalisation; "
             f"run a lazy layer once first, or replace a subclass by hand"
         )
-    synced = SyncBatchNorm(bn.num_features, bn.eps, bn.momentum, bn.affine, bn.track_running_stats, group)
+    settings = (bn.num_features, bn.eps, bn.momentum, bn.affine, bn.track_running_stats)
+    synced = SyncBatchNorm(*settings, group, ghost_size=ghost_size)
     synced.weight, synced.bias = bn.weight, bn.bias
     for name in ("running_mean", "running_var", "num_batches_tracked"):
         setattr(synced, name, cast("torch.Tensor | None", getattr(bn, name)))

@@ -32,6 +32,8 @@ class SyncBatchNorm(_BatchNorm):
         affine: learn gamma (weight) and beta (bias).
         track_running_stats: keep running statistics; without them evaluation uses its own batch's, on each worker.
         process_group: the workers that share a batch; None: all.
+        ghost_size: normalise by ghost batches (arXiv 1705.08741) of at most this many samples, each within one worker,
+            instead of by the whole batch; the running statistics are the means over all ghost batches.
 
     Shape: (N, C) or (N, C, ...); the output has the shape, dtype and memory format of the input.
     """
@@ -46,13 +48,18 @@ class SyncBatchNorm(_BatchNorm):
         affine: bool = True,
         track_running_stats: bool = True,
         process_group: dist.ProcessGroup | None = None,
+        *,
+        ghost_size: int | None = None,
     ) -> None:
+        if ghost_size is not None and ghost_size < 1:
+            raise ValueError(f"ghost_size is {ghost_size}; expected samples per ghost batch, 2 or more, or None")
         if num_features < 1:
             raise ValueError(f"num_features is {num_features}; expected the number of channels, 1 or more")
         if not eps > 0:
             raise ValueError(f"eps is {eps}; expected a number above 0, such as 1e-5")
         super().__init__(num_features, eps, momentum, affine, track_running_stats)
         self.process_group = process_group
+        self.ghost_size = ghost_size
         # Not part of the state_dict, which stays that of nn.BatchNorm.
         counter = torch.zeros((), dtype=torch.long) if track_running_stats else None
         self.register_buffer("skipped_batches", counter, persistent=False)
@@ -67,6 +74,8 @@ class SyncBatchNorm(_BatchNorm):
         running = self._running() if self.track_running_stats else None
         if not self.training:
             return self._with_fixed_statistics(input, running)
+        if self.ghost_size is not None:
+            return self._in_ghost_batches(input, running, self.ghost_size)
         if world_size(self.process_group) > 1:
             return self._over_workers(input, running)
         if running is None:
@@ -87,6 +96,7 @@ class SyncBatchNorm(_BatchNorm):
         return F.batch_norm(x, mean, var, self.weight, self.bias, False, 0.0, self.eps)
 
     def _over_workers(self, x: Tensor, running: Running | None) -> Tensor:
+        y: Tensor
         y, mean, unbiased_var, _ = synced_batch_norm(x, self.weight, self.bias, self.eps, self.process_group)
         if running is not None:
             _update(running, mean, unbiased_var, self.momentum)
@@ -102,8 +112,9 @@ class SyncBatchNorm(_BatchNorm):
         if math.isfinite(var.sum().item()):
             tracked.add_(1)
         else:
-            mean.copy_(mean_before)
-            var.copy_(var_before)
+            # Through .data: backward, which needs neither, must not take this for a change of a value it saved.
+            mean.data.copy_(mean_before)
+            var.data.copy_(var_before)
             skipped.add_(1)
         return y
 
@@ -115,6 +126,29 @@ class SyncBatchNorm(_BatchNorm):
         y = F.batch_norm(x, mean, var, weight, bias, True, 1.0, self.eps)
         _update(running, mean, var, self.momentum)
         return y
+
+    def _in_ghost_batches(self, x: Tensor, running: Running | None, size: int) -> Tensor:
+        """Normalises parts of `x` one by one; only the running statistics are shared with other workers."""
+        dtype = statistics_dtype(x)
+        weight, bias = (None if p is None else p.to(dtype) for p in (self.weight, self.bias))
+        parts = x.tensor_split(-(-len(x) // size)) if len(x) else ()
+        total = torch.zeros(2 * self.num_features + 1, dtype=torch.float64, device=x.device)
+        ys = []
+        for part in parts:
+            mean, var = torch.zeros(2, self.num_features, dtype=dtype, device=x.device).unbind()
+            ys.append(F.batch_norm(part, mean, var, weight, bias, True, 1.0, self.eps))
+            total += torch.cat([mean, var, mean.new_ones(1)])
+        if running is not None:
+            if world_size(self.process_group) > 1:
+                dist.all_reduce(total, group=self.process_group)
+            mean, var = (total[:-1] / total[-1]).chunk(2)
+            _update(running, mean, var, self.momentum)
+        return torch.cat(ys) if ys else x * 1.0
+
+    def extra_repr(self) -> str:
+        """The settings, for print(module)."""
+        ghosts = "" if self.ghost_size is None else f", ghost_size={self.ghost_size}"
+        return f"{super().extra_repr()}{ghosts}"  # type: ignore[no-untyped-call]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> SyncBatchNorm:
         memo[id(self.process_group)] = self.process_group  # a group is a handle to something shared: never copied
