@@ -32,20 +32,32 @@ def ray_folder(importable_entries: None) -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
-@pytest.fixture(params=["local", pytest.param("ray", marks=pytest.mark.ray)])
-def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bench]:
-    """Either executor."""
-    if request.param == "ray":
-        yield ray_bench(request.getfixturevalue("ray_folder"), tmp_path / "notes")
-        return
-    made = local_bench(tmp_path / "executor", tmp_path / "notes")
+@pytest.fixture
+def shared_ray(ray_folder: Path, tmp_path: Path) -> Iterator[Bench]:
+    """The head that most tests use."""
+    made = ray_bench(ray_folder, tmp_path / "shared")
+    yield made
+    made.clear()
+
+
+@pytest.fixture
+def own_ray(tmp_path: Path) -> Iterator[Bench]:
+    """A head that the test may break."""
+    made = ray_bench(tmp_path / "executor", tmp_path / "notes")
     yield made
     made.executor("succeed").close()
 
 
 @pytest.fixture
-def own_ray(tmp_path: Path) -> Iterator[Bench]:
-    """A Ray executor whose head the test may break."""
-    made = ray_bench(tmp_path / "executor", tmp_path / "notes")
+def local(tmp_path: Path) -> Iterator[Bench]:
+    """Plain subprocesses."""
+    made = local_bench(tmp_path / "executor", tmp_path / "notes")
     yield made
     made.executor("succeed").close()
+
+
+@pytest.fixture(params=["local", pytest.param("shared_ray", marks=pytest.mark.ray)])
+def bench(request: pytest.FixtureRequest) -> Bench:
+    """Either executor."""
+    made: Bench = request.getfixturevalue(request.param)
+    return made

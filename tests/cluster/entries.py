@@ -65,18 +65,19 @@ def listen(context: WorkerContext) -> None:
     if context.rank == 0:
         store = context.connect()
         sockets = {str(link.readlink()) for link in Path("/proc/self/fd").iterdir() if link.is_symlink()}
-        addresses = [address for inode, address in listening() if f"socket:[{inode}]" in sockets]
+        addresses = [address for inode, address, _ in listening() if f"socket:[{inode}]" in sockets]
         note(context, "listening", "\n".join(addresses))
         del store
 
 
-def listening() -> Iterator[tuple[str, str]]:
-    """Inode and address of every listening TCP socket."""
+def listening() -> Iterator[tuple[str, str, int]]:
+    """Inode, address and port of every listening TCP socket."""
     for table in ("tcp", "tcp6"):
         for line in Path("/proc/net", table).read_text().splitlines()[1:]:
             _, local, _, state, *rest = line.split()
             if state == "0A":
-                yield rest[5], str(ipaddress.ip_address(_bytes(local.split(":")[0])))
+                address, port = local.split(":")
+                yield rest[5], str(ipaddress.ip_address(_bytes(address))), int(port, 16)
 
 
 def _bytes(address: str) -> bytes:

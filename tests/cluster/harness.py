@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
 from batchyard.cluster.attempts import MARK, AttemptFolder, AttemptFolders
-from batchyard.cluster.executor import Attempt, AttemptId, Executor
+from batchyard.cluster.executor import Attempt, AttemptId, Executor, UnknownAttemptError
 from batchyard.cluster.local import LocalExecutor
 from batchyard.cluster.processes import ProcessId, marked
 from batchyard.cluster.ray_executor import RayExecutor
@@ -52,6 +53,7 @@ class Bench:
     folder: Path
     notes: Path
     build: Callable[[Path, str, float], Executor]
+    runs: list[Run] = field(default_factory=list)
 
     def executor(self, entry: str, grace_s: float = 0.5) -> Executor:
         return self.build(self.folder, f"tests.cluster.entries:{entry}", grace_s)
@@ -71,7 +73,15 @@ class Bench:
         executor = self.executor(entry, grace_s)
         attempt = self.attempt(workers, steps)
         executor.start(attempt)
-        return Run(self, executor, attempt)
+        self.runs.append(Run(self, executor, attempt))
+        return self.runs[-1]
+
+    def clear(self) -> None:
+        """Ends whatever a failed test has left running."""
+        for run in self.runs:
+            with contextlib.suppress(UnknownAttemptError):
+                run.executor.cancel(run.attempt.id)
+                run.events()
 
 
 @dataclass

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import socketserver
 import sys
 import threading
@@ -32,6 +33,8 @@ from batchyard.training.events import Ended, from_json
 
 OBJECT_STORE_BYTES = 78 << 20
 """About the least that Ray accepts: events are small, and data sets do not travel through Ray."""
+CONNECT_S = 60.0
+"""How long Ray may take to start, or to be reached."""
 ANSWER_S = 30.0
 """How much longer than promised a supervisor may take to answer, before it is given up."""
 
@@ -56,7 +59,12 @@ class Config:
 
 
 def connect(config: Config) -> None:
-    """Starts a head of our own on the loopback interface, or joins the cluster."""
+    """Starts a head of our own on the loopback interface, or joins the cluster. Ray itself would try for minutes."""
+    too_long = threading.Timer(CONNECT_S, give_up, [f"Ray did not answer within {CONNECT_S:g} s"])
+    too_long.daemon = True
+    too_long.start()
+    if config.address is not None:
+        knock(config.address)
     settings: dict[str, Any] = {"namespace": config.namespace, "log_to_driver": False, "logging_level": "WARNING"}
     if config.address is not None:
         settings["address"] = config.address
@@ -70,6 +78,24 @@ def connect(config: Config) -> None:
             "_node_ip_address": "127.0.0.1",
         }
     ray.init(**settings)
+    too_long.cancel()
+
+
+def knock(address: str) -> None:
+    """Ends this process at once when nobody listens at host:port. Other forms of address are left to Ray."""
+    host, _, port = address.rpartition(":")
+    if "/" in address or not port.isdecimal():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except OSError as error:
+        give_up(f"nobody answers at {address}: {error}")
+
+
+def give_up(why: str) -> None:
+    """Ends this process, which is all that is needed: the kernel ends a head of ours with it."""
+    print(why, file=sys.stderr, flush=True)  # noqa: T201
+    os._exit(1)
 
 
 def room() -> Capacity:
@@ -124,8 +150,6 @@ class Driver:
             supervisor = self._supervisor(name).remote(orders.to_json())
             folder.set_supervisor(ProcessId(**ray.get(supervisor.process.remote(), timeout=START_S)))
             self._follow(folder, supervisor)
-        if folder.cancelled.exists():
-            self.cancel(name)
 
     def _supervisor(self, name: str) -> Any:
         actor: Any = ray.remote(AttemptSupervisor)
@@ -160,6 +184,9 @@ class Driver:
         thread = threading.Thread(target=self._copy, args=(folder, supervisor), name=folder.path.name, daemon=True)
         self._threads = [*(t for t in self._threads if t.is_alive()), thread]
         thread.start()
+        # Asked before the attempt could be found among those that are followed.
+        if folder.cancelled.exists():
+            supervisor.cancel.remote()
 
     def _copy(self, folder: AttemptFolder, supervisor: Any) -> None:
         """Copies events until the last one, which is written when the supervisor is gone."""
@@ -249,8 +276,7 @@ def watch_head() -> None:
     parts = [ProcessId.of(pid) for pid, name in _children() if name in ("gcs_server", "raylet")]
     while all(part is not None and part.alive() for part in parts):
         time.sleep(0.2)
-    print("a process of the Ray head has died", file=sys.stderr, flush=True)  # noqa: T201
-    os._exit(1)
+    give_up("a process of the Ray head has died")
 
 
 def _children() -> list[tuple[int, str]]:

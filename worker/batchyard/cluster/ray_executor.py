@@ -14,7 +14,9 @@ from batchyard.cluster.verdict import infrastructure
 from batchyard.training.events import Ended
 
 ASK_S = 10.0
-"""For questions to a cluster that is there already."""
+"""For an answer of a driver that runs."""
+START_S = 90.0
+"""For the start of a supervisor actor."""
 RECONNECT_S = 5.0
 """Between two tries to reach an existing cluster again."""
 LOST_S = 60.0
@@ -37,6 +39,8 @@ class RayExecutor(FolderExecutor):
     def __init__(
         self, folder: Path, address: str | None, workers: int, grace_s: float = 5.0, entry: str = ENTRY
     ) -> None:
+        if address == "":
+            raise ValueError("address: '' given; expected host:port of a Ray cluster, or None for one of our own")
         super().__init__(folder, workers, grace_s, entry)
         self._address = address
         self._ray = RayLink(self._folder / "ray", self._folder, address, workers)
@@ -54,7 +58,7 @@ class RayExecutor(FolderExecutor):
         now = time.monotonic()
         if self._capacity is None or now - self._capacity[0] > RECONNECT_S:
             self._ray.ensure()
-            self._capacity = (now, Capacity(**self._ray.ask("capacity", ASK_S)))
+            self._capacity = (now, Capacity(**self._ray.ask("capacity", answer_s=ASK_S)))
         return self._capacity[1]
 
     def _launch(self, folder: AttemptFolder) -> None:
@@ -62,7 +66,7 @@ class RayExecutor(FolderExecutor):
             return
         try:
             self._ray.ensure()
-            self._ray.ask("start", name=folder.path.name)
+            self._ray.ask("start", answer_s=START_S, name=folder.path.name)
         except RayUnavailableError as error:
             folder.bury(infrastructure(str(error), folder.orders().attempt.id.job))
 
@@ -93,7 +97,7 @@ class RayExecutor(FolderExecutor):
     def _stop(self, folder: AttemptFolder) -> None:
         try:
             if self._ray.alive():
-                self._ray.ask("cancel", ASK_S, name=folder.path.name)
+                self._ray.ask("cancel", answer_s=ASK_S, ready_s=0.0, name=folder.path.name)
         except RayUnavailableError:
             return  # poll finds out
 

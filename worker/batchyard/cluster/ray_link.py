@@ -19,7 +19,7 @@ from batchyard.cluster.processes import ProcessId, end_all, marked, reap, spawn,
 from batchyard.cluster.ray_settings import environment, temporary_folder
 
 READY_S = 90.0
-"""How long Ray may take to start."""
+"""How long Ray may take to start, or to be reached."""
 MARK = "BATCHYARD_RAY"
 """The environment variable that the driver and everything below it carries."""
 
@@ -97,13 +97,12 @@ class RayLink:
             path.write_text(f"batchyard-{secrets.token_hex(8)}")
         return path.read_text()
 
-    def ask(self, do: str, timeout_s: float = READY_S, **arguments: Any) -> Any:
-        """Has the driver do something; waits while it is starting. Raises RayUnavailableError."""
-        deadline = time.monotonic() + timeout_s
+    def ask(self, do: str, *, answer_s: float, ready_s: float = READY_S, **arguments: Any) -> Any:
+        """Has the driver do something; waits `ready_s` while it is starting. Raises RayUnavailableError."""
         with socket.socket(socket.AF_UNIX) as connection:
-            self._connect(connection, deadline)
+            self._connect(connection, time.monotonic() + ready_s)
             try:
-                connection.settimeout(max(0.1, deadline - time.monotonic()))
+                connection.settimeout(answer_s)
                 connection.sendall(json.dumps({"do": do, **arguments}).encode() + b"\n")
                 with connection.makefile("rb") as lines:
                     answer = json.loads(lines.readline() or "null")
@@ -152,7 +151,7 @@ class RayLink:
 
     def _end_kindly(self, process: ProcessId, grace_s: float) -> None:
         try:
-            self.ask("end", grace_s + 15, within_s=grace_s + 10)
+            self.ask("end", answer_s=grace_s + 15, ready_s=0.0, within_s=grace_s + 10)
             process.await_end(15.0)
         except RayUnavailableError:
             process.send(signal.SIGTERM)

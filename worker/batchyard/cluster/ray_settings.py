@@ -29,6 +29,8 @@ def environment(base: Mapping[str, str], folder: Path, *, own_head: bool) -> dic
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
         "AUTOSCALER_METRIC_PORT": "0",
         "RAY_BACKEND_LOG_LEVEL": "warning",
+        # Ray would give workers the lowest priority but four; without Ray they have the usual one.
+        "RAY_worker_niceness": "0",
     }
     return {**{name: value for name, value in base.items() if not name.startswith("RAY_")}, **common, **ours}
 
