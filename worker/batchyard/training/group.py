@@ -12,6 +12,7 @@ import torch.distributed as dist
 
 from batchyard.training.context import WorkerContext
 from batchyard.training.events import TrainingError
+from batchyard.training.mesh import MESH, SocketMesh
 
 TIMEOUT = timedelta(minutes=5)
 """For one collective. A dead peer shows at once, by its closed connection; this is for one that hangs."""
@@ -24,11 +25,13 @@ class Group:
     rank: int
     world_size: int
     device: torch.device
+    process_group: dist.ProcessGroup | None = None
+    """For collectives over all workers; None: torch's default group, or a single worker."""
 
     def sum_(self, tensor: torch.Tensor) -> torch.Tensor:
         """Adds up `tensor` over all workers, in place, and returns it. Every worker must call it."""
         if self.world_size > 1:
-            dist.all_reduce(tensor)
+            dist.all_reduce(tensor, group=self.process_group)
         return tensor
 
     def mean_(self, tensor: torch.Tensor) -> torch.Tensor:
@@ -46,20 +49,32 @@ def joined(context: WorkerContext) -> Iterator[Group]:
 
     Raises TrainingError when the device is not there.
     """
-    group = Group(rank=context.rank, world_size=context.world_size, device=_device(context.device))
-    if group.world_size == 1:
-        yield group
+    rank, size, device = context.rank, context.world_size, _device(context.device)
+    if size == 1:
+        yield Group(rank=rank, world_size=size, device=device)
         return
-    if group.device.type == "cpu":
-        torch.set_num_threads(1)  # the workers share the cores; more threads than cores only wait for each other
-    backend = "nccl" if group.device.type == "cuda" else "gloo"
-    dist.init_process_group(
-        backend, store=context.connect(), rank=group.rank, world_size=group.world_size, timeout=TIMEOUT
-    )
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, store=context.connect(), rank=rank, world_size=size, timeout=TIMEOUT)
     try:
-        yield group
+        if device.type == "cuda":
+            yield Group(rank=rank, world_size=size, device=device)
+        else:
+            torch.set_num_threads(1)  # the workers share the cores; more threads than cores wait for each other
+            with _mesh() as mesh:
+                yield Group(rank=rank, world_size=size, device=device, process_group=mesh)
     finally:
         dist.destroy_process_group()
+
+
+@contextmanager
+def _mesh() -> Iterator[SocketMesh]:
+    """Short cuts between workers on the same cores."""
+    mesh = dist.new_group(backend=MESH, timeout=TIMEOUT)
+    assert isinstance(mesh, SocketMesh)
+    try:
+        yield mesh
+    finally:
+        mesh.close()
 
 
 def _device(name: str) -> torch.device:

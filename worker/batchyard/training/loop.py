@@ -66,7 +66,7 @@ def train(context: WorkerContext, group: Group, parts: Parts) -> None:
             emit(meter.read(step))  # host sync
             if statistics is not None:
                 with meter.paused():
-                    emit(LayerStatistics(step=step, layers=layers(statistics)))  # host sync
+                    emit(LayerStatistics(step=step, layers=layers(statistics, group)))  # host sync
         if last or (spec.evaluate.every_steps and step % spec.evaluate.every_steps == 0):
             with meter.paused():
                 if spec.workers.sync_batch_norm == "none":
@@ -78,7 +78,9 @@ def train(context: WorkerContext, group: Group, parts: Parts) -> None:
         statistics.detach()
 
 
-def layers(statistics: ActivationStats) -> tuple[Layer, ...]:
+def layers(statistics: ActivationStats, group: Group) -> tuple[Layer, ...]:
     """What was measured since the last call, over all workers, as the event has it. Every worker must call it."""
     names = [field.name for field in dataclasses.fields(Layer)]
-    return tuple(Layer(**{name: getattr(layer, name) for name in names}) for layer in statistics.collect())
+    return tuple(
+        Layer(**{name: getattr(layer, name) for name in names}) for layer in statistics.collect(group.process_group)
+    )

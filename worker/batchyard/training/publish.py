@@ -31,11 +31,12 @@ from batchyard.data import Dataset
 from batchyard.models import INITIAL_STD
 from batchyard.nn import Certificate, FoldedModel, certify, fold, population_statistics
 from batchyard.training import graph
-from batchyard.training.batches import Samples, ShardedBatches
+from batchyard.training.batches import ShardedBatches
 from batchyard.training.context import StoppedError, WorkerContext
 from batchyard.training.evaluate import evaluate
 from batchyard.training.events import LogLine, Published, TrainingError
 from batchyard.training.group import Group
+from batchyard.training.loop import Parts
 
 STATISTICS_SAMPLES = 10_000
 """Population statistics are taken over this many training samples, or one epoch: 1,000 to 10,000 are enough
@@ -45,19 +46,17 @@ CERTIFICATE_SAMPLES = 512
 LIBRARIES = ("batchyard", "torch", "onnx", "onnxscript", "onnxruntime", "numpy")
 
 
-def publish(
-    context: WorkerContext, group: Group, model: nn.Module, batches: ShardedBatches, test: Samples, dataset: Dataset
-) -> None:
-    """Publishes the trained `model` to context.artifact_uri and emits Published. Every worker must call it.
+def publish(context: WorkerContext, group: Group, parts: Parts, dataset: Dataset) -> None:
+    """Publishes the trained model to context.artifact_uri and emits Published. Every worker must call it.
 
-    `model` takes raw pixels and is left with the population statistics. Raises TrainingError, and publishes nothing,
-    when the folded network cannot be certified.
+    The model is left with the population statistics. Raises TrainingError, and publishes nothing, when the folded
+    network cannot be certified.
     """
-    spec = context.spec.publish
+    spec, model = context.spec.publish, parts.model
     assert spec is not None
     moving = spec.statistics == "ema"  # those that training has gathered, as they are
-    population_statistics(model, () if moving else _batches(batches), spec.statistics)
-    score = evaluate(model, test, group)
+    population_statistics(model, () if moving else _batches(parts.batches), spec.statistics, group.process_group)
+    score = evaluate(model, parts.test, group)
     if group.rank != 0:
         return
     text = f"with {spec.statistics} statistics: accuracy {score.accuracy:.2%} on {score.samples} test samples"

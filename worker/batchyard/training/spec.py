@@ -231,6 +231,9 @@ class TrainingJobSpec:
         batch, count = self.data.batch_size, self.workers.count
         enough = f"at least one sample for each of the {count} workers: raise it, or lower workers.count"
         checks.require(batch >= count, "data.batch_size", batch, enough)
+        alone = f"2 samples for each of the {count} workers, as workers.sync_batch_norm is none: raise it, or use world"
+        local = self.workers.sync_batch_norm == "none" and self.model.norm == "batch"
+        checks.require(batch >= 2 * count or not local, "data.batch_size", batch, alone)
         several = "2 or more: batch normalisation needs several samples to take statistics over"
         checks.require(batch >= 2 or self.model.norm == "none", "data.batch_size", batch, several)
         checks.finish()

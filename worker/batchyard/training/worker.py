@@ -9,12 +9,12 @@ from torch import nn
 from batchyard import data, models
 from batchyard.artifact.errors import ArtifactError
 from batchyard.data import DataError, Dataset, Order
-from batchyard.models import ModelError
+from batchyard.models import INITIAL_STD, ModelError
 from batchyard.nn import InputNormalization, convert_sync_batchnorm
 from batchyard.training.batches import Samples, ShardedBatches
 from batchyard.training.context import StoppedError, WorkerContext
-from batchyard.training.events import LogLine, PhaseChange, TrainingError
-from batchyard.training.group import joined
+from batchyard.training.events import Event, LogLine, PhaseChange, TrainingError
+from batchyard.training.group import Group, joined
 from batchyard.training.loop import Parts, train
 from batchyard.training.publish import publish
 from batchyard.training.spec import TrainingJobSpec
@@ -42,22 +42,27 @@ def run(context: WorkerContext) -> None:
 
 
 def _run(context: WorkerContext) -> None:
-    spec = context.spec
-    _phase(context, "loading")
-    dataset = data.load(spec.data.dataset, context.data_folders)
-    order = Order(seed=spec.seed, samples=len(dataset.train), batch_size=spec.data.batch_size)
+    _report(context, PhaseChange(phase="loading"))
+    dataset = data.load(context.spec.data.dataset, context.data_folders)
     with joined(context) as group:
-        model = build_model(context.spec, dataset).to(group.device)
-        if context.spec.workers.sync_batch_norm == "none":
-            convert_sync_batchnorm(model, group.alone())
-        _describe(context, model, dataset)
-        batches = ShardedBatches(Samples(dataset.train, group.device), order, group)
-        test = Samples(dataset.test, group.device)
-        _phase(context, "training")
-        train(context, group, Parts(model=model, batches=batches, test=test))
-        if spec.publish is not None:
-            _phase(context, "publishing")
-            publish(context, group, model, batches, test, dataset)
+        parts = prepare(context, group, dataset)
+        _report(context, PhaseChange(phase="training"))
+        train(context, group, parts)
+        if context.spec.publish is not None:
+            _report(context, PhaseChange(phase="publishing"))
+            publish(context, group, parts, dataset)
+
+
+def prepare(context: WorkerContext, group: Group, dataset: Dataset) -> Parts:
+    """What the loop works with, on the worker's device. Raises DataError, ModelError."""
+    spec = context.spec
+    order = Order(seed=spec.seed, samples=len(dataset.train), batch_size=spec.data.batch_size)
+    model = build_model(spec, dataset).to(group.device)
+    synced = spec.workers.sync_batch_norm == "world"
+    convert_sync_batchnorm(model, group.process_group if synced else group.alone())
+    _describe(context, model, dataset)
+    batches = ShardedBatches(Samples(dataset.train, group.device), order, group)
+    return Parts(model=model, batches=batches, test=Samples(dataset.test, group.device))
 
 
 def build_model(spec: TrainingJobSpec, dataset: Dataset) -> nn.Sequential:
@@ -77,16 +82,12 @@ def build_model(spec: TrainingJobSpec, dataset: Dataset) -> nn.Sequential:
 
 def _describe(context: WorkerContext, model: nn.Module, dataset: Dataset) -> None:
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    architecture = context.spec.model.architecture
-    _log(context, f"{architecture}: {parameters:,} parameters, initial weights N(0, {models.INITIAL_STD}^2)")
-    _log(context, f"{dataset.name}: {len(dataset.train):,} training and {len(dataset.test):,} test samples")
+    network = f"{context.spec.model.architecture}: {parameters:,} parameters, initial weights N(0, {INITIAL_STD}^2)"
+    samples = f"{dataset.name}: {len(dataset.train):,} training and {len(dataset.test):,} test samples"
+    _report(context, LogLine(level="INFO", text=network, rank=0), LogLine(level="INFO", text=samples, rank=0))
 
 
-def _phase(context: WorkerContext, phase: str) -> None:
-    if context.rank == 0:
-        context.emit(PhaseChange(phase=phase))
-
-
-def _log(context: WorkerContext, text: str) -> None:
-    if context.rank == 0:
-        context.emit(LogLine(level="INFO", text=text, rank=0))
+def _report(context: WorkerContext, *events: Event) -> None:
+    """Emits from rank 0: the others have nothing to add."""
+    for event in events if context.rank == 0 else ():
+        context.emit(event)

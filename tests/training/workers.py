@@ -1,0 +1,150 @@
+"""One worker process of the tests: python workers.py RANK.
+
+Each line of standard input is a part to take in, as JSON: its name, the number of workers, the folder they meet in, and
+arguments. What the part returns is a line of standard output.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch._C._distributed_c10d import FileStore
+
+from batchyard import data
+from batchyard.training import worker
+from batchyard.training.context import StoppedError, WorkerContext
+from batchyard.training.events import Event, TrainingError
+from batchyard.training.group import joined
+from batchyard.training.loop import train
+from batchyard.training.mesh import PeerLostError, SocketMesh
+from batchyard.training.spec import TrainingJobSpec
+
+
+class Worker:
+    """This process's place, and what it has emitted."""
+
+    def __init__(self, rank: int, world_size: int, folder: Path) -> None:
+        self.rank, self.world_size, self.folder = rank, world_size, folder
+        self.events: list[Event] = []
+
+    def context(self, spec: dict[str, Any], number: int = 0, stop_at: int | None = None) -> WorkerContext:
+        asked = iter(range(1, 1 << 62))
+        return WorkerContext(
+            job="job",
+            attempt=1,
+            spec=TrainingJobSpec.from_mapping(spec),
+            rank=self.rank,
+            world_size=self.world_size,
+            connect=lambda: FileStore(str(self.folder / f"store-{number}"), self.world_size),
+            emit=self.events.append,
+            stop_requested=lambda: stop_at is not None and next(asked) >= stop_at,
+            artifact_uri=str(self.folder / "artifact"),
+        )
+
+
+def trajectories(place: Worker, specs: list[dict[str, Any]], double: bool) -> list[dict[str, Any]]:
+    """Trains each spec and returns its weights, in fp64, and the losses reported."""
+    results = []
+    dataset = data.load("digits", [])
+    for number, spec in enumerate(specs):
+        place.events.clear()
+        context = place.context(spec, number)
+        with joined(context) as group:
+            parts = worker.prepare(context, group, dataset)
+            if double:
+                parts.model.double()
+            train(context, group, parts)
+        state = {name: value.double().flatten().tolist() for name, value in parts.model.state_dict().items()}
+        digest = hashlib.sha256(json.dumps(state).encode()).hexdigest()
+        events = [event.to_json() for event in place.events]
+        results.append({"state": state if place.rank == 0 else {}, "digest": digest, "events": events})
+    return results
+
+
+def whole(place: Worker, spec: dict[str, Any]) -> list[dict[str, Any]]:
+    """Runs a whole worker."""
+    worker.run(place.context(spec))
+    return [event.to_json() for event in place.events]
+
+
+def stopping(place: Worker, spec: dict[str, Any], rank: int, at_step: int) -> str:
+    """Runs a worker of which one is asked to stop, at one step; returns how it ended."""
+    try:
+        worker.run(place.context(spec, stop_at=at_step if place.rank == rank else None))
+    except StoppedError as error:
+        return str(error)
+    return "not stopped"
+
+
+def diverging(place: Worker, spec: dict[str, Any]) -> list[str]:
+    """Runs a worker whose loss will not stay finite; returns its error."""
+    try:
+        worker.run(place.context(spec))
+    except TrainingError as error:
+        return [error.cause, error.next_step]
+    return ["no error", ""]
+
+
+def mesh_sums(place: Worker, sizes: list[int]) -> dict[str, Any]:
+    """Adds up tensors of several dtypes and sizes over the mesh and over gloo; returns the worst difference."""
+    with joined(place.context(SMALL)) as group:
+        mesh = group.process_group
+        assert isinstance(mesh, SocketMesh)
+        assert mesh.direct
+        worst, digest = 0.0, hashlib.sha256()
+        generator = torch.Generator().manual_seed(place.rank)
+        for size in sizes:
+            for dtype in (torch.float32, torch.float64, torch.int64):
+                values = (torch.randn(size, generator=generator) * 1000).to(dtype)
+                expected, actual = values.clone(), values.clone()
+                dist.all_reduce(expected)
+                dist.all_reduce(actual, group=mesh)
+                worst = max(worst, float((expected - actual).abs().double().max()))
+                digest.update(actual.numpy().tobytes())
+        scalar = torch.tensor(float(place.rank))
+        dist.all_reduce(scalar, group=mesh)
+        return {"worst": worst, "digest": digest.hexdigest(), "scalar": scalar.item()}
+
+
+def lost_peer(place: Worker) -> str:
+    """Rank 1 dies without a word; the others return what their next all-reduce says."""
+    with joined(place.context(SMALL)) as group:
+        if place.rank == 1:
+            os._exit(0)
+        try:
+            while True:
+                group.sum_(torch.ones(10))
+        except PeerLostError as error:
+            return str(error)
+
+
+def on_two_machines(place: Worker) -> dict[str, Any]:
+    """Rank 1 cannot reach the socket of rank 0; returns whether the mesh is direct, and what it adds up."""
+    store = FileStore(str(place.folder / "store"), place.world_size)
+    dist.init_process_group("gloo", store=store, rank=place.rank, world_size=place.world_size)
+    meeting = FileStore(str(place.folder / f"meeting-of-{place.rank}"), 1)
+    meeting.set("0", "/no/such/socket") if place.rank == 1 else None
+    mesh = SocketMesh.connect(meeting, place.rank, place.world_size, timedelta(seconds=60))
+    total = torch.tensor(place.rank + 1.0)
+    dist.all_reduce(total, group=mesh)
+    dist.destroy_process_group()
+    return {"direct": mesh.direct, "total": total.item()}
+
+
+SMALL = {"name": "small", "model": {"architecture": "mlp"}, "data": {"dataset": "digits"}, "steps": 1}
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    for line in sys.stdin:
+        order = json.loads(line)
+        place = Worker(int(sys.argv[1]), order["count"], Path(order["folder"]))
+        sys.stdout.write(json.dumps(globals()[order["part"]](place, **order["arguments"])) + "\n")
+        sys.stdout.flush()
