@@ -1,0 +1,71 @@
+"""One BN layer in one process: forward and backward of SyncBatchNorm against nn.BatchNorm. A part of bench/nn.py."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from batchyard.nn import SyncBatchNorm
+from bench import report
+
+BAR = 1.05
+"""A single process costs no more than nn.BatchNorm: 1, and what medians on a shared machine cannot tell apart. The
+control row, nn.BatchNorm against itself, shows how much that is."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """An input of a BN layer."""
+
+    shape: tuple[int, ...]
+    memory_format: torch.memory_format = torch.contiguous_format
+
+    def __str__(self) -> str:
+        return f"{list(self.shape)}{' channels_last' if self.memory_format == torch.channels_last else ''}"
+
+    def input(self, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Tensor:
+        """Random values, of mean 1 and standard deviation 2, that need a gradient."""
+        generator = torch.Generator().manual_seed(0)
+        x = (torch.randn(self.shape, generator=generator) * 2 + 1).to(device, dtype)
+        return x.contiguous(memory_format=self.memory_format).requires_grad_()
+
+    def batch_norm(self) -> nn.Module:
+        """Torch's own layer for this shape."""
+        return {2: nn.BatchNorm1d, 4: nn.BatchNorm2d}[len(self.shape)](self.shape[1])
+
+
+MLP = [Case((60, 100)), Case((240, 100))]
+"""Hidden layers of the paper's MNIST network at batch 60 and 240."""
+RESNET = [(8, 64, 56, 56), (8, 512, 28, 28), (8, 2048, 7, 7)]
+"""Inputs of BN layers of a ResNet-50 on eight images of 224x224."""
+CASES = MLP + [Case(shape, form) for shape in RESNET for form in (torch.contiguous_format, torch.channels_last)]
+
+
+def forward_backward(layer: nn.Module, x: Tensor) -> Callable[[], object]:
+    """A call that computes the layer's output and all its gradients for one fixed gradient of the output."""
+    layer = layer.to(x.device)
+    leaves = (x, *layer.parameters())
+    dy = torch.randn_like(x)
+    return lambda: torch.autograd.grad(layer(x), leaves, dy)
+
+
+def rows(rounds: int) -> list[report.Row]:
+    """One row for each case, and the control."""
+    torch.set_num_threads(1)
+    control = _measured(MLP[0], lambda case: case.batch_norm(), rounds)
+    name = f"control: nn.BatchNorm against itself, {MLP[0]}"
+    found = [report.compare(name, control, "ours", "nn.BatchNorm", unit="us", scale=1e6)]
+    for case in CASES:
+        measured = _measured(case, lambda case: SyncBatchNorm(case.shape[1]), rounds)
+        name = f"1 process, fp32, {case}"
+        found.append(report.compare(name, measured, "ours", "nn.BatchNorm", unit="us", bar=BAR, scale=1e6))
+    return found
+
+
+def _measured(case: Case, ours: Callable[[Case], nn.Module], rounds: int) -> report.Rounds:
+    contenders = {"ours": ours(case), "nn.BatchNorm": case.batch_norm()}
+    timers = {name: report.timer(forward_backward(layer, case.input())) for name, layer in contenders.items()}
+    return report.alternate(timers, rounds)

@@ -1,0 +1,172 @@
+"""SyncBatchNorm over several workers against a naive synchronised BN. A part of bench/nn.py.
+
+Each group of workers is started as processes of this module on 127.0.0.1 (gloo), or on one GPU each (NCCL, where the
+peer is torch.nn.SyncBatchNorm). Every worker makes the same calls in the same order, so that collectives match; the
+times are those of rank 0.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from batchyard import models
+from batchyard.nn import SyncBatchNorm
+from bench import report
+from bench.naive_sync import NaiveSyncBatchNorm
+from bench.nn_layers import Case, forward_backward
+
+BAR = 1.0
+"""Never slower than what people write by hand."""
+SIZES = (2, 3, 4)
+CPU_CASES = [Case((60, 100)), Case((240, 100)), Case((12, 64, 56, 56)), Case((12, 64, 56, 56), torch.channels_last)]
+CUDA_CASES = [Case((384, 256, 56, 56), torch.channels_last), Case((384, 2048, 7, 7), torch.channels_last)]
+"""The whole batch; every worker has an equal share of it."""
+MLP_STEP = "step of the MLP 784-100-100-100-10 under DDP, batch 60"
+SLICE_SECONDS = 0.03
+DEADLINE = 300
+"""Seconds for one group of workers."""
+
+Results = dict[str, report.Rounds]
+
+
+def rows(rounds: int) -> list[report.Row]:
+    """Rows of gloo workers on this machine's cores."""
+    return _rows(rounds, SIZES, "cpu", "naive all-gather SyncBN")
+
+
+def cuda_rows(rounds: int, sizes: list[int]) -> list[report.Row]:
+    """Rows of NCCL workers, one for each GPU; none where there is only one."""
+    return _rows(rounds, tuple(sizes), "cuda", "torch.nn.SyncBatchNorm")
+
+
+def _rows(rounds: int, sizes: tuple[int, ...], device: str, peer: str) -> list[report.Row]:
+    found = []
+    for size in sizes:
+        for case, measured in start_workers(size, device, max(report.LEAST_ROUNDS, rounds // 3)).items():
+            name = f"{size} workers, {device}, {case}"
+            measured[peer] = measured.pop("peer")
+            found.append(report.compare(name, measured, "ours", peer, unit="us", bar=BAR, scale=1e6))
+    return found
+
+
+def start_workers(size: int, device: str, rounds: int) -> Results:
+    """Runs a group of `size` workers to its end and returns what rank 0 measured."""
+    environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
+    with tempfile.TemporaryDirectory() as folder:
+        options = ["--world-size", str(size), "--folder", folder, "--device", device, "--rounds", str(rounds)]
+        command = [sys.executable, "-m", "bench.nn_ranks", *options, "--rank"]
+        processes = [subprocess.Popen([*command, str(rank)], env=environment) for rank in range(size)]
+        deadline = time.monotonic() + DEADLINE
+        try:
+            codes = [process.wait(max(0.0, deadline - time.monotonic())) for process in processes]
+        finally:
+            for process in processes:
+                process.kill()
+                process.wait()
+        if any(codes):
+            raise RuntimeError(f"workers of a group of {size} ended with {codes}; their messages are above")
+        results: Results = json.loads((Path(folder) / "results.json").read_text())
+        return results
+
+
+def main() -> None:
+    """One worker."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rank", type=int, required=True)
+    parser.add_argument("--world-size", type=int, required=True)
+    parser.add_argument("--folder", type=Path, required=True, help="where the workers meet and results are written")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--rounds", type=int, default=report.LEAST_ROUNDS)
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    device = f"cuda:{given.rank}" if given.device == "cuda" else "cpu"
+    if given.device == "cuda":
+        torch.cuda.set_device(device)
+    meeting = (given.folder / "store").as_uri()
+    backend = "nccl" if given.device == "cuda" else "gloo"
+    dist.init_process_group(backend, init_method=meeting, rank=given.rank, world_size=given.world_size)
+    results = _measure(device, given.rounds)
+    if given.rank == 0:
+        (given.folder / "results.json").write_text(json.dumps(results))
+    dist.destroy_process_group()
+
+
+def _measure(device: str, rounds: int) -> Results:
+    peer: Callable[[int], nn.Module] = NaiveSyncBatchNorm if device == "cpu" else nn.SyncBatchNorm
+    kinds: dict[str, Callable[[int], nn.Module]] = {"ours": SyncBatchNorm, "peer": peer}
+    results = {}
+    for case in CPU_CASES if device == "cpu" else CUDA_CASES:
+        share = Case((case.shape[0] // dist.get_world_size(), *case.shape[1:]), case.memory_format)
+        layers = {name: kind(case.shape[1]).to(device) for name, kind in kinds.items()}
+        _require_equal([layer(share.input(device)) for layer in layers.values()])
+        calls = {name: forward_backward(layer, share.input(device)) for name, layer in layers.items()}
+        results[str(case)] = _alternate(calls, rounds, device)
+    steps = {name: _mlp_step(kind, device) for name, kind in kinds.items()}
+    results[MLP_STEP] = _alternate(steps, rounds, device)
+    return results
+
+
+def _require_equal(outputs: list[Tensor]) -> None:
+    """Both must compute the same before it matters which is faster."""
+    torch.testing.assert_close(outputs[0], outputs[1], rtol=1e-3, atol=1e-3)
+
+
+def _alternate(calls: dict[str, Callable[[], object]], rounds: int, device: str) -> report.Rounds:
+    timers = {name: _timer(call, device) for name, call in calls.items()}
+    return report.alternate(timers, rounds)
+
+
+def _timer(call: Callable[[], object], device: str) -> Callable[[], float]:
+    """As report.timer, but every worker makes as many calls as rank 0 chose, and they begin together."""
+
+    def measure(count: int) -> float:
+        dist.barrier()
+        began = time.perf_counter()
+        for _ in range(count):
+            call()
+        if device != "cpu":
+            torch.cuda.synchronize()
+        return (time.perf_counter() - began) / count
+
+    measure(3)
+    count = torch.tensor(max(1, round(SLICE_SECONDS / measure(5))), device=device)
+    dist.broadcast(count, 0)
+    agreed = int(count)
+    return lambda: measure(agreed)
+
+
+def _mlp_step(kind: Callable[[int], nn.Module], device: str) -> Callable[[], object]:
+    """A training step of the paper's MNIST network with one of the layers, gradients reduced by DDP."""
+    network = models.build("mlp", models.Plan(image_shape=(1, 28, 28), classes=10), seed=0)
+    for name, layer in list(network.named_children()):
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+            setattr(network, name, kind(layer.num_features))
+    model = DistributedDataParallel(network.to(device), broadcast_buffers=False)
+    optimizer = torch.optim.SGD(model.parameters(), 0.01, fused=True)
+    share = 60 // dist.get_world_size()
+    x, labels = torch.randn(share, 1, 28, 28, device=device), torch.randint(0, 10, (share,), device=device)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        F.cross_entropy(model(x), labels).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+
+    return step
+
+
+if __name__ == "__main__":
+    main()
