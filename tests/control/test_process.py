@@ -1,0 +1,228 @@
+"""`python -m batchyard.control`: how it comes up, how it goes, and what it says to those it refuses."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sqlite3
+import stat
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from batchyard.control.__main__ import main
+from batchyard.v1 import models_pb2_grpc, spec_pb2, training_pb2, training_pb2_grpc
+from tests.control.harness import a_spec, kinds, state_name
+from tests.control.processes import FREE_PORTS, Service, alive, refused, serving, wait_until, working_on
+
+ALONE = "--no-inference"
+
+
+def training(service: Service) -> Any:
+    return training_pb2_grpc.TrainingServiceStub(grpc.insecure_channel(service.facts()["grpc"]))
+
+
+def submit(service: Service, **changes: Any) -> str:
+    request = training_pb2.CreateTrainingJobRequest(spec=a_spec(**changes))
+    return str(training(service).CreateTrainingJob(request).name)
+
+
+def watch(service: Service, job: str, **request: Any) -> Any:
+    stub = training(service)
+    return stub.WatchTrainingJob(training_pb2.WatchTrainingJobRequest(name=job, **request), wait_for_ready=True)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_it_says_where_it_answers_and_leaves_nothing_at_a_clean_stop(tmp_path: Path, number: signal.Signals) -> None:
+    with serving(tmp_path) as service:
+        facts = service.facts()
+        assert stat.S_IMODE((tmp_path / "control.json").stat().st_mode) == 0o600
+        assert set(facts) == {
+            "pid",
+            "started",
+            "grpc",
+            "http",
+            "inference_grpc",
+            "inference_http",
+            "inference_pid",
+            "tls",
+            "token_file",
+        }
+        for address in (facts["grpc"], facts["inference_grpc"]):
+            with grpc.insecure_channel(address) as channel:
+                stub = health_pb2_grpc.HealthStub(channel)
+                answer = stub.Check(health_pb2.HealthCheckRequest(), timeout=10)
+            assert answer.status == health_pb2.HealthCheckResponse.SERVING
+        with urllib.request.urlopen(f"http://{facts['http']}/healthz", timeout=10) as answer:
+            assert answer.status == 200
+        assert service.stop(number) == 0
+        assert not working_on(tmp_path)
+        assert not (tmp_path / "control.json").exists()
+
+
+def test_the_control_process_loads_no_torch(tmp_path: Path) -> None:
+    with serving(tmp_path, ALONE) as service:
+        submit(service)
+        maps = Path(f"/proc/{service.process.pid}/maps").read_text()
+    assert "libtorch" not in maps
+
+
+def test_a_second_control_plane_on_the_same_folder_is_refused(tmp_path: Path) -> None:
+    with serving(tmp_path, ALONE) as service:
+        status, said = refused("--data-dir", str(tmp_path), *FREE_PORTS, ALONE)
+        assert status == 3
+        assert f"in use by another control plane (process {service.process.pid})" in said
+        assert "batchyard down" in said
+        assert service.facts()["pid"] == service.process.pid
+        submit(service)
+
+
+def test_a_port_that_is_taken_stops_the_start_and_says_what_to_do(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        for flag, other in (("--grpc", "--http"), ("--http", "--grpc")):
+            status, said = refused("--data-dir", str(tmp_path), flag, address, other, "127.0.0.1:0", ALONE)
+            assert status == 2
+            assert f"{flag} {address} cannot be bound" in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--grpc", "0.0.0.0:0"], "give --tls-cert, --tls-key and --token-file"),
+        (["--http", "192.0.2.1:0"], "can be reached from other machines"),
+        (["--grpc", "localhost"], "expected HOST:PORT"),
+        (["--grpc", "127.0.0.1:99999"], "expected HOST:PORT"),
+        (["--workers", "0"], "--workers 0: expected 1 or more"),
+        (["--datasets", "/nowhere"], "--datasets /nowhere: no such folder"),
+        (["--tls-cert", "/nowhere"], "--tls-cert and --tls-key go together"),
+        (["--token-file", "/nowhere"], "token file /nowhere"),
+        (["--executor", "local", "--ray-address", "auto"], "--ray-address goes with --executor ray"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], words: str
+) -> None:
+    assert main(["--data-dir", str(tmp_path / "data"), *arguments]) == 2
+    assert words in capsys.readouterr().err
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_database_of_a_newer_version_is_refused(tmp_path: Path) -> None:
+    with serving(tmp_path, ALONE) as service:
+        assert service.stop() == 0
+    with sqlite3.connect(tmp_path / "batchyard.db") as database:
+        database.execute("UPDATE alembic_version SET version_num = '9999'")
+    database.close()
+    status, said = refused("--data-dir", str(tmp_path), *FREE_PORTS, ALONE)
+    assert status == 1
+    assert "written by a newer version" in said
+
+
+def test_a_job_goes_on_when_the_control_plane_is_killed_and_nothing_is_lost_or_repeated(tmp_path: Path) -> None:
+    changes = {"steps": 150, "workers": spec_pb2.WorkersSpec(count=2), "metrics": spec_pb2.MetricsSpec(every_steps=5)}
+    seen: list[training_pb2.WatchTrainingJobResponse] = []
+    with serving(tmp_path, ALONE) as service:
+        job = submit(service, **changes)
+        waiting = submit(service, workers=spec_pb2.WorkersSpec(count=2))
+        training(service).CancelTrainingJob(training_pb2.CancelTrainingJobRequest(name=waiting))
+        for response in watch(service, job):
+            seen.append(response)
+            if response.event.step_metrics.step >= 20:
+                break
+        service.kill()
+        again = Service(tmp_path, ALONE).until_ready()
+        try:
+            seen += list(watch(again, job, cursor=seen[-1].cursor))
+            assert kinds(list(watch(again, waiting))) == ["QUEUED", "CANCELLED"]
+            assert again.stop() == 0
+        finally:
+            again.kill()
+    steps = [r.event.step_metrics.step for r in seen if r.event.HasField("step_metrics")]
+    assert steps == [1, *range(5, 151, 5)]
+    assert [kind for kind in kinds(seen) if kind.isupper()] == ["QUEUED", "STARTING", "RUNNING", "SUCCEEDED"]
+
+
+def test_a_clean_stop_leaves_no_worker_behind(tmp_path: Path) -> None:
+    with serving(tmp_path, ALONE) as service:
+        job = submit(service, steps=1_000_000, workers=spec_pb2.WorkersSpec(count=2))
+        for response in watch(service, job):
+            if response.event.HasField("step_metrics"):
+                break
+        assert service.stop() == 0
+        assert not working_on(tmp_path)
+    with serving(tmp_path, ALONE) as service:
+        found = training(service).GetTrainingJob(training_pb2.GetTrainingJobRequest(name=job))
+        assert state_name(found.state) == "FAILED"
+        assert found.failure.cause == "the service was stopped while the job ran"
+
+
+def test_an_inference_plane_that_dies_is_started_again_at_the_same_address(tmp_path: Path) -> None:
+    with serving(tmp_path) as service:
+        before = service.facts()
+        signal.pidfd_send_signal(_pidfd(before["inference_pid"]), signal.SIGKILL)
+        wait_until(lambda: service.facts()["inference_pid"] != before["inference_pid"])
+        after = service.facts()
+        assert after["inference_grpc"] == before["inference_grpc"]
+        with grpc.insecure_channel(after["inference_grpc"]) as channel:
+            health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=10)
+
+
+def test_an_inference_plane_outlives_a_killed_control_plane_and_is_taken_over(tmp_path: Path) -> None:
+    with serving(tmp_path) as service:
+        before = service.facts()
+        service.kill()
+        assert alive(before["inference_pid"])
+        again = Service(tmp_path, "--grpc", before["grpc"]).until_ready()
+        try:
+            assert again.facts()["inference_pid"] == before["inference_pid"]
+            assert again.facts()["inference_grpc"] == before["inference_grpc"]
+            assert again.stop() == 0
+            assert not working_on(tmp_path)
+        finally:
+            again.kill()
+
+
+def test_one_that_follows_another_address_is_replaced(tmp_path: Path) -> None:
+    with serving(tmp_path) as service:
+        before = service.facts()
+        service.kill()
+        again = Service(tmp_path).until_ready()
+        try:
+            assert again.facts()["inference_pid"] != before["inference_pid"]
+            assert not alive(before["inference_pid"])
+            assert again.stop() == 0
+        finally:
+            again.kill()
+
+
+def test_an_inference_plane_that_cannot_come_up_stops_the_start_and_shows_why(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        ports = ["--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0", "--inference-grpc", address]
+        status, said = refused("--data-dir", str(tmp_path), *ports, "--inference-http", "127.0.0.1:0")
+    assert status == 1
+    assert "the inference plane ended with exit code 2" in said
+    assert address in said
+    assert not working_on(tmp_path)
+
+
+def test_the_services_can_be_discovered(tmp_path: Path) -> None:
+    from google.protobuf.descriptor_pool import DescriptorPool
+    from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
+
+    with serving(tmp_path, ALONE) as service, grpc.insecure_channel(service.facts()["grpc"]) as channel:
+        database = ProtoReflectionDescriptorDatabase(channel)
+        names = set(database.get_services())
+        found = DescriptorPool(database).FindServiceByName("batchyard.v1.ModelService")
+        assert hasattr(models_pb2_grpc.ModelServiceServicer, found.methods[0].name)
+    assert {"batchyard.v1.TrainingService", "batchyard.v1.ModelService", "grpc.health.v1.Health"} <= names
+
+
+def _pidfd(pid: int) -> int:
+    return os.pidfd_open(pid)
