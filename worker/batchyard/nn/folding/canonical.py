@@ -123,12 +123,12 @@ def _normalization(graph: fx.GraphModule, node: fx.Node, module: nn.Module) -> F
 
 def _as_float(graph: fx.GraphModule, node: fx.Node, source: fx.Node) -> fx.Node:
     """InputNormalization takes whole numbers too: where it was measured to, they still become floats."""
-    meta = source.meta.get("tensor_meta")
-    if meta is None or meta.dtype.is_floating_point:
+    value = source.meta.get("value")
+    if not isinstance(value, Tensor) or value.is_floating_point():
         return source
     with graph.graph.inserting_before(node):
         floats = graph.graph.call_method("to", (source, torch.float64))
-    floats.meta = {"tensor_meta": meta, "cast": True}
+    floats.meta = {"value": value, "cast": True}
     return floats
 
 

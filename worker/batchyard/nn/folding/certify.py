@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from batchyard.nn.folding.fold import FoldedModel
-from batchyard.nn.folding.proof import LayerProof, prove_layers, record_values
-from batchyard.nn.folding.tracing import double_copy, doubled, trace
+from batchyard.nn.folding.proof import LayerProof, prove_layers
+from batchyard.nn.folding.tracing import double_copy, doubled, record_values, trace
 
 TIMES_OWN_ERROR = 8.0
 """k: the folded network may err this many times as much as the unfolded one does in its own precision."""
@@ -66,7 +66,7 @@ def certify(folded: FoldedModel, model: nn.Module, samples: tuple[Any, ...]) -> 
         module.training = True
     actual = _outputs(folded.module, samples)
     original = trace(oracle)
-    record_values(original, tuple(s[:1] if isinstance(s, Tensor) and s.dim() else s for s in doubled(samples)))
+    record_values(original, tuple(s[:1] if isinstance(s, Tensor) and s.dim() else s for s in samples))
     layers = prove_layers(folded, original)
     reasons = [f"layer {proof.name}: {proof.reason}" for proof in layers if not proof.passed]
     bound = TIMES_OWN_ERROR * max(_error(own, expected), LEAST_ROUNDINGS * _rounding(own, expected))

@@ -14,7 +14,7 @@ from batchyard.nn.folding.algebra import ChannelAffine
 from batchyard.nn.folding.canonical import Found, canonicalize
 from batchyard.nn.folding.in_place import without_in_place
 from batchyard.nn.folding.rules import Plan, Stays, backwards, forwards
-from batchyard.nn.folding.tracing import FoldError, double_copy, doubled, measure_shapes, trace
+from batchyard.nn.folding.tracing import FoldError, double_copy, doubled, record_values, trace
 
 AGREEMENT = 1e-9
 """Largest error of the fp64 network after folding, relative to its largest output; fp64 rounding is far below."""
@@ -69,7 +69,7 @@ def fold(model: nn.Module, example_inputs: tuple[Any, ...]) -> FoldedModel:
     double = double_copy(model)
     expected = _run(double, example_inputs)
     graph = trace(double)
-    measure_shapes(graph, example_inputs)
+    record_values(graph, example_inputs)
     found = canonicalize(graph)
     hazard = without_in_place(graph)
     entries = [_refused(f, hazard) for f in found] if hazard else _fold_all(graph, found)

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, fx, nn
-from torch.fx.passes.shape_prop import ShapeProp
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from batchyard.nn.input_normalization import InputNormalization
 from batchyard.nn.sync_batchnorm import SyncBatchNorm
@@ -51,10 +51,24 @@ def trace(model: nn.Module) -> fx.GraphModule:
     return fx.GraphModule(model, graph, type(model).__name__)
 
 
-def measure_shapes(graph: fx.GraphModule, inputs: tuple[Any, ...]) -> None:
-    """Runs the graph once; notes each value's shape in its node."""
-    with torch.no_grad():
-        ShapeProp(graph).propagate(*doubled(inputs))
+class _Recorder(fx.Interpreter):
+    def __init__(self, graph: fx.GraphModule) -> None:
+        super().__init__(graph, garbage_collect_values=False)
+
+    def run_node(self, n: fx.Node) -> Any:
+        n.meta["value"] = super().run_node(n)
+        return n.meta["value"]
+
+
+def record_values(graph: fx.GraphModule, inputs: tuple[Any, ...]) -> None:
+    """Notes every node's value for `inputs` in fp64: a tensor's shape and dtype, of which only those mean anything."""
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    try:
+        with mode, torch.no_grad():
+            _Recorder(graph).run(*(mode.from_tensor(x) if isinstance(x, Tensor) else x for x in doubled(inputs)))
+    except Exception:  # shapes that depend on values: only a real run tells
+        with torch.no_grad():
+            _Recorder(graph).run(*doubled(inputs))
 
 
 def doubled(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -64,9 +78,8 @@ def doubled(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
 
 def shape_of(node: fx.Node) -> tuple[int, ...] | None:
     """The shape measured for a node; None for what is not one tensor."""
-    meta = node.meta.get("tensor_meta")
-    shape = getattr(meta, "shape", None)
-    return None if shape is None else tuple(shape)
+    value = node.meta.get("value")
+    return tuple(value.shape) if isinstance(value, Tensor) else None
 
 
 def module_of(graph: fx.GraphModule, node: object) -> nn.Module | None:
