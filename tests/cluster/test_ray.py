@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 
 from batchyard.cluster.processes import PROC, ProcessId, marked
@@ -87,29 +88,27 @@ def test_ray_listens_on_the_loopback_interface_only(shared_ray: Bench) -> None:
     assert run.ended().outcome == "cancelled"
 
 
-JOIN = "import ray, sys; ray.init(address=sys.argv[1], log_to_driver=False); print('joined')"
+def ask_head(port: int, token: str | None) -> grpc.StatusCode:
+    """Asks the head who its nodes are."""
+    metadata = () if token is None else (("authorization", f"Bearer {token}"),)
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        nodes = channel.unary_unary("/ray.rpc.NodeInfoGcsService/GetAllNodeInfo", bytes, bytes)
+        try:
+            nodes(b"", metadata=metadata, timeout=10)
+        except grpc.RpcError as error:
+            return error.code()
+    return grpc.StatusCode.OK
 
 
-def join(address: str, token: Path) -> str:
-    variables = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
-    variables["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
-    done = subprocess.run([sys.executable, "-c", JOIN, address], env=variables, capture_output=True, text=True)
-    return done.stdout
-
-
-def test_nobody_joins_our_cluster_without_the_token_and_only_its_owner_can_read_it(
-    shared_ray: Bench, tmp_path: Path
-) -> None:
+def test_the_head_answers_nobody_without_the_token_and_only_its_owner_can_read_that(shared_ray: Bench) -> None:
     shared_ray.start("succeed").events()
-    ports = {port for _, port in addresses(named(shared_ray, "gcs_server"))}
-    address = f"127.0.0.1:{ports.pop()}"
+    (port,) = {port for _, port in addresses(named(shared_ray, "gcs_server"))}
     token = shared_ray.folder / "ray" / "token"
     assert stat.S_IMODE(token.stat().st_mode) == 0o600
     assert stat.S_IMODE(Path(record(shared_ray)["temporary"]).stat().st_mode) == 0o700
-    wrong = tmp_path / "token"
-    wrong.write_text("0" * 64)
-    assert join(address, token) == "joined\n"
-    assert join(address, wrong) == ""
+    assert ask_head(port, token.read_text()) == grpc.StatusCode.OK
+    assert ask_head(port, None) == grpc.StatusCode.UNAUTHENTICATED
+    assert ask_head(port, "0" * 64) == grpc.StatusCode.UNAUTHENTICATED
 
 
 def test_a_lost_worker_actor_ends_the_attempt_as_infrastructure(shared_ray: Bench) -> None:

@@ -60,11 +60,18 @@ class UnknownAttemptError(Exception):
     """The executor does not know the attempt: it was never started, was released, or was lost with its machine."""
 
 
+class ClusterUnavailableError(Exception):
+    """There is no cluster to talk to, or it does not answer; says why."""
+
+
 class Executor(Protocol):
     """Runs attempts. Every method is thread-safe, may block (seconds at most, start aside), and is idempotent."""
 
     def capacity(self) -> Capacity:
-        """What could run at once if nothing else did. Does not start a cluster that is started lazily."""
+        """What could run at once if nothing else did. Does not start a cluster that is started lazily.
+
+        Raises ClusterUnavailableError.
+        """
 
     def start(self, attempt: Attempt) -> None:
         """Begins the attempt and returns when it is under way or has been refused with an Ended event. The first call

@@ -6,6 +6,7 @@ head, carries a mark in its environment, which children inherit: that is how lef
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import os
@@ -61,12 +62,18 @@ class ProcessId:
 
 
 def _started(pid: int) -> str | None:
+    state, started = _stat(pid)
+    return None if state in "ZX" else started
+
+
+def _stat(pid: int) -> tuple[str, str]:
+    """State and start of the process; X where there is none."""
     try:
         stat = (PROC / str(pid) / "stat").read_text()
     except (FileNotFoundError, ProcessLookupError):
-        return None
+        return "X", ""
     fields = stat[stat.rindex(")") + 2 :].split()
-    return None if fields[0] in "ZX" else f"{_boot_id()}/{fields[19]}"
+    return fields[0], f"{_boot_id()}/{fields[19]}"
 
 
 @functools.cache
@@ -158,16 +165,15 @@ def spawn(module: str, arguments: Iterable[str], environment: Mapping[str, str],
         )
     finally:
         os.close(output)
-    # Unreaped children keep their pid, so even one that has ended already can be named.
-    return ProcessId.of(pid) or ProcessId(pid, "ended")
+    # Nobody reaps it but `reap`, so that even one that has ended already is still there to be named.
+    return ProcessId(pid, _stat(pid)[1])
 
 
 def reap(process: ProcessId) -> None:
     """Removes the zombie of `process` where it is a child of this process; else does nothing."""
-    try:
-        os.waitpid(process.pid, os.WNOHANG)
-    except ChildProcessError:
-        return
+    if _stat(process.pid) == ("Z", process.started):
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(process.pid, os.WNOHANG)
 
 
 def die_with_parent(parent: int) -> None:

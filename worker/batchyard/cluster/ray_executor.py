@@ -7,9 +7,9 @@ from pathlib import Path
 
 from batchyard.cluster import gpus
 from batchyard.cluster.attempts import ENTRY, AttemptFolder
-from batchyard.cluster.executor import Capacity
+from batchyard.cluster.executor import Capacity, ClusterUnavailableError
 from batchyard.cluster.folder_executor import FolderExecutor
-from batchyard.cluster.ray_link import RayLink, RayUnavailableError
+from batchyard.cluster.ray_link import RayLink
 from batchyard.cluster.verdict import infrastructure
 from batchyard.training.events import Ended
 
@@ -51,7 +51,7 @@ class RayExecutor(FolderExecutor):
     def capacity(self) -> Capacity:
         """What our head has or would have; what an existing cluster had some seconds ago.
 
-        Raises RayUnavailableError.
+        Raises ClusterUnavailableError.
         """
         if self._address is None:
             return Capacity(workers=self._workers, gpus=min(self._workers, len(gpus.visible())))
@@ -67,7 +67,7 @@ class RayExecutor(FolderExecutor):
         try:
             self._ray.ensure()
             self._ray.ask("start", answer_s=START_S, name=folder.path.name)
-        except RayUnavailableError as error:
+        except ClusterUnavailableError as error:
             folder.bury(infrastructure(str(error), folder.orders().attempt.id.job))
 
     def _orphaned(self, folder: AttemptFolder) -> bool:
@@ -98,7 +98,7 @@ class RayExecutor(FolderExecutor):
         try:
             if self._ray.alive():
                 self._ray.ask("cancel", answer_s=ASK_S, ready_s=0.0, name=folder.path.name)
-        except RayUnavailableError:
+        except ClusterUnavailableError:
             return  # poll finds out
 
     def _await_exit(self, folder: AttemptFolder) -> None:

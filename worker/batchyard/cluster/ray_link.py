@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from batchyard.cluster.attempts import locked, write_json
+from batchyard.cluster.executor import ClusterUnavailableError
 from batchyard.cluster.processes import ProcessId, end_all, marked, reap, spawn, writing_below
 from batchyard.cluster.ray_settings import environment, temporary_folder
 
@@ -22,10 +23,6 @@ READY_S = 90.0
 """How long Ray may take to start, or to be reached."""
 MARK = "BATCHYARD_RAY"
 """The environment variable that the driver and everything below it carries."""
-
-
-class RayUnavailableError(Exception):
-    """There is no Ray to talk to; says why."""
 
 
 class RayLink:
@@ -98,7 +95,7 @@ class RayLink:
         return path.read_text()
 
     def ask(self, do: str, *, answer_s: float, ready_s: float = READY_S, **arguments: Any) -> Any:
-        """Has the driver do something; waits `ready_s` while it is starting. Raises RayUnavailableError."""
+        """Has the driver do something; waits `ready_s` while it is starting. Raises ClusterUnavailableError."""
         with socket.socket(socket.AF_UNIX) as connection:
             self._connect(connection, time.monotonic() + ready_s)
             try:
@@ -107,11 +104,11 @@ class RayLink:
                 with connection.makefile("rb") as lines:
                     answer = json.loads(lines.readline() or "null")
             except OSError as error:
-                raise RayUnavailableError(f"the Ray driver does not answer: {error}") from error
+                raise ClusterUnavailableError(f"the Ray driver does not answer: {error}") from error
         if answer is None:
             raise self._down()
         if "error" in answer:
-            raise RayUnavailableError(f"Ray refused to {do}: {answer['error']}")
+            raise ClusterUnavailableError(f"Ray refused to {do}: {answer['error']}")
         return answer["value"]
 
     def _connect(self, connection: socket.socket, deadline: float) -> None:
@@ -124,13 +121,13 @@ class RayLink:
                 return
             except OSError as error:
                 if time.monotonic() > deadline:
-                    raise RayUnavailableError(f"Ray did not start in time; see {self.log}") from error
+                    raise ClusterUnavailableError(f"Ray did not start in time; see {self.log}") from error
             time.sleep(0.02)
 
-    def _down(self) -> RayUnavailableError:
+    def _down(self) -> ClusterUnavailableError:
         said = self.log.read_text(errors="replace").strip()[-2000:] if self.log.exists() else ""
         what = "the Ray head" if self._address is None else f"the connection to Ray at {self._address}"
-        return RayUnavailableError(f"{what} is gone" + (f"; its log ends with:\n{said}" if said else ""))
+        return ClusterUnavailableError(f"{what} is gone" + (f"; its log ends with:\n{said}" if said else ""))
 
     def why_down(self) -> str:
         """What is known of a driver that has ended."""
@@ -153,7 +150,7 @@ class RayLink:
         try:
             self.ask("end", answer_s=grace_s + 15, ready_s=0.0, within_s=grace_s + 10)
             process.await_end(15.0)
-        except RayUnavailableError:
+        except ClusterUnavailableError:
             process.send(signal.SIGTERM)
             process.await_end(5.0)
         reap(process)

@@ -23,6 +23,8 @@ LEAVE_S = 2.0
 STACKS_S = 0.3
 """Time for a stuck worker to write where it is, before it is killed."""
 KILL_AGAIN_S = 1.0
+INBOX = 10_000
+"""Messages that may wait; when the disk is slower than the workers are, they wait too."""
 
 Deliver = Callable[[int, Message], None]
 """Takes a message from the worker of a rank."""
@@ -66,7 +68,7 @@ class Supervision:
         self._log = log
         self._grace_s = grace_s
         self._members = [Member(rank=rank) for rank in range(world_size)]
-        self._inbox: queue.SimpleQueue[tuple[int, Message]] = queue.SimpleQueue()
+        self._inbox: queue.Queue[tuple[int, Message]] = queue.Queue(INBOX)
         self._cancel_asked = False
         self._cancelled = False
         """Cancelled before anything had failed."""
