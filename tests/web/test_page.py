@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -286,6 +287,30 @@ async def test_a_page_whose_service_went_away_says_so_and_goes_on_when_it_is_bac
         await site.yard.report(job.id, *story(1000, 80)[-2:])
         await expect(page.get_by_role("img", name=re.compile("^Loss over steps; at step 80"))).to_be_visible()
         await page.close()
+
+
+async def test_a_hidden_tab_lets_go_of_its_stream_and_misses_nothing(
+    site: Site, yard: Yard, page: Page, running: Tell
+) -> None:
+    job = await running(until=40)
+    await page.goto(f"{site.url}/#/jobs/{job.id}")
+    await expect(page.get_by_role("status")).to_have_text("live")
+    hide = """hidden => {
+        Object.defineProperty(document, "hidden", { configurable: true, get: () => hidden });
+        document.dispatchEvent(new Event("visibilitychange"));
+    }"""
+
+    async with page.expect_event("requestfailed", lambda request: "/events?" in request.url):
+        await page.evaluate(hide, True)
+    await yard.report(job.id, *story(1000, 120)[-2:], LogLine(level="INFO", text="unseen"))
+    async with asyncio.timeout(15):
+        while yard.notices.waiting():  # the service, too, notices that nobody listens
+            await yard.report(job.id, LogLine(level="INFO", text="anyone?"))
+    await expect(page.get_by_role("log")).not_to_contain_text("unseen")
+
+    await page.evaluate(hide, False)
+    await expect(page.get_by_role("img", name=re.compile("^Loss over steps; at step 120"))).to_be_visible()
+    await expect(page.get_by_role("log")).to_contain_text("unseen")
 
 
 async def test_everything_can_be_reached_by_keyboard(site: Site, page: Page, running: Tell) -> None:

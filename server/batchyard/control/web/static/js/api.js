@@ -23,16 +23,20 @@ export async function get(path, signal) {
 /**
  * Follows a stream of server-sent events until it is over: `onMessage(data, id)` for each message. Connects again after
  * a failure, with `address(lastId)`, for as long as it takes. An answer 204, or `isDone()` when a stream ends, is the end.
+ * A hidden tab lets go of its stream and takes it up again when it is shown: a browser opens six connections to a
+ * service and no more, and forgotten tabs must not use them up.
  */
 export async function follow(address, { onMessage, onLink, isDone = () => false, signal }) {
   let lastId = "";
   for (let failures = 0; !signal.aborted; failures += 1) {
+    await shown(signal);
+    const seen = whileShown(signal);
     try {
       onLink(failures === 0 ? "connecting" : "reconnecting");
-      const response = await request(address(lastId), signal);
+      const response = await request(address(lastId), seen);
       if (response.status === 204) break;
       onLink("live");
-      for await (const message of messages(response.body, signal)) {
+      for await (const message of messages(response.body, seen)) {
         failures = 0;
         lastId = message.id || lastId;
         onMessage(JSON.parse(message.data), lastId);
@@ -40,6 +44,10 @@ export async function follow(address, { onMessage, onLink, isDone = () => false,
       if (isDone()) break;
     } catch (error) {
       if (signal.aborted) return;
+      if (seen.aborted) {
+        failures = -1;
+        continue;
+      }
       if (error instanceof ApiError && error.status < 500) throw error;
       onLink("offline");
     }
@@ -119,6 +127,28 @@ function withDeadline(promise, signal) {
     signal.addEventListener("abort", () => reject(new Error("closed")), { once: true });
   });
   return Promise.race([promise, late]).finally(() => clearTimeout(timer));
+}
+
+// Resolves when the tab is shown.
+function shown(signal) {
+  return new Promise((resolve) => {
+    const check = () => {
+      if (document.hidden && !signal.aborted) return;
+      document.removeEventListener("visibilitychange", check);
+      resolve();
+    };
+    document.addEventListener("visibilitychange", check);
+    signal.addEventListener("abort", check, { once: true });
+    check();
+  });
+}
+
+// A signal that is aborted when the tab is hidden, or with `signal`.
+function whileShown(signal) {
+  const hidden = new AbortController();
+  const options = { signal: AbortSignal.any([hidden.signal, signal]) };
+  document.addEventListener("visibilitychange", () => document.hidden && hidden.abort(), options);
+  return options.signal;
 }
 
 function pause(ms, signal) {

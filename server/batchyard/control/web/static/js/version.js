@@ -43,12 +43,14 @@ function certificate(proof) {
 }
 
 function foldTable(report) {
+  const withReasons = report.some((entry) => entry.reason);
+  const heads = ["Normalisation layer", "Became", "Taken up by", ...(withReasons ? ["Why"] : [])];
   const rows = report.map((entry) => el("tr", {},
     el("td", { "data-label": "Layer", class: "wide" }, el("code", { text: entry.layer })),
     el("td", { "data-label": "Became" }, statePill(entry.status)),
     el("td", { "data-label": "Taken up by", class: entry.into ? "" : "none" }, entry.into ? el("code", { text: entry.into }) : "–"),
-    el("td", { "data-label": "Why", class: entry.reason ? "wide" : "none" }, entry.reason || "–")));
+    withReasons && el("td", { "data-label": "Why", class: entry.reason ? "wide" : "none" }, entry.reason || "–")));
   return el("table", { class: "cards fold", "aria-label": "Fold report" },
-    el("thead", {}, el("tr", {}, ["Normalisation layer", "Became", "Taken up by", "Why"].map((text) => el("th", { scope: "col", text })))),
+    el("thead", {}, el("tr", {}, heads.map((text) => el("th", { scope: "col", text })))),
     el("tbody", {}, rows));
 }
