@@ -22,7 +22,7 @@ DEADLINE = 120
 """Seconds that all processes of one test together may take."""
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def a_job() -> Callable[..., dict[str, Any]]:
     """A small job on digits; keys with dots go into the nested mappings."""
 
@@ -45,8 +45,8 @@ def a_job() -> Callable[..., dict[str, Any]]:
     return a_job
 
 
-@pytest.fixture
-def a_context(tmp_path: Path) -> Callable[..., tuple[WorkerContext, list[Event]]]:
+@pytest.fixture(scope="session")
+def a_context(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., tuple[WorkerContext, list[Event]]]:
     """The context of a single worker in this process, and the list that its events go to."""
 
     def a_context(spec: dict[str, Any], **changes: Any) -> tuple[WorkerContext, list[Event]]:
@@ -60,7 +60,7 @@ def a_context(tmp_path: Path) -> Callable[..., tuple[WorkerContext, list[Event]]
             "connect": lambda: pytest.fail("a single worker has nobody to meet"),
             "emit": events.append,
             "stop_requested": lambda: False,
-            "artifact_uri": str(tmp_path / "artifact"),
+            "artifact_uri": str(tmp_path_factory.mktemp("job") / "artifact"),
         }
         return WorkerContext(**{**values, **changes}), events
 
@@ -132,6 +132,6 @@ def mortals() -> Iterator[Crew]:
     crew.close()
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
     torch.set_num_threads(1)

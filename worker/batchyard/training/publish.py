@@ -98,7 +98,7 @@ def certified(certificate: Certificate, served: NDArray[np.float32]) -> Certific
     Raises TrainingError when the folded network, or its graph, does not equal the unfolded network.
     """
     expected = certificate.expected.numpy()
-    error = max(float(certificate.max_error), float(np.abs(served - expected).max()))
+    error = float(np.max([certificate.max_error, np.abs(served - expected).max()]))  # NaN stays NaN
     differing = int((served.argmax(1) != expected.argmax(1)).sum())
     reasons = list(certificate.reasons)
     if not error <= certificate.bound:
