@@ -13,6 +13,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+import pytest_asyncio
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 
@@ -213,14 +214,14 @@ async def serve(folder: Path, security: Security | None = None, port: int = 0) -
         await yard.close()
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="module")
 async def site(tmp_path: Path) -> AsyncIterator[Site]:
     async with serve(tmp_path) as served:
         yield served
 
 
 @pytest.fixture
-async def yard(site: Site) -> Yard:
+def yard(site: Site) -> Yard:
     return site.yard
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import pytest_asyncio
 from playwright.async_api import Browser, Page, async_playwright, expect
 
 from batchyard.control.records import Failure, Job
@@ -17,7 +18,7 @@ from batchyard.training.events import LogLine, PhaseChange
 
 from .conftest import Site, Tell, Yard, begin_training, manifest, serve, story
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="module")]
 
 CHROMIUM = "/usr/bin/chromium"
 FLAGS = [
@@ -29,7 +30,7 @@ WIDTHS = {"wide": (1280, 900), "narrow": (390, 844)}
 HOSTILE = "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script>"
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def browser() -> AsyncIterator[Browser]:
     async with async_playwright() as playwright:
         launched = await playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
@@ -47,7 +48,7 @@ class Troubles:
         page.on("request", lambda r: None if r.url.startswith(site) else self.seen.append(f"asked {r.url}"))
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="module")
 async def page(browser: Browser, site: Site) -> AsyncIterator[Page]:
     context = await browser.new_context(viewport={"width": 1280, "height": 900}, color_scheme="light")
     opened = await context.new_page()

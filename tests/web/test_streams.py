@@ -16,6 +16,8 @@ from batchyard.training.events import LogLine
 
 from .conftest import Site, Tell, Yard, begin_training, story
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
 SECONDS = 15
 
 
