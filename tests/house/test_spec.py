@@ -33,7 +33,7 @@ def test_defaults_fill_in_and_the_mapping_reads_back() -> None:
 
 def test_everything_wrong_is_told_at_once() -> None:
     wrong = changed(model={"architecture": "mpl", "hidden": [0, 5]}, steps=0, workers={"count": 0})
-    assert set(violations(wrong)) == {"model.architecture", "model.hidden[0]", "workers.count"}
+    assert set(violations(wrong)) == {"model.architecture", "model.hidden[0]", "steps", "workers.count"}
     assert set(violations(changed(steps=0, seed=-1))) == {"steps", "seed"}
 
 
