@@ -9,7 +9,7 @@ from batchyard.nn.folding.certify import Certificate, certificate_digest, certif
 from batchyard.nn.folding.fold import FoldedModel, FoldEntry, fold
 from batchyard.nn.folding.tracing import FoldError
 from batchyard.nn.input_normalization import InputNormalization
-from batchyard.nn.normalizers import normalizer
+from batchyard.nn.normalizers import normalizer, placement
 from batchyard.nn.population import population_statistics
 from batchyard.nn.sync_batchnorm import SyncBatchNorm
 
@@ -27,6 +27,7 @@ __all__ = [
     "convert_sync_batchnorm",
     "fold",
     "normalizer",
+    "placement",
     "population_statistics",
     "sync_group",
 ]

@@ -12,22 +12,30 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from batchyard.nn.moments import world_size
 from batchyard.nn.sync_batchnorm import SyncBatchNorm
+from batchyard.nn.whitening import ZCAWhitening
 
-CONVERTED = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, SyncBatchNorm)
+CONVERTED = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 def convert_sync_batchnorm(
     module: nn.Module, process_group: dist.ProcessGroup | None = None, *, ghost_size: int | None = None
 ) -> nn.Module:
-    """Replaces, in place, every BN below `module` by a SyncBatchNorm over `process_group` (None: all workers).
+    """Replaces, in place, every nn.BatchNorm below `module` by a SyncBatchNorm over `process_group` (None: all).
 
     Parameters and buffers are taken over as they are, so that optimisers and tied weights stay valid; a BN that is used
-    in several places is replaced by one that is. `ghost_size` is that of SyncBatchNorm.
+    in several places is replaced by one that is. Normalisations of this library stay and get the group. `ghost_size` is
+    that of SyncBatchNorm.
 
     Returns `module`, or its replacement where it is a BN itself. Raises TypeError for a lazy BN or a subclass of
     nn.BatchNorm, whose own forward would be lost.
     """
-    return _converted(module, lambda bn: _replacement(bn, process_group, ghost_size), {})
+
+    def adopt(own: SyncBatchNorm | ZCAWhitening) -> None:
+        own.process_group = process_group
+        if isinstance(own, SyncBatchNorm) and ghost_size is not None:
+            own.ghost_size = ghost_size
+
+    return _converted(module, adopt, lambda bn: _replacement(bn, process_group, ghost_size), {})
 
 
 def sync_group(size: int) -> dist.ProcessGroup | None:
@@ -46,17 +54,22 @@ def sync_group(size: int) -> dist.ProcessGroup | None:
 
 
 def _converted(
-    module: nn.Module, replacement: Callable[[_BatchNorm], SyncBatchNorm], done: dict[nn.Module, nn.Module]
+    module: nn.Module,
+    adopt: Callable[[SyncBatchNorm | ZCAWhitening], None],
+    replacement: Callable[[_BatchNorm], SyncBatchNorm],
+    done: dict[nn.Module, nn.Module],
 ) -> nn.Module:
     if module in done:
         return done[module]
     done[module] = module
-    if isinstance(module, _BatchNorm):
+    if isinstance(module, SyncBatchNorm | ZCAWhitening):
+        adopt(module)
+    elif isinstance(module, _BatchNorm):
         done[module] = replacement(module)
     else:
         for name, child in list(module._modules.items()):  # named_children would skip a second use
             if child is not None:
-                setattr(module, name, _converted(child, replacement, done))
+                setattr(module, name, _converted(child, adopt, replacement, done))
     return done[module]
 
 

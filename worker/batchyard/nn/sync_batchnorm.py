@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from batchyard.nn.moments import statistics_dtype, world_size
+from batchyard.nn.running import move_towards
 from batchyard.nn.synced import synced_batch_norm
 
 
@@ -87,7 +88,7 @@ class SyncBatchNorm(_BatchNorm):
     def _running(self) -> Running:
         # Straight from the dictionaries: nn.Module's attribute access costs as much as a small kernel, every step.
         buffers = self._buffers
-        return cast(Running, [buffers[name] for name in Running._fields])
+        return Running(*(cast(Tensor, buffers[name]) for name in Running._fields))
 
     def _with_fixed_statistics(self, x: Tensor, running: Running | None) -> Tensor:
         if running is None:
@@ -99,7 +100,7 @@ class SyncBatchNorm(_BatchNorm):
         y: Tensor
         y, mean, unbiased_var, _ = synced_batch_norm(x, self.weight, self.bias, self.eps, self.process_group)
         if running is not None:
-            _update(running, mean, unbiased_var, self.momentum)
+            running.move(mean, unbiased_var, self.momentum)
         return y
 
     def _alone_on_cpu(self, x: Tensor, running: Running, momentum: float) -> Tensor:
@@ -124,7 +125,7 @@ class SyncBatchNorm(_BatchNorm):
         mean, var = torch.zeros(2, self.num_features, dtype=dtype, device=x.device).unbind()
         weight, bias = (None if p is None else p.to(dtype) for p in (self.weight, self.bias))
         y = F.batch_norm(x, mean, var, weight, bias, True, 1.0, self.eps)
-        _update(running, mean, var, self.momentum)
+        running.move(mean, var, self.momentum)
         return y
 
     def _in_ghost_batches(self, x: Tensor, running: Running | None, size: int) -> Tensor:
@@ -142,7 +143,7 @@ class SyncBatchNorm(_BatchNorm):
             if world_size(self.process_group) > 1:
                 dist.all_reduce(total, group=self.process_group)
             mean, var = (total[:-1] / total[-1]).chunk(2)
-            _update(running, mean, var, self.momentum)
+            running.move(mean, var, self.momentum)
         return torch.cat(ys) if ys else x * 1.0
 
     def extra_repr(self) -> str:
@@ -166,15 +167,7 @@ class Running(NamedTuple):
     num_batches_tracked: Tensor
     skipped_batches: Tensor
 
-
-@torch.no_grad()
-def _update(running: Running, mean: Tensor, unbiased_var: Tensor, momentum: float | None) -> None:
-    """Moves the running statistics towards this batch's, unless those are not finite; makes no host sync."""
-    running_mean, running_var, tracked, skipped = running
-    finite = torch.isfinite(unbiased_var).all() & torch.isfinite(mean).all()
-    tracked.add_(finite)
-    skipped.add_(~finite)
-    step = momentum if momentum is not None else 1.0 / tracked.clamp(min=1)
-    for statistic, batch in ((running_mean, mean), (running_var, unbiased_var)):
-        moved = statistic + step * (batch - statistic)
-        statistic.copy_(torch.where(finite, moved, statistic))
+    def move(self, mean: Tensor, unbiased_var: Tensor, momentum: float | None) -> None:
+        """Towards this batch's statistics."""
+        pairs = [(self.running_mean, mean), (self.running_var, unbiased_var)]
+        move_towards(pairs, self.num_batches_tracked, self.skipped_batches, momentum)

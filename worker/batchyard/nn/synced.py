@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from batchyard.nn.moments import _dense, batch_moments, channel_shape, statistics_dtype
+from batchyard.nn.moments import _dense, batch_moments, channel_shape, statistics_dtype, world_size
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]  # a compiled network breaks here
@@ -89,7 +89,8 @@ def _backward(
     dtype = statistics_dtype(x)
     dgamma, dbeta = _local_sums(dy, x, mean.to(dtype), var.to(dtype), eps)
     sums = torch.cat([dgamma, dbeta]).double()
-    dist.all_reduce(sums, group=group)
+    if world_size(group) > 1:
+        dist.all_reduce(sums, group=group)
     sum_dy_xhat, sum_dy = (sums / count).chunk(2)
     invstd = (var + eps).rsqrt()
     a = invstd if weight is None else invstd * weight.double()
@@ -125,20 +126,22 @@ def _differentiable_backward(
     dims = [d for d in range(x.dim()) if d != 1]
     values, dy = x.to(dtype), dy.to(dtype)
     counted = values.new_full((1,), x.numel() // channels if x.numel() else 0)
-    total = _all_sum(torch.cat([values.sum(dims), counted]), group)
+    total = all_sum(torch.cat([values.sum(dims), counted]), group)
     count = total[-1]
     centred = values - (total[:-1] / count).view(shape)
-    invstd = (_all_sum((centred * centred).sum(dims), group) / count + eps).rsqrt()
+    invstd = (all_sum((centred * centred).sum(dims), group) / count + eps).rsqrt()
     xhat = centred * invstd.view(shape)
     dgamma, dbeta = (dy * xhat).sum(dims), dy.sum(dims)
-    sum_dy_xhat, sum_dy = (_all_sum(torch.cat([dgamma, dbeta]), group) / count).chunk(2)
+    sum_dy_xhat, sum_dy = (all_sum(torch.cat([dgamma, dbeta]), group) / count).chunk(2)
     a = invstd if weight is None else invstd * weight.to(dtype)
     dx = (dy - sum_dy.view(shape) - xhat * sum_dy_xhat.view(shape)) * a.view(shape)
     return dx.to(x.dtype), dgamma, dbeta
 
 
-def _all_sum(value: Tensor, group: dist.ProcessGroup | None) -> Tensor:
+def all_sum(value: Tensor, group: dist.ProcessGroup | None) -> Tensor:
     """The sum over all workers; its gradient is the sum of all workers' gradients."""
+    if world_size(group) == 1:
+        return value
     return cast(Tensor, _AllSum.apply(value, group))  # type: ignore[no-untyped-call]
 
 

@@ -11,12 +11,14 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from batchyard.nn.comparisons import BatchRenorm, DetachedBatchNorm, StandardizePost
 from batchyard.nn.folding.algebra import CONVOLUTIONS, TRANSPOSED, Affine, ChannelAffine, batch_norm_affine
 from batchyard.nn.folding.tracing import constant, free_name, module_of, name_of, untrusted
 from batchyard.nn.input_normalization import InputNormalization
 from batchyard.nn.sync_batchnorm import SyncBatchNorm
 
-PLAIN_BATCH_NORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, SyncBatchNorm)
+TORCHS_OWN = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+EVALUATE_LIKE_BATCH_NORM = (*TORCHS_OWN, SyncBatchNorm, DetachedBatchNorm, StandardizePost, BatchRenorm)
 _CONVOLUTION = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
 _TRANSPOSED = ("input", "weight", "bias", "stride", "padding", "output_padding", "groups", "dilation")
 _BATCH_NORM = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
@@ -110,7 +112,7 @@ def _normalization(graph: fx.GraphModule, node: fx.Node, module: nn.Module) -> F
     elif isinstance(module, InputNormalization):
         affine = Affine(*module.affine())
         _replace(graph, found, affine, _as_float(graph, node, source))
-    elif type(module) not in PLAIN_BATCH_NORM:
+    elif type(module) not in EVALUATE_LIKE_BATCH_NORM:
         found.refusal = f"{type(module).__name__} may compute something else than batch normalisation"
     elif not isinstance(module, _BatchNorm) or module.running_mean is None or module.running_var is None:
         found.refusal = "it normalises by the statistics of its own batch, not by fixed ones"

@@ -1,0 +1,98 @@
+"""Other normalisations that the paper argues against or that came after it, behind BN's own interface.
+
+Each is SyncBatchNorm but for its training forward, so that it is synchronised, guarded, watched and folded as BN is.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from batchyard.nn.moments import batch_moments, channel_shape, statistics_dtype
+from batchyard.nn.sync_batchnorm import Running, SyncBatchNorm
+from batchyard.nn.synced import synced_batch_norm
+
+
+class DetachedBatchNorm(SyncBatchNorm):
+    """The naive normalisation of section 2: the gradient takes mu and sigma for constants, dx = gamma / s * dy.
+
+    A step then moves the bias before it although normalisation takes that move away again: the bias grows without end
+    while the output and the loss stay. One collective forward, none backward.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002
+        """BN in its values, not in its gradient."""
+        if not self.training:
+            return super().forward(input)
+        with torch.no_grad():
+            moments = batch_moments(input, self.process_group)
+            if self.track_running_stats:
+                self._running().move(moments.mean, moments.unbiased_var, self.momentum)
+        shape, dtype = channel_shape(input), statistics_dtype(input)
+        invstd = (moments.var + self.eps).rsqrt().to(dtype)
+        xhat = (input - moments.mean.to(dtype).view(shape)) * invstd.view(shape)
+        return _scaled(xhat, self.weight, self.bias).to(input.dtype)
+
+
+class StandardizePost(SyncBatchNorm):
+    """Standardisation of Gulcehre & Bengio (arXiv 1301.4083): after the nonlinearity, without gamma and beta.
+
+    The placement is the network's to make: `placement` says where.
+    """
+
+    placement = "after"
+
+    def __init__(self, num_features: int, **options: Any) -> None:
+        if options.pop("affine", False):
+            raise ValueError("standardize_post has no gamma and beta: affine must be False")
+        super().__init__(num_features, affine=False, **options)
+
+
+class BatchRenorm(SyncBatchNorm):
+    """Batch renormalisation (arXiv 1702.03275): y = (xhat * r + d) * gamma + beta.
+
+    r = sigma_B / sigma and d = (mu_B - mu) / sigma, clipped and without gradient, let training see what
+    inference will.
+
+    Args:
+        r_max: r stays within [1 / r_max, r_max]; 1 with d_max 0 is BN. The paper goes from 1 to 3 in training.
+        d_max: d stays within [-d_max, d_max]; the paper goes from 0 to 5.
+    """
+
+    def __init__(self, num_features: int, *, r_max: float = 3.0, d_max: float = 5.0, **options: Any) -> None:
+        if r_max < 1 or d_max < 0:
+            raise ValueError(f"r_max is {r_max} and d_max {d_max}; expected r_max of 1 or more and d_max of 0 or more")
+        if not options.get("track_running_stats", True):
+            raise ValueError("renorm needs running statistics: track_running_stats must be True")
+        super().__init__(num_features, **options)
+        self.r_max, self.d_max = r_max, d_max
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002
+        """BN in evaluation; in training BN corrected towards the running statistics."""
+        if not self.training:
+            return super().forward(input)
+        xhat: Tensor
+        xhat, mean, unbiased_var, count = synced_batch_norm(input, None, None, self.eps, self.process_group)
+        running = self._running()
+        r, d = self._correction(running, mean, unbiased_var * ((count - 1) / count))
+        running.move(mean, unbiased_var, self.momentum)
+        dtype, shape = statistics_dtype(input), channel_shape(input)
+        corrected = xhat.to(dtype) * r.to(dtype).view(shape) + d.to(dtype).view(shape)
+        return _scaled(corrected, self.weight, self.bias).to(input.dtype)
+
+    @torch.no_grad()
+    def _correction(self, running: Running, mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
+        sigma = (running.running_var.double() + self.eps).sqrt()
+        r = ((var + self.eps).sqrt() / sigma).clamp(1 / self.r_max, self.r_max)
+        d = ((mean - running.running_mean) / sigma).clamp(-self.d_max, self.d_max)
+        return r, d
+
+
+def _scaled(xhat: Tensor, gamma: Tensor | None, beta: Tensor | None) -> Tensor:
+    """The learned scale and shift: gamma * xhat + beta, where None means 1 and 0."""
+    if gamma is None or beta is None:
+        return xhat
+    shape = channel_shape(xhat)
+    return xhat * gamma.to(xhat.dtype).view(shape) + beta.to(xhat.dtype).view(shape)
