@@ -25,7 +25,7 @@ from typing import Any
 from batchyard.cluster.event_log import EventLog, EventReader
 from batchyard.cluster.executor import Attempt, AttemptId, UnknownAttemptError
 from batchyard.cluster.processes import ProcessId, end_all, marked
-from batchyard.training.events import Ended
+from batchyard.training.events import Ended, from_json
 
 ENTRY = "batchyard.training.worker:run"
 """The training entry: takes a WorkerContext, returns when the worker's part is done."""
@@ -77,6 +77,7 @@ class AttemptFolder:
         self.events = path / "events.jsonl"
         self.log = path / "supervisor.log"
         self.cancelled = path / "cancelled"
+        self.end = path / "end.json"
         self.reader = EventReader(self.events)
 
     def orders(self) -> Orders:
@@ -101,14 +102,15 @@ class AttemptFolder:
         log.close()
 
     def bury(self, ended: Ended) -> None:
-        """Ends an attempt whose supervisor is dead: kills what it left behind, then writes `ended`, unless the
-        supervisor had written an end of its own.
+        """Ends an attempt whose supervisor is dead: kills what it left behind, then writes the end that is known, or
+        else `ended`, unless there is an end already.
         """
         with locked(self.path / "lock"):
             if not self.reader.ended():
                 mark = self.orders().mark
                 end_all(lambda: marked(MARK, mark))
-                self.refuse(ended)
+                known = from_json(json.loads(self.end.read_text())) if self.end.exists() else None
+                self.refuse(known if isinstance(known, Ended) else ended)
 
 
 class AttemptFolders:

@@ -10,13 +10,12 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import socketserver
 import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -25,85 +24,15 @@ from ray.exceptions import GetTimeoutError, RayError
 
 from batchyard.cluster.attempts import MARK, AttemptFolder, write_json
 from batchyard.cluster.event_log import EventLog
-from batchyard.cluster.executor import Capacity
-from batchyard.cluster.processes import PROC, ProcessId, end_all, marked
-from batchyard.cluster.ray_actors import START_S, WAIT_S, AttemptSupervisor
+from batchyard.cluster.processes import ProcessId, end_all, marked
+from batchyard.cluster.ray_cluster import Config, connect, room, watch_head
+from batchyard.cluster.ray_crew import START_S, WAIT_S
+from batchyard.cluster.ray_supervisor import AttemptSupervisor
 from batchyard.cluster.verdict import infrastructure, too_big
-from batchyard.training.events import Ended, from_json
+from batchyard.training.events import Ended
 
-OBJECT_STORE_BYTES = 78 << 20
-"""About the least that Ray accepts: events are small, and data sets do not travel through Ray."""
-CONNECT_S = 60.0
-"""How long Ray may take to start, or to be reached."""
 ANSWER_S = 30.0
 """How much longer than promised a supervisor may take to answer, before it is given up."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Config:
-    """What the driver is started with."""
-
-    address: str | None
-    """An existing cluster; None: start a head."""
-    workers: int
-    """CPUs of a head of ours."""
-    temporary: str
-    """A short folder for Ray's sockets and logs, and for ours."""
-    namespace: str
-    """Where our actors have their names; survives this process."""
-
-    @property
-    def socket(self) -> str:
-        """Where requests are taken."""
-        return f"{self.temporary}/driver"
-
-
-def connect(config: Config) -> None:
-    """Starts a head of our own on the loopback interface, or joins the cluster. Ray itself would try for minutes."""
-    too_long = threading.Timer(CONNECT_S, give_up, [f"Ray did not answer within {CONNECT_S:g} s"])
-    too_long.daemon = True
-    too_long.start()
-    if config.address is not None:
-        knock(config.address)
-    settings: dict[str, Any] = {"namespace": config.namespace, "log_to_driver": False, "logging_level": "WARNING"}
-    if config.address is not None:
-        settings["address"] = config.address
-    else:
-        settings |= {
-            "address": "local",
-            "num_cpus": config.workers,
-            "include_dashboard": False,
-            "object_store_memory": OBJECT_STORE_BYTES,
-            "_temp_dir": f"{config.temporary}/ray",
-            "_node_ip_address": "127.0.0.1",
-        }
-    ray.init(**settings)
-    too_long.cancel()
-
-
-def knock(address: str) -> None:
-    """Ends this process at once when nobody listens at host:port. Other forms of address are left to Ray."""
-    host, _, port = address.rpartition(":")
-    if "/" in address or not port.isdecimal():
-        return
-    try:
-        socket.create_connection((host, int(port)), timeout=10).close()
-    except OSError as error:
-        give_up(f"nobody answers at {address}: {error}")
-
-
-def give_up(why: str) -> None:
-    """Ends this process, which is all that is needed: the kernel ends a head of ours with it."""
-    print(why, file=sys.stderr, flush=True)  # noqa: T201
-    os._exit(1)
-
-
-def room() -> Capacity:
-    """Workers and GPUs that the whole cluster has place for. A GPU counts with a CPU beside it."""
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-    cpus = [int(resources.get("CPU", 0)) for resources in nodes]
-    gpus = [min(int(resources.get("GPU", 0)), cpu) for resources, cpu in zip(nodes, cpus, strict=True)]
-    return Capacity(workers=sum(cpus), gpus=sum(gpus))
 
 
 class Driver:
@@ -125,10 +54,8 @@ class Driver:
             try:
                 self._follow(folder, ray.get_actor(folder.path.name))
             except ValueError:
-                staged = folder.path / "ended.json"
-                lost = infrastructure("its supervisor is gone from the Ray cluster", folder.orders().attempt.id.job)
-                ended = json.loads(staged.read_text()) if staged.exists() else lost.to_json()
-                folder.bury(_ended(ended))
+                cause = "the attempt's supervisor is gone from the Ray cluster"
+                folder.bury(infrastructure(cause, folder.orders().attempt.id.job))
 
     def capacity(self) -> dict[str, int]:
         """What the cluster has."""
@@ -196,8 +123,8 @@ class Driver:
         except (RayError, GetTimeoutError) as error:
             cause = f"the attempt's supervisor was lost: {' '.join(str(error).split())[:1000]}"
             ended = infrastructure(cause, folder.orders().attempt.id.job).to_json()
-        # Where the next driver finds it if this process dies between here and the last line.
-        write_json(folder.path / "ended.json", ended)
+        # Counts from here on, even if this process dies before it has written the last line.
+        write_json(folder.end, ended)
         self._dispose(folder, supervisor)
         log.append_json(ended)
         log.close()
@@ -221,12 +148,6 @@ class Driver:
             print(f"supervisor {process.pid} of {folder.path.name} does not end", file=sys.stderr)  # noqa: T201
         mark = folder.orders().mark
         end_all(lambda: marked(MARK, mark))
-
-
-def _ended(mapping: dict[str, Any]) -> Ended:
-    event = from_json(mapping)
-    assert isinstance(event, Ended)
-    return event
 
 
 class Requests(socketserver.StreamRequestHandler):
@@ -267,21 +188,6 @@ class Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
             threading.Thread(target=self.shutdown, daemon=True).start()
             return None
         return actions[do](**arguments)
-
-
-def watch_head() -> None:
-    """Ends this process, and with it the rest of the head, when a part of the head has died: nothing is left to save,
-    and the control plane sees it at once.
-    """
-    parts = [ProcessId.of(pid) for pid, name in _children() if name in ("gcs_server", "raylet")]
-    while all(part is not None and part.alive() for part in parts):
-        time.sleep(0.2)
-    give_up("a process of the Ray head has died")
-
-
-def _children() -> list[tuple[int, str]]:
-    pids = [int(pid) for task in (PROC / "self/task").iterdir() for pid in (task / "children").read_text().split()]
-    return [(pid, (PROC / str(pid) / "comm").read_text().strip()) for pid in pids]
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""The actors of an attempt on Ray: a detached supervisor, and a host for each worker process.
+"""The workers of an attempt on Ray: a placement group, and in it an actor for each worker that holds its process.
 
 The training runs in a process of its own beside the host, the same one that LocalExecutor starts. So a crash is seen
 with its signal and last words, a stuck worker cannot make its actor deaf, and the host knows when the process, and the
@@ -10,12 +10,10 @@ from __future__ import annotations
 import contextlib
 import os
 import queue
-import tempfile
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -25,10 +23,9 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from batchyard.cluster.attempts import MARK, Orders
 from batchyard.cluster.channel import Exit, Message
-from batchyard.cluster.event_log import EventLog, EventReader
 from batchyard.cluster.network import common_network
 from batchyard.cluster.processes import ProcessId, end_all, marked, wait_until
-from batchyard.cluster.supervision import Deliver, RefusedError, Supervision
+from batchyard.cluster.supervision import Deliver, RefusedError
 from batchyard.cluster.verdict import infrastructure
 from batchyard.cluster.worker_process import WorkerProcess, place, worker_environment
 
@@ -208,54 +205,3 @@ class RayCrew:
         """On other machines a pid of ours names no process, or another one, which is as good as gone."""
         group = {} if self._group is None else placement_group_table(self._group)
         return not any(process.alive() for process in self._processes) and group.get("state") in (None, "REMOVED")
-
-
-class AnnouncedLog(EventLog):
-    """An event log that wakes whoever waits for news."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(path)
-        self.changed = threading.Condition()
-
-    def append_json(self, event: dict[str, Any]) -> None:
-        """Adds one event and wakes the waiting."""
-        super().append_json(event)
-        with self.changed:
-            self.changed.notify_all()
-
-
-class AttemptSupervisor:
-    """Supervises one attempt. Detached and named: it outlives whoever asked for it, and can be found again."""
-
-    def __init__(self, orders: str) -> None:
-        self._orders = Orders.from_json(orders)
-        # Events are kept on disk, not in memory, in a file that vanishes with this process.
-        self._spool = tempfile.TemporaryFile()  # noqa: SIM115
-        path = Path(f"/proc/self/fd/{self._spool.fileno()}")
-        self._log = AnnouncedLog(path)
-        self._reader = EventReader(path)
-        self._supervision = Supervision(
-            job=self._orders.attempt.id.job,
-            world_size=self._orders.world_size,
-            crew=RayCrew(self._orders),
-            log=self._log,
-            grace_s=self._orders.grace_s,
-        )
-        threading.Thread(target=self._supervision.run, name="supervision", daemon=True).start()
-
-    def process(self) -> dict[str, Any]:
-        """The process that this is."""
-        return asdict(own_process())
-
-    def cancel(self) -> None:
-        """Cancels the attempt."""
-        self._supervision.cancel()
-
-    def events(self, cursor: int) -> list[str]:
-        """Events after `cursor` as JSON, about a megabyte at most; waits a while for the first."""
-        with self._log.changed:
-            lines = self._reader.lines(cursor)
-            if not lines:
-                self._log.changed.wait(WAIT_S)
-                lines = self._reader.lines(cursor)
-        return [line.decode() for line in lines]
