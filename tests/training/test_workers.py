@@ -84,5 +84,6 @@ def test_a_worker_that_dies_is_noticed_by_the_others_at_once(mortals: InWorkers)
     assert "another worker" in third
 
 
-def test_workers_on_two_machines_go_through_gloo(in_workers: InWorkers) -> None:
-    assert in_workers("on_two_machines", 2) == [{"direct": False, "total": 3.0}] * 2
+@pytest.mark.parametrize("why", ["another machine", "long name"])
+def test_workers_that_cannot_reach_each_others_sockets_go_through_gloo(in_workers: InWorkers, why: str) -> None:
+    assert in_workers("without_mesh", 2, why=why) == [{"direct": False, "total": 3.0}] * 2

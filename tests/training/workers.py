@@ -10,13 +10,14 @@ import hashlib
 import json
 import os
 import sys
+import tempfile
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch._C._distributed_c10d import FileStore
+from torch._C._distributed_c10d import FileStore, HashStore, PrefixStore, Store
 
 from batchyard import data
 from batchyard.training import worker
@@ -126,13 +127,19 @@ def lost_peer(place: Worker) -> str:
             return str(error)
 
 
-def on_two_machines(place: Worker) -> dict[str, Any]:
+def without_mesh(place: Worker, why: str) -> dict[str, Any]:
     """Rank 1 cannot reach the socket of rank 0; returns whether the mesh is direct, and what it adds up."""
     store = FileStore(str(place.folder / "store"), place.world_size)
     dist.init_process_group("gloo", store=store, rank=place.rank, world_size=place.world_size)
-    meeting = FileStore(str(place.folder / f"meeting-of-{place.rank}"), 1)
-    meeting.set("0", "/no/such/socket") if place.rank == 1 else None
+    meeting: Store = PrefixStore("mesh", store)
+    if why == "another machine" and place.rank == 1:
+        meeting = HashStore()
+        meeting.set("0", "/no/such/socket")
+    if why == "long name" and place.rank == 0:
+        tempfile.tempdir = str(place.folder / ("long" * 50))
+        Path(tempfile.tempdir).mkdir()
     mesh = SocketMesh.connect(meeting, place.rank, place.world_size, timedelta(seconds=60))
+    tempfile.tempdir = None
     total = torch.tensor(place.rank + 1.0)
     dist.all_reduce(total, group=mesh)
     dist.destroy_process_group()

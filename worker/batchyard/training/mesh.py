@@ -54,11 +54,8 @@ class SocketMesh(dist.ProcessGroup):
     def connect(cls, store: Store, rank: int, size: int, timeout: timedelta) -> Self:
         """Joins the workers that meet in `store`; every worker must call it, with the default group started."""
         with tempfile.TemporaryDirectory(prefix="batchyard-") as folder, contextlib.ExitStack() as opened:
-            path = str(Path(folder) / "worker")  # the folder's mode is 0700: nobody else can connect
             listener = opened.enter_context(socket.socket(socket.AF_UNIX))
-            listener.bind(path)
-            listener.listen(size)
-            store.set(str(rank), path)
+            store.set(str(rank), _listen(listener, Path(folder), size))
             paths = [store.get(str(lower)).decode() for lower in range(rank)]
             peers = [_opened(path, rank) for path in paths]
             missing = torch.tensor(sum(peer is None for peer in peers))
@@ -131,12 +128,23 @@ def _wait(transfers: list[_Transfer], timeout: float) -> None:
         raise PeerLostError(f"another worker has not answered for {timeout:.0f} s")
 
 
+def _listen(listener: socket.socket, folder: Path, size: int) -> str:
+    """Where the others connect; empty when `folder`, which only this user may enter, has too long a name."""
+    path = str(folder / "worker")
+    try:
+        listener.bind(path)
+    except OSError:
+        return ""
+    listener.listen(size)
+    return path
+
+
 def _opened(path: str, rank: int) -> socket.socket | None:
     peer = socket.socket(socket.AF_UNIX)
     try:
         peer.connect(path)
         peer.sendall(rank.to_bytes(4, "big"))
-    except OSError:  # no such path here: that worker is on another machine
+    except OSError:  # no such path here: that worker is on another machine, or has none
         peer.close()
         return None
     return peer
