@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help venv quickstart test lint format typecheck unit proto up down system-packages clean
+.PHONY: help venv quickstart bench-nn test lint format typecheck unit proto up down system-packages clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,6 +32,9 @@ typecheck: $(STAMP) ## mypy --strict
 
 unit: $(STAMP) ## the tests
 	@$(BIN)/python -m pytest
+
+bench-nn: $(STAMP) ## the BN library against its peers, side by side; writes bench/results/nn.json
+	@$(BIN)/python -m bench.nn
 
 format: $(STAMP) ## rewrite sources in the house format
 	@$(BIN)/ruff check --quiet --fix . ; $(BIN)/ruff format --quiet .

@@ -6,10 +6,11 @@ two devices or more, bench/nn_ranks.py adds NCCL workers. Without a device there
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from batchyard.nn import SyncBatchNorm
 from bench import nn_ranks, report
@@ -21,6 +22,7 @@ SHAPES = [(64, 112, 112), (64, 56, 56), (256, 56, 56), (512, 28, 28), (1024, 14,
 """Inputs of the BN layers of a ResNet-50 at 224x224: channels, height, width."""
 CASES = [Case((BATCH, *shape), torch.channels_last) for shape in SHAPES]
 DTYPES = (torch.bfloat16, torch.float32)
+MODES = ("eager", "compiled")
 SLICE_SECONDS = 0.02
 PEERS: dict[str, Callable[[Case], nn.Module]] = {
     "nn.BatchNorm": lambda case: case.batch_norm(),
@@ -38,22 +40,25 @@ def rows(rounds: int) -> list[report.Row]:
     return found + nn_ranks.cuda_rows(rounds, several)
 
 
-def case_rows(case: Case, dtype: torch.dtype, rounds: int, device: str) -> list[report.Row]:
-    """Eager and compiled, against every peer."""
+def case_rows(
+    case: Case, dtype: torch.dtype, rounds: int, device: str, modes: tuple[str, ...] = MODES
+) -> list[report.Row]:
+    """One row for each mode and peer."""
     found = []
     contenders = {"ours": lambda case: SyncBatchNorm(case.shape[1]), **PEERS}
-    for mode in ("eager", "compiled"):
+    for mode in modes:
         torch.compiler.reset()
-        timers = {name: _timer(make(case), case, dtype, device, mode) for name, make in contenders.items()}
+        x = case.input(device, dtype)
+        timers = {name: _timer(make(case), x, mode) for name, make in contenders.items()}
         measured = report.alternate(timers, rounds)
         name = f"{device}, {str(dtype).removeprefix('torch.')}, {mode}, {case}"
         found += [report.compare(name, measured, "ours", peer, unit="us", bar=BAR, scale=1e6) for peer in PEERS]
     return found
 
 
-def _timer(layer: nn.Module, case: Case, dtype: torch.dtype, device: str, mode: str) -> Callable[[], float]:
-    layer = layer.to(device)
+def _timer(layer: nn.Module, x: Tensor, mode: str) -> Callable[[], float]:
     if mode == "compiled":
         layer.compile(fullgraph=True)
-    finish = torch.cuda.synchronize if device == "cuda" else lambda: None
-    return report.timer(forward_backward(layer, case.input(device, dtype)), seconds=SLICE_SECONDS, finish=finish)
+    finish = torch.cuda.synchronize if x.is_cuda else lambda: None
+    call = forward_backward(layer, x)
+    return report.timer(call, seconds=SLICE_SECONDS, clock=time.perf_counter, finish=finish)

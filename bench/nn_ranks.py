@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -111,9 +111,9 @@ def _measure(device: str, rounds: int) -> Results:
     results = {}
     for case in CPU_CASES if device == "cpu" else CUDA_CASES:
         share = Case((case.shape[0] // dist.get_world_size(), *case.shape[1:]), case.memory_format)
-        layers = {name: kind(case.shape[1]).to(device) for name, kind in kinds.items()}
-        _require_equal([layer(share.input(device)) for layer in layers.values()])
-        calls = {name: forward_backward(layer, share.input(device)) for name, layer in layers.items()}
+        layers, x = {name: kind(case.shape[1]).to(device) for name, kind in kinds.items()}, share.input(device)
+        _require_equal([layer(x) for layer in layers.values()])
+        calls = {name: forward_backward(layer, x) for name, layer in layers.items()}
         results[str(case)] = _alternate(calls, rounds, device)
     steps = {name: _mlp_step(kind, device) for name, kind in kinds.items()}
     results[MLP_STEP] = _alternate(steps, rounds, device)
@@ -125,7 +125,7 @@ def _require_equal(outputs: list[Tensor]) -> None:
     torch.testing.assert_close(outputs[0], outputs[1], rtol=1e-3, atol=1e-3)
 
 
-def _alternate(calls: dict[str, Callable[[], object]], rounds: int, device: str) -> report.Rounds:
+def _alternate(calls: Mapping[str, Callable[[], object]], rounds: int, device: str) -> report.Rounds:
     timers = {name: _timer(call, device) for name, call in calls.items()}
     return report.alternate(timers, rounds)
 

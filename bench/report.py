@@ -101,21 +101,26 @@ def compare(
 
 
 def timer(
-    call: Callable[[], object], *, seconds: float = 0.002, finish: Callable[[], object] = lambda: None
+    call: Callable[[], object],
+    *,
+    seconds: float = 0.005,
+    clock: Callable[[], float] = time.process_time,
+    finish: Callable[[], object] = lambda: None,
 ) -> Callable[[], float]:
     """What measures the seconds of one `call`: as the mean of so many that they take about `seconds` together.
 
-    Two milliseconds are less than a scheduler's time slice: on a machine that does other things too, most slices run
-    undisturbed, and so does their median. `finish` waits for work that calls leave behind (a GPU's queue).
+    The clock is the processor time of this process: on one thread that is the wall's on a quiet machine, and still the
+    same on one that has other things to do. For several threads, processes or a GPU give time.perf_counter, and a
+    `finish` that waits for what calls leave behind.
     """
 
     def measure(count: int) -> float:
         finish()
-        began = time.perf_counter()
+        began = clock()
         for _ in range(count):
             call()
         finish()
-        return (time.perf_counter() - began) / count
+        return (clock() - began) / count
 
     measure(3)  # the first calls allocate and compile
     count = max(1, round(seconds / min(measure(1) for _ in range(5))))
