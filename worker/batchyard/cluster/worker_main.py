@@ -26,6 +26,7 @@ from batchyard.cluster.network import interface_of
 from batchyard.cluster.processes import die_with_parent
 from batchyard.training.context import StoppedError, WorkerContext
 from batchyard.training.events import Ended, Event, TrainingError
+from batchyard.training.rendezvous import join_store, open_store
 from batchyard.training.spec import TrainingJobSpec
 
 if TYPE_CHECKING:
@@ -102,32 +103,13 @@ class Worker:
         self._channel.send({"kind": "event", "event": event.to_json()})
 
     def _open_store(self, place: Place) -> Store:
-        """The store, on a port that the kernel picks. TCPStore by itself would listen on every interface."""
-        from torch.distributed import TCPStore  # type: ignore[attr-defined]
-
-        listener = socket.create_server((place.host, 0), family=family(place.host))
-        port = listener.getsockname()[1]
-        store = TCPStore(
-            place.host,
-            port,
-            place.world_size,
-            is_master=True,
-            wait_for_workers=False,
-            master_listen_fd=listener.detach(),
-        )
+        store, port = open_store(place.host, place.world_size)
         self._channel.send({"kind": "rendezvous", "address": f"{place.host}|{port}"})
         return store
 
     def _join_store(self, place: Place) -> Store:
-        from torch.distributed import TCPStore  # type: ignore[attr-defined]
-
         host, port = self._address.get().split("|")
-        return TCPStore(host, int(port), place.world_size, is_master=False, wait_for_workers=False)
-
-
-def family(host: str) -> socket.AddressFamily:
-    """IPv6 for an address with colons."""
-    return socket.AF_INET6 if ":" in host else socket.AF_INET
+        return join_store(host, int(port), place.world_size)
 
 
 def load(entry: str) -> Callable[[WorkerContext], None]:
