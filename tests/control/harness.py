@@ -22,7 +22,7 @@ from batchyard.control.settings import Settings
 from batchyard.training.events import Published, StepMetrics
 from batchyard.v1 import models_pb2_grpc, spec_pb2, training_pb2, training_pb2_grpc
 
-PATIENCE = 15.0
+PATIENCE = 30.0
 """Seconds after which a condition that is awaited will not come true."""
 
 
