@@ -19,7 +19,6 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from itertools import repeat
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +30,7 @@ from batchyard.client import BatchyardError, Client, ModelVersion, TrainingJob
 from batchyard.data import DataError, Dataset, load, mnist
 
 ROOT = Path(__file__).resolve().parents[1]
+ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 WORKERS = 2
 CONCURRENCY = 64
 """Requests under way at once while speed is measured."""
@@ -68,8 +68,8 @@ class Summary:
 def main() -> int:
     """Runs it all; returns the exit code."""
     began = time.monotonic()
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _interrupt)
+    for number in ENDS:
+        signal.signal(number, signal.default_int_handler)
     try:
         plan = choose()
         data = load(plan.dataset, [str(folder) for folder in plan.folders])
@@ -93,8 +93,9 @@ def main() -> int:
 
 def choose() -> Plan:
     """MNIST where $BATCHYARD_DATA or ../shared/data has it; else the digits that come with scikit-learn."""
-    given = [Path(value) for value in os.environ.get("BATCHYARD_DATA", "").split(os.pathsep) if value]
-    folders = tuple(folder.resolve() for folder in (*given, ROOT.parent / "shared" / "data") if folder.is_dir())
+    given = os.environ.get("BATCHYARD_DATA")
+    candidates = [*([Path(given)] if given else []), ROOT.parent / "shared" / "data"]
+    folders = tuple(folder.resolve() for folder in candidates if folder.is_dir())
     places = [folder / place for folder in folders for place in mnist.PLACES]
     # Damaged or incomplete files are for the loader to complain about, not for a quiet change of data.
     found = any(any(place.glob(f"{name}*")) for place in places for name in mnist.FILES)
@@ -114,11 +115,10 @@ def service(folder: Path, plan: Plan) -> Iterator[Client]:
         with Client(facts["grpc"], facts["inference_grpc"]) as client:
             yield client
     finally:
-        # A second Ctrl-C must not leave half of it behind.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        print("Stopping the service ...")
+        for number in ENDS:  # a second Ctrl-C must not leave half of it behind
+            signal.signal(number, signal.SIG_IGN)
+        print("Stopping the service ...", flush=True)
         local.stop(running, folder, force=True)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def train(client: Client, plan: Plan) -> tuple[ModelVersion, float]:
@@ -239,10 +239,6 @@ def _print_table(rows: dict[str, str]) -> None:
     for row in rows.items():
         table.add_row(*row)
     Console().print(table)
-
-
-def _interrupt(*_: Any) -> None:
-    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

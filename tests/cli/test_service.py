@@ -126,7 +126,7 @@ def test_a_service_that_does_not_answer_in_time_is_ended(stand_in: Any, tmp_path
 
 def _command(pid: int) -> str:
     process = processes.find(pid)
-    return process.command if process else ""
+    return " ".join(process.command) if process else ""
 
 
 def test_ctrl_c_during_up_ends_what_it_had_started(run: Any, stand_in: Any, tmp_path: Path) -> None:
@@ -153,14 +153,17 @@ def test_a_foreground_service_stops_with_the_command(run: Any, stand_in: Any, tm
     stand_in("works")
     command = [*UP, "--foreground"]
     with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as up:
-        assert up.stdout is not None
-        lines = iter(up.stdout.readline, "")
-        assert any(line.startswith("inference metrics") for line in lines)
+        printed = []
+        for line in up.stdout or ():
+            printed.append(line.split("\t")[0])
+            if printed[-1] == "inference metrics":
+                break
         service = local.find(tmp_path / "batchyard-data")
-        assert service is not None
         up.terminate()
         up.communicate(timeout=30)
+    assert printed == ["arguments []\n", "control plane", "dashboard", "inference", "inference metrics"]
     assert up.returncode == 0
+    assert service is not None
     assert not service.process.alive
 
 
@@ -187,8 +190,6 @@ def test_a_file_left_by_a_dead_service_harms_nobody(run: Any, tmp_path: Path, pi
     folder = tmp_path / "batchyard-data"
     folder.mkdir()
     (folder / "control.json").write_text(json.dumps({"pid": pid, "grpc": "127.0.0.1:1"}))
-    # Long before this very process began, whose pid it names.
-    os.utime(folder / "control.json", (1e9, 1e9))
     assert run("down").stdout == "No service runs on batchyard-data; nothing to stop.\n"
 
 

@@ -104,7 +104,7 @@ def test_a_message_of_several_lines_stays_two_lines(run: Any, service: FakeServi
     service.fail_next("GetTrainingJob", grpc.StatusCode.INTERNAL, "first\nsecond", ErrorInfo(reason="X"))
     result = run("job", "show", "x")
     assert result.exit_code == 1
-    assert two_lines(result)[0] == "first second"
+    assert two_lines(result)[0] == "first ..."
 
 
 def test_a_reader_that_leaves_is_no_error(service: FakeService) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from batchyard.client import Evaluation, StateChange, StepMetrics, TrainingJob
 from batchyard.client.testing import FakeService
+from batchyard.v1.training_pb2 import Failure
 
 JOB = "{name: try, model: {architecture: mlp}, data: {dataset: digits}, steps: 40}"
 
@@ -42,6 +43,16 @@ def test_jobs_are_a_table_with_a_heading(service: FakeService, tmp_path: Path) -
     lines = [" ".join(line.split()) for line in in_terminal(service, "jobs").splitlines() if line.strip()]
     assert lines[0] == "job state steps loss accuracy published created"
     assert lines[-1].startswith("try-1 QUEUED 0/40 - - -")
+
+
+def test_a_cause_of_several_lines_keeps_them(service: FakeService) -> None:
+    failure = Failure(cause="worker 1 failed:\n  Traceback\n  ValueError")
+    service.jobs["trainingJobs/x"] = TrainingJob(name="trainingJobs/x", state=TrainingJob.FAILED, failure=failure)
+    lines = [line for line in in_terminal(service, "job", "show", "x").splitlines() if line]
+    begin = next(i for i, line in enumerate(lines) if line.startswith("failed because"))
+    column = lines[begin].index("worker")
+    told = [line[column:] for line in lines[begin : begin + 3]]
+    assert told == ["worker 1 failed:", "  Traceback", "  ValueError"]
 
 
 def test_names_are_not_read_as_markup(service: FakeService) -> None:

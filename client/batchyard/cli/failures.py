@@ -51,9 +51,9 @@ def run(command: Callable[[], object]) -> int:
 
 
 def report(what: str, hint: str, code: int) -> int:
-    """Prints the two lines; returns the code."""
-    first = " ".join(what.split())
-    click.echo(f"batchyard: {first}\n  {hint or 'See `batchyard --help`.'}", err=True)
+    """Prints the two lines; returns the code. Of a message of several lines only the first is told."""
+    first, *more = what.strip().splitlines() or [""]
+    click.echo(f"batchyard: {first}{' ...' if more else ''}\n  {hint or 'See `batchyard --help`.'}", err=True)
     return code
 
 

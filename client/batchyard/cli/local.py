@@ -45,11 +45,7 @@ def find(data_folder: Path) -> Running | None:
     """The service that runs on `data_folder`; None when there is none, or only what a dead one left behind."""
     facts = read_control_file(data_folder)
     process = processes.find(int(facts["pid"])) if facts and str(facts.get("pid")).isdecimal() else None
-    if facts is None or process is None or not process.alive:
-        return None
-    # A pid is used again sooner or later: whatever started after the file was written is something else.
-    written = (data_folder / CONTROL_FILE).stat().st_mtime
-    return Running(process, facts) if process.started <= written + 1.0 else None
+    return Running(process, facts) if facts and process and _serves(process, data_folder) else None
 
 
 def start(
@@ -108,7 +104,7 @@ def require_extras() -> None:
 
 def _open_log(log: Path) -> BinaryIO:
     try:
-        log.parent.mkdir(parents=True, exist_ok=True)
+        log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         return log.open("ab")
     except OSError as error:
         raise Failure(f"{log.parent}: {error.strerror}", "Name a folder that can be written with --data-dir.") from None
@@ -179,12 +175,24 @@ def _end(child: subprocess.Popen[bytes]) -> None:
         member.signal(signal.SIGKILL)
 
 
+def _serves(process: Process, data_folder: Path) -> bool:
+    """Whether this is the control plane of that very folder. A pid is used again sooner or later, and clocks are set:
+    only its command line tells for certain.
+    """
+    words, folder = process.command, process.folder
+    if not process.alive or "batchyard.control" not in words or "--data-dir" not in words[:-1] or folder is None:
+        return False
+    return (folder / words[words.index("--data-dir") + 1]).resolve() == data_folder.resolve()
+
+
 def _deal_with_rest(rest: set[Process], force: bool) -> None:
     if force:
         for process in rest:
             process.signal(signal.SIGKILL)
         return
-    named = "; ".join(f"{process.pid} {process.command[:60]}" for process in sorted(rest, key=lambda p: p.pid))
+    named = "; ".join(
+        f"{process.pid} {' '.join(process.command)[:60]}" for process in sorted(rest, key=lambda p: p.pid)
+    )
     raise Failure(
         f"still running after SIGTERM: {named}", "Wait and run it again, or kill them: batchyard down --force"
     )

@@ -53,11 +53,15 @@ def _print_rich_table(columns: Sequence[str], rows: list[list[str]]) -> None:
 
 
 def print_facts(facts: Iterable[tuple[str, str]]) -> None:
-    """Labels with values, one a line; those without a value are left out."""
-    known = [(label, clean(value)) for label, value in facts if value]
+    """Labels with values, one a line; those without a value are left out. People see long values on several lines."""
+    known = [(label, value) for label, value in facts if value]
     width = max((len(label) for label, _ in known), default=0) + 2
     for label, value in known:
-        click.echo(f"{label:<{width}}{value}" if for_people() else f"{label}\t{value}")
+        if for_people():
+            lines = [clean(line) for line in value.splitlines()]
+            click.echo(f"{label:<{width}}" + f"\n{'':<{width}}".join(lines))
+        else:
+            click.echo(f"{label}\t{clean(value)}")
 
 
 def clean(text: str) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,19 +25,21 @@ class Process:
         return found is not None and found.process == self and found.state not in "ZX"
 
     @property
-    def started(self) -> float:
-        """Seconds since the epoch, exact to about 10 ms."""
-        boot = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
-        return boot + self.start_ticks / os.sysconf("SC_CLK_TCK")
-
-    @property
-    def command(self) -> str:
+    def command(self) -> list[str]:
         """Its command line; empty once it is gone."""
         try:
-            words = (_PROC / str(self.pid) / "cmdline").read_bytes().split(b"\0")
+            words = (_PROC / str(self.pid) / "cmdline").read_bytes()
         except OSError:
-            return ""
-        return b" ".join(words).decode(errors="replace").strip()
+            return []
+        return words.decode(errors="surrogateescape").rstrip("\0").split("\0")
+
+    @property
+    def folder(self) -> Path | None:
+        """Its working folder; None once it is gone, or for one that is not ours to look at."""
+        try:
+            return (_PROC / str(self.pid) / "cwd").readlink()
+        except OSError:
+            return None
 
     def signal(self, number: signal.Signals) -> None:
         """Sends a signal, unless it is gone."""

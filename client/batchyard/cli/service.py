@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 from collections import Counter
 from contextlib import suppress
 from pathlib import Path
@@ -83,7 +84,8 @@ def up(data_dir: Path, foreground: bool, as_json: bool, **flags: Any) -> None:
         return _print_running(running, data_dir, as_json, "is up")
     try:
         _print_running(running, data_dir, as_json, "is up")
-        code = child.wait()
+        # With a timeout it looks again and again; a plain wait() sleeps on when a signal comes just before it begins.
+        code = child.wait(timeout=threading.TIMEOUT_MAX)
     except KeyboardInterrupt:
         child.terminate()
         code = child.wait()

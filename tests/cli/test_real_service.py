@@ -1,0 +1,139 @@
+"""The command against the real service: up, train, publish, serve, predict, cancel, down. Workers are subprocesses."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from batchyard.cli import local, processes
+from batchyard.data import load
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+Command = Callable[..., str]
+
+
+def call(folder: Path, *arguments: str | Path, code: int = 0) -> str:
+    """What `batchyard ARGUMENTS` prints, run in `folder`."""
+    command = [sys.executable, "-m", "batchyard.cli", *map(str, arguments)]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("BATCHYARD_")}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=200)
+    assert done.returncode == code, done.stderr
+    return done.stdout if code == 0 else done.stderr
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder in which a service runs, with a trained and published model."""
+    folder = tmp_path_factory.mktemp("service")
+    free = [f"--{plane}=127.0.0.1:0" for plane in ("grpc", "http", "inference-grpc", "inference-http")]
+    call(folder, "up", *free, "--executor", "local", "--workers", "2")
+    try:
+        output = call(folder, "submit", EXAMPLES / "digits-mlp.yaml", "--follow", "--set", "steps=200")
+        assert output.splitlines()[-1] == "SUCCEEDED digits/1"
+        yield folder
+    finally:
+        running = local.find(folder / "batchyard-data")
+        assert running is not None
+        family = processes.family({running.process})
+        assert len(family) >= 2, "the control plane and its inference plane"
+        call(folder, "down")
+        assert not [process for process in family if process.alive]
+
+
+def test_status_lists_the_job_and_the_model(folder: Path) -> None:
+    status = json.loads(call(folder, "status", "--json"))
+    assert (status["control"]["state"], status["jobs"]["SUCCEEDED"], status["models"]) == ("serving", 1, ["digits"])
+
+
+def test_the_job_is_shown_with_every_default_and_its_version(folder: Path) -> None:
+    identity = call(folder, "jobs").split("\t")[0]
+    job = json.loads(call(folder, "job", "show", identity, "--json"))
+    assert job["model_version"] == "models/digits/versions/1"
+    assert job["spec"]["model"]["activation"] == "sigmoid"
+    assert job["progress"]["evaluation_accuracy"] > 0.9
+    events = [json.loads(line) for line in call(folder, "job", "watch", identity, "--json").splitlines()]
+    assert [event["step"] for event in events if event["kind"] == "step_metrics"][-1] == 200
+    assert events[-1]["state"] == "SUCCEEDED"
+    assert "1,438 training" in call(folder, "job", "logs", identity)
+
+
+def test_what_a_job_shows_can_be_submitted_again(folder: Path) -> None:
+    identity = call(folder, "jobs").splitlines()[-1].split("\t")[0]
+    spec = json.loads(call(folder, "job", "show", identity, "--json"))["spec"]
+    (folder / "again.json").write_text(json.dumps(spec))
+    again = call(folder, "submit", "again.json", "--set", "steps=1000000", "--set", "publish=null").strip()
+    assert json.loads(call(folder, "job", "show", again, "--json"))["spec"]["optimizer"] == spec["optimizer"]
+    assert call(folder, "job", "cancel", again, "--wait") == "CANCELLED\n"
+
+
+def test_the_model_is_shown_with_its_certificate_and_alias(folder: Path) -> None:
+    model, version, aliases, accuracy, *_ = call(folder, "models").strip().split("\t")
+    assert (model, version, aliases) == ("digits", "1", "production")
+    assert float(accuracy.rstrip("%")) > 90
+    shown = json.loads(call(folder, "model", "show", "digits@production", "--json"))
+    assert shown["certificate"]["passed"] is True
+    assert [entry["status"] for entry in shown["fold_report"]] == ["folded"] * 3
+    assert "candidate\t1" in call(folder, "alias", "digits", "candidate", "1")
+
+
+def test_a_picture_of_a_digit_is_recognised(folder: Path) -> None:
+    test = load("digits", []).test
+    sample = next(i for i in range(len(test)) if test.labels[i] == 0)
+    large = np.kron(test.images[sample, 0], np.ones((10, 10), np.uint8))
+    Image.fromarray(large).save(folder / "zero.png")
+    answer = json.loads(call(folder, "predict", "digits@production", "zero.png", "--json"))
+    assert answer["notes"] == ["resized from 80 x 80 to 8 x 8"]
+    assert answer["rows"][0]["classes"][0]["label"] == "0"
+    assert answer["version"] == "1"
+
+
+def test_held_out_images_from_an_array_are_mostly_right(folder: Path) -> None:
+    test = load("digits", []).test
+    np.save(folder / "test.npy", test.images)
+    labels = [
+        line.split("\t")[1] for line in call(folder, "predict", "digits/1", "test.npy", "--top", "1").splitlines()
+    ]
+    assert np.mean(np.array(labels, dtype=int) == test.labels) > 0.9
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("model.architecture=resnet99", "model.architecture: 'resnet99' given; expected one of"),
+        ("steps=0", "steps: 0 given; expected a whole number from 1"),
+        ("workers.count=0", "workers.count: 0 given"),
+        ("data.batch_size=1", "data.batch_size: 1 given; expected at least one sample for each of the 2 workers"),
+        ("data.batchsize=1", "data.batchsize: unknown key; did you mean 'batch_size'?"),
+    ],
+)
+def test_a_spec_that_is_not_legal_is_refused_with_the_field(folder: Path, change: str, words: str) -> None:
+    assert words in call(folder, "submit", EXAMPLES / "digits-mlp.yaml", "--set", change, code=2)
+
+
+def test_a_job_without_its_data_fails_with_what_to_do(folder: Path) -> None:
+    told = call(folder, "submit", EXAMPLES / "mnist-mlp.yaml", "--follow", code=1)
+    what, hint = told.splitlines()
+    assert "dataset mnist: train-images-idx3-ubyte (or .gz) not found" in what
+    assert "digits" in hint
+
+
+def test_leaving_a_followed_job_does_not_cancel_it(folder: Path) -> None:
+    flags = ["--follow", "--set", "steps=1000000", "--set", "publish=null", "--set", "name=endless"]
+    command = [sys.executable, "-m", "batchyard.cli", "submit", str(EXAMPLES / "digits-mlp.yaml"), *flags]
+    with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None
+        assert any(line.startswith("step ") for line in child.stdout)
+        child.send_signal(signal.SIGINT)
+        _, told = child.communicate(timeout=60)
+    assert child.returncode == 130
+    identity = next(line.split("\t")[0] for line in call(folder, "jobs").splitlines() if line.startswith("endless"))
+    assert f"batchyard job watch {identity}" in told
+    assert json.loads(call(folder, "job", "show", identity, "--json"))["state"] == "RUNNING"
+    assert call(folder, "job", "cancel", identity, "--wait") == "CANCELLED\n"
