@@ -53,9 +53,12 @@ def local_moments(x: Tensor) -> tuple[Tensor, Tensor]:
         # Without eps the kernel's 1/sigma gives the variance back to a few ulp; with eps it would not.
         mean, invstd = torch.batch_norm_stats(_dense(x), 0.0)
         return mean, invstd.square().reciprocal()
-    mean, var = torch.zeros(2, x.shape[1], dtype=dtype, device=x.device).unbind()
-    # The zeros fix the accumulation dtype for fp16 and bf16; the results come back as new tensors.
-    local: tuple[Tensor, Tensor] = torch.batch_norm_update_stats(x, mean, var, 0.0)
+    local: tuple[Tensor, Tensor]
+    if x.dtype == dtype:
+        local = torch.batch_norm_update_stats(x, None, None, 0.0)
+    else:  # for fp16 and bf16, zeros that fix the accumulation dtype; the results come back as new tensors
+        mean, var = torch.zeros(2, x.shape[1], dtype=dtype, device=x.device).unbind()
+        local = torch.batch_norm_update_stats(x, mean, var, 0.0)
     return local
 
 
