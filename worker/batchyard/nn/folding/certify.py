@@ -104,7 +104,7 @@ def _update(digest: Any, name: str, tensor: Tensor) -> None:
 
 
 def _outputs(module: nn.Module, inputs: tuple[Any, ...]) -> list[Tensor]:
-    return [leaf for leaf in tree_leaves(module(*inputs)) if isinstance(leaf, Tensor)]
+    return [leaf.cpu() for leaf in tree_leaves(module(*inputs)) if isinstance(leaf, Tensor)]
 
 
 def _error(outputs: list[Tensor], expected: list[Tensor]) -> float:

@@ -78,6 +78,7 @@ def fold(model: nn.Module, example_inputs: tuple[Any, ...]) -> FoldedModel:
     graph.recompile()
     _compare(expected, _run(graph, example_inputs))
     _cast(graph, dtypes)
+    graph.to(next((t.device for t in model.parameters()), torch.device("cpu")))
     equals = {node.name: node.meta["equals"] for node in graph.graph.nodes if node.meta.get("equals")}
     called = {f.name for f in found}
     unused = [(n, m) for n, m in model.named_modules() if isinstance(m, _BatchNorm) and n not in called]

@@ -75,7 +75,7 @@ def _same(
     if type(a) is not type(b) or _settings(a) != _settings(b):
         return False
     mine, theirs = a.state_dict(), b.state_dict()
-    return mine.keys() == theirs.keys() and all(torch.equal(mine[k], theirs[k].to(mine[k].dtype)) for k in mine)
+    return mine.keys() == theirs.keys() and all(torch.equal(mine[k].cpu(), theirs[k].to(mine[k].dtype)) for k in mine)
 
 
 def _settings(module: nn.Module) -> str:
@@ -246,8 +246,8 @@ class _Double:
     def __init__(self, folded: fx.GraphModule) -> None:
         epsilons = [torch.finfo(p.dtype).eps for p in folded.state_dict().values() if p.is_floating_point()]
         self.epsilon = max(epsilons, default=torch.finfo(torch.float64).eps)
-        self.exact = _Exact(copy.deepcopy(folded).double())
-        squared = copy.deepcopy(folded).double()
+        self.exact = _Exact(copy.deepcopy(folded).double().cpu())
+        squared = copy.deepcopy(folded).double().cpu()
         for tensor in (*squared.parameters(), *squared.buffers()):
             if tensor.is_floating_point():
                 tensor.square_()

@@ -25,7 +25,7 @@ class _Tracer(fx.Tracer):
 
 
 def double_copy(model: nn.Module) -> nn.Module:
-    """A copy of `model` in fp64 and evaluation mode, without the hooks of ActivationStats. `model` stays untouched."""
+    """A copy of `model` in fp64 and evaluation mode on the CPU, without the hooks of ActivationStats."""
     try:
         copied = copy.deepcopy(model)
     except Exception as error:
@@ -34,7 +34,7 @@ def double_copy(model: nn.Module) -> nn.Module:
         for hooks in (module._forward_hooks, module._forward_pre_hooks):
             for key in [key for key, hook in hooks.items() if getattr(hook, "observes_only", False)]:
                 del hooks[key]
-    return copied.double().eval()
+    return copied.double().cpu().eval()
 
 
 def trace(model: nn.Module) -> fx.GraphModule:
@@ -72,8 +72,9 @@ def record_values(graph: fx.GraphModule, inputs: tuple[Any, ...]) -> None:
 
 
 def doubled(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-    """`inputs` with floating tensors in fp64."""
-    return tuple(x.double() if isinstance(x, Tensor) and x.is_floating_point() else x for x in inputs)
+    """`inputs` on the CPU, with floating tensors in fp64."""
+    tensors = (x.cpu() if isinstance(x, Tensor) else x for x in inputs)
+    return tuple(x.double() if isinstance(x, Tensor) and x.is_floating_point() else x for x in tensors)
 
 
 def shape_of(node: fx.Node) -> tuple[int, ...] | None:
