@@ -12,7 +12,7 @@ import torch.distributed as dist
 
 from batchyard.training.context import WorkerContext
 from batchyard.training.events import TrainingError
-from batchyard.training.mesh import MESH, SocketMesh
+from batchyard.training.mesh import MESH, Mesh
 
 TIMEOUT = timedelta(minutes=5)
 """For one collective. A dead peer shows at once, by its closed connection; this is for one that hangs."""
@@ -67,10 +67,10 @@ def joined(context: WorkerContext) -> Iterator[Group]:
 
 
 @contextmanager
-def _mesh() -> Iterator[SocketMesh]:
+def _mesh() -> Iterator[Mesh]:
     """Short cuts between workers on the same cores."""
     mesh = dist.new_group(backend=MESH, timeout=TIMEOUT)
-    assert isinstance(mesh, SocketMesh)
+    assert isinstance(mesh, Mesh)
     try:
         yield mesh
     finally:
