@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import click
@@ -57,4 +58,6 @@ for _command in (up, down, status, submit, jobs, job, models, model, alias, pred
 
 def main() -> None:
     """The console script."""
+    # gRPC's own lines about broken handshakes would bury ours.
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     batchyard(prog_name="batchyard")

@@ -5,19 +5,18 @@ from __future__ import annotations
 import signal
 import threading
 from collections import Counter
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from batchyard.cli.failures import UNREACHABLE, Failure
+from batchyard.cli.failures import Failure
 from batchyard.cli.options import Connection, as_json, connects, examples
 from batchyard.cli.output import for_people, print_facts, print_json
 
 if TYPE_CHECKING:
     from batchyard.cli.local import Running
-    from batchyard.client import Client
+    from batchyard.client import Client, UnavailableError
 
 _data_dir = click.option(
     "--data-dir",
@@ -125,43 +124,47 @@ def status(as_json: bool, connection: Connection) -> None:
     Exit code 3 when a plane does not answer.
     """
     with connection.open() as client:
-        found = _survey(client)
+        found, failures = _survey(client)
     if as_json:
         print_json(found)
     else:
+        serving = found["control"]["state"] != "no answer"
         jobs = ", ".join(f"{count} {state.lower()}" for state, count in found["jobs"].items()) or "none"
         print_facts(
             [
                 ("control plane", f"{found['control']['address']}  {found['control']['state']}"),
                 ("inference plane", f"{found['inference']['address']}  {found['inference']['state']}"),
-                ("jobs", jobs if found["control"]["state"] == "serving" else ""),
-                ("models", ", ".join(found["models"]) or "none"),
+                ("jobs", jobs if serving else ""),
+                ("models", (", ".join(found["models"]) or "none") if serving else ""),
             ]
         )
-    for plane in ("control", "inference"):
-        if found[plane]["state"] == "no answer":
-            address = found[plane]["address"]
-            start = "Start a service with `batchyard up`, or say where one is with"
-            raise Failure(f"the {plane} plane at {address} does not answer", f"{start} --{plane}.", UNREACHABLE)
+    if failures:
+        raise failures[0]
 
 
-def _survey(client: Client) -> dict[str, Any]:
-    """What both planes say, as far as they answer."""
+def _survey(client: Client) -> tuple[dict[str, Any], list[UnavailableError]]:
+    """What both planes say, and how those failed that do not answer."""
     from batchyard.client import UnavailableError, state_name
 
+    failures: list[UnavailableError] = []
     control, inference, jobs, models = "no answer", "no answer", Counter[str](), list[str]()
-    with suppress(UnavailableError):
+    try:
         control = "serving" if client.healthy() else "not serving"
         jobs = Counter(state_name(job) for job in client.jobs())
         models = [model.name.removeprefix("models/") for model in client.models()]
-    with suppress(UnavailableError):
+    except UnavailableError as error:
+        failures.append(error)
+    try:
         inference = "ready" if client.inference.server_ready() else "loading models"
-    return {
+    except UnavailableError as error:
+        failures.append(error)
+    found = {
         "control": {"address": client.settings.control, "state": control},
         "inference": {"address": client.settings.inference, "state": inference},
         "jobs": dict(jobs),
         "models": models,
     }
+    return found, failures
 
 
 def _arguments(flags: dict[str, Any]) -> list[str]:

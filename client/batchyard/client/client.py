@@ -15,10 +15,10 @@ from batchyard.client import errors
 from batchyard.client.calls import Caller
 from batchyard.client.channel import open_channel
 from batchyard.client.events import Detail, Event
+from batchyard.client.hints import CONTROL_HINTS, INFERENCE_HINTS
 from batchyard.client.inference import Inference, InferResult, Prediction
 from batchyard.client.job_file import read_job
 from batchyard.client.settings import DEFAULT_CONTROL, DEFAULT_INFERENCE, Settings, read_settings, read_token
-from batchyard.client.status import CONTROL_HINTS, INFERENCE_HINTS
 from batchyard.client.tensors import Array
 from batchyard.client.watch import Watch, WatchOptions
 from batchyard.v1 import models_pb2, training_pb2

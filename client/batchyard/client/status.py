@@ -11,6 +11,7 @@ from google.rpc.status_pb2 import Status
 
 from batchyard.client import errors
 from batchyard.client.errors import FieldViolation, RpcError
+from batchyard.client.hints import trouble
 
 M = TypeVar("M", bound=Message)
 
@@ -31,19 +32,6 @@ _ERRORS: dict[grpc.StatusCode, type[RpcError]] = {
     grpc.StatusCode.UNIMPLEMENTED: errors.UnsupportedError,
 }
 
-_TOKEN_HINT = "Name a file that holds the service's token with --token-file or BATCHYARD_TOKEN_FILE."
-CONTROL_HINTS: dict[type[errors.RpcError], str] = {
-    errors.UnavailableError: "Start a service with `batchyard up`, or say where one is with --control.",
-    errors.DeadlineExceededError: "See whether the service is busy or stuck; its log is in its data folder.",
-    errors.AccessError: _TOKEN_HINT,
-}
-INFERENCE_HINTS: dict[type[errors.RpcError], str] = {
-    errors.UnavailableError: "Start a service with `batchyard up`, or say where one is with --inference.",
-    errors.DeadlineExceededError: "See whether the service is busy or stuck; its log is in its data folder.",
-    errors.OverloadedError: "Send fewer requests at once, or add an inference plane.",
-    errors.AccessError: _TOKEN_HINT,
-}
-
 
 def from_grpc(error: Any, peer: str, hints: dict[type[RpcError], str]) -> RpcError:
     """The exception for a failed call to `peer` (for messages), with `hints` on what to do about some of them."""
@@ -51,9 +39,9 @@ def from_grpc(error: Any, peer: str, hints: dict[type[RpcError], str]) -> RpcErr
     kind = _ERRORS.get(code, errors.ServiceError)
     details = _details(error)
     info, bad, retry = _find(details, ErrorInfo()), _find(details, BadRequest()), _find(details, RetryInfo())
-    message = error.details() or code.name
+    message, hint = error.details() or code.name, hints.get(kind, "")
     if not details:
-        message = _from_transport(code, message, peer)
+        message, hint = _from_transport(code, message, peer, hint)
     return kind(
         message,
         code=code.name,
@@ -61,25 +49,18 @@ def from_grpc(error: Any, peer: str, hints: dict[type[RpcError], str]) -> RpcErr
         metadata=info.metadata if info else None,
         violations=[FieldViolation(v.field, v.description) for v in bad.field_violations] if bad else (),
         retry_delay=retry.retry_delay.ToTimedelta().total_seconds() if retry else None,
-        hint=hints.get(kind, ""),
+        hint=hint,
     )
 
 
-def _from_transport(code: grpc.StatusCode, message: str, peer: str) -> str:
-    """Words for an error that carries no details: as a rule it is the channel's, not the service's."""
+def _from_transport(code: grpc.StatusCode, message: str, peer: str, hint: str) -> tuple[str, str]:
+    """Words and hint for an error that carries no details: as a rule it is the channel's, not the service's."""
     if code is grpc.StatusCode.UNAVAILABLE:
-        return f"{peer} does not answer ({_last_error(message)})"
+        known = trouble(message)
+        return f"{peer} does not answer ({known.words})", known.hint or hint
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
-        return f"{peer} did not answer in time"
-    return f"{peer}: {message}"
-
-
-def _last_error(message: str) -> str:
-    """The telling part of gRPC's "failed to connect to all addresses; last error: UNKNOWN: ipv4:...: words"."""
-    words = message.rpartition("last error: ")[2]
-    if "onnection refused" in words:
-        return "connection refused"
-    return words.strip().rstrip(".")
+        return f"{peer} did not answer in time", hint
+    return f"{peer}: {message}", hint
 
 
 def _details(error: Any) -> list[Any]:
