@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from batchyard.nn.folding.fold import FoldedModel
+from batchyard.nn.folding.in_double import doubled, in_double
+from batchyard.nn.folding.in_place import without_in_place
 from batchyard.nn.folding.proof import LayerProof, prove_layers
-from batchyard.nn.folding.tracing import double_copy, doubled, record_values, trace
+from batchyard.nn.folding.tracing import double_copy, record_values, trace
 
 TIMES_OWN_ERROR = 8.0
 """k: the folded network may err this many times as much as the unfolded one does in its own precision."""
@@ -59,7 +61,8 @@ def certify(folded: FoldedModel, model: nn.Module, samples: tuple[Any, ...]) -> 
     Raises FoldError where the model cannot be traced or run in fp64.
     """
     oracle = double_copy(model)
-    expected = _outputs(oracle, doubled(samples))
+    with in_double():
+        expected = _outputs(oracle, doubled(samples))
     was_training = [m for m in model.modules() if m.training]
     own = _outputs(model.eval(), samples)
     for module in was_training:
@@ -67,7 +70,9 @@ def certify(folded: FoldedModel, model: nn.Module, samples: tuple[Any, ...]) -> 
     actual = _outputs(folded.module, samples)
     original = trace(oracle)
     record_values(original, tuple(s[:1] if isinstance(s, Tensor) and s.dim() else s for s in samples))
-    layers = prove_layers(folded, original)
+    without_in_place(original)
+    with in_double():
+        layers = prove_layers(folded, original)
     reasons = [f"layer {proof.name}: {proof.reason}" for proof in layers if not proof.passed]
     bound = TIMES_OWN_ERROR * max(_error(own, expected), LEAST_ROUNDINGS * _rounding(own, expected))
     max_error = _error(actual, expected)
@@ -104,7 +109,8 @@ def _update(digest: Any, name: str, tensor: Tensor) -> None:
 
 
 def _outputs(module: nn.Module, inputs: tuple[Any, ...]) -> list[Tensor]:
-    return [leaf.cpu() for leaf in tree_leaves(module(*inputs)) if isinstance(leaf, Tensor)]
+    copies = (x.clone() if isinstance(x, Tensor) else x for x in inputs)  # forward may write into its inputs
+    return [leaf.cpu() for leaf in tree_leaves(module(*copies)) if isinstance(leaf, Tensor)]
 
 
 def _error(outputs: list[Tensor], expected: list[Tensor]) -> float:

@@ -12,9 +12,10 @@ from torch.utils._pytree import tree_leaves
 
 from batchyard.nn.folding.algebra import ChannelAffine
 from batchyard.nn.folding.canonical import Found, canonicalize
+from batchyard.nn.folding.in_double import doubled, in_double
 from batchyard.nn.folding.in_place import without_in_place
 from batchyard.nn.folding.rules import Plan, Stays, backwards, forwards
-from batchyard.nn.folding.tracing import FoldError, double_copy, doubled, record_values, trace
+from batchyard.nn.folding.tracing import FoldError, double_copy, record_values, trace
 
 AGREEMENT = 1e-9
 """Largest error of the fp64 network after folding, relative to its largest output; fp64 rounding is far below."""
@@ -152,11 +153,11 @@ def _numbered(entries: list[FoldEntry]) -> tuple[FoldEntry, ...]:
 def _run(module: nn.Module, inputs: tuple[Any, ...]) -> list[Tensor]:
     """All tensors that the network returns for `inputs` in fp64."""
     try:
-        result = module(*doubled(inputs))
+        with in_double():
+            result = module(*doubled(inputs))
     except Exception as error:
         raise FoldError(
-            f"the network does not run in fp64: {type(error).__name__}: {error}; folding and its proof need it to: "
-            "look for dtypes that forward fixes"
+            f"the network does not run in fp64: {type(error).__name__}: {error}; folding and its proof need it to"
         ) from error
     return [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
 
@@ -165,6 +166,8 @@ def _compare(expected: list[Tensor], folded: list[Tensor]) -> None:
     if [t.shape for t in expected] != [t.shape for t in folded]:
         raise FoldError("the folded network returns other shapes: what forward does must not depend on values")
     for before, after in zip(expected, folded, strict=True):
+        if not before.numel() or torch.equal(before.nan_to_num(), after.nan_to_num()):
+            continue
         error, largest = float((before - after).abs().max()), float(before.abs().max())
         if not error <= AGREEMENT * max(largest, 1.0):
             raise FoldError(

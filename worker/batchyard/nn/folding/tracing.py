@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from batchyard.nn.folding.in_double import doubled, in_double
 from batchyard.nn.input_normalization import InputNormalization
 from batchyard.nn.sync_batchnorm import SyncBatchNorm
 
@@ -64,17 +65,11 @@ def record_values(graph: fx.GraphModule, inputs: tuple[Any, ...]) -> None:
     """Notes every node's value for `inputs` in fp64: a tensor's shape and dtype, of which only those mean anything."""
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     try:
-        with mode, torch.no_grad():
+        with in_double(), mode, torch.no_grad():
             _Recorder(graph).run(*(mode.from_tensor(x) if isinstance(x, Tensor) else x for x in doubled(inputs)))
     except Exception:  # shapes that depend on values: only a real run tells
-        with torch.no_grad():
+        with in_double(), torch.no_grad():
             _Recorder(graph).run(*doubled(inputs))
-
-
-def doubled(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-    """`inputs` on the CPU, with floating tensors in fp64."""
-    tensors = (x.cpu() if isinstance(x, Tensor) else x for x in inputs)
-    return tuple(x.double() if isinstance(x, Tensor) and x.is_floating_point() else x for x in tensors)
 
 
 def shape_of(node: fx.Node) -> tuple[int, ...] | None:
