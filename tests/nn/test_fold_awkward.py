@@ -84,6 +84,34 @@ AWKWARD: dict[str, tuple[Callable[[Any, Any], Any], int, str]] = {
 }
 
 
+DECIDING: dict[str, Callable[[Any, Any], Any]] = {
+    "by channels": lambda m, x: m.bn(m.conv(x)) if x.shape[1] == 3 else x,
+    "by rank": lambda m, x: m.bn(m.conv(x)) if x.dim() == 4 else x.unsqueeze(0),
+    "over parts": lambda m, x: sum(m.bn(m.conv(part)) for part in torch.cat([x, x], 1).chunk(2, 1)),
+}
+
+
+@pytest.mark.parametrize("name", DECIDING)
+def test_decisions_on_shapes_are_followed(name: str) -> None:
+    model, x = trained(Code(DECIDING[name])), torch.randn(3, 3, 8, 8)
+    folded = fold(model, (x,))
+    assert certify(folded, model, (torch.randn(5, 3, 8, 8),)).passed
+    assert {entry.status for entry in folded.report} == {"folded"}
+
+
+@pytest.mark.parametrize(
+    ("code", "why"),
+    [
+        (lambda m, x: m.bn(m.conv(x)) if x.sum() > 0 else x, "cannot be traced"),
+        (lambda m, x: m.bn(m.conv(x)) if x.shape[0] == 3 else x, "depends on the batch size"),
+        (lambda m, x: sum(m.bn(m.conv(part)) for part in x.chunk(2, 0)), "depends on the batch size"),
+    ],
+)
+def test_decisions_on_values_or_the_batch_size_are_refused(code: Callable[[Any, Any], Any], why: str) -> None:
+    with pytest.raises(FoldError, match=why):
+        fold(trained(Code(code)), (torch.randn(3, 3, 8, 8),))
+
+
 @pytest.mark.parametrize("name", AWKWARD)
 def test_it_is_never_silently_wrong(name: str) -> None:
     code, channels, status = AWKWARD[name]

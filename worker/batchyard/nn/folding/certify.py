@@ -68,7 +68,7 @@ def certify(folded: FoldedModel, model: nn.Module, samples: tuple[Any, ...]) -> 
     for module in was_training:
         module.training = True
     actual = _outputs(folded.module, samples)
-    original = trace(oracle)
+    original = trace(oracle, samples)
     record_values(original, tuple(s[:1] if isinstance(s, Tensor) and s.dim() else s for s in samples))
     without_in_place(original)
     with in_double():

@@ -69,7 +69,7 @@ def fold(model: nn.Module, example_inputs: tuple[Any, ...]) -> FoldedModel:
     dtypes = {name: t.dtype for name, t in [*model.named_parameters(), *model.named_buffers()]}
     double = double_copy(model)
     expected = _run(double, example_inputs)
-    graph = trace(double)
+    graph = trace(double, example_inputs)
     record_values(graph, example_inputs)
     found = canonicalize(graph)
     hazard = without_in_place(graph)

@@ -10,6 +10,7 @@ from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from batchyard.nn.folding.in_double import doubled, in_double
+from batchyard.nn.folding.shape_tracing import ShapeTracer, other_batch_sizes
 from batchyard.nn.input_normalization import InputNormalization
 from batchyard.nn.sync_batchnorm import SyncBatchNorm
 
@@ -38,18 +39,32 @@ def double_copy(model: nn.Module) -> nn.Module:
     return copied.double().cpu().eval()
 
 
-def trace(model: nn.Module) -> fx.GraphModule:
-    """The graph of a copy that `double_copy` made. Raises FoldError where the network's forward cannot be traced."""
+def trace(model: nn.Module, inputs: tuple[Any, ...]) -> fx.GraphModule:
+    """The graph of a copy that `double_copy` made; it may decide by the shapes of `inputs`, but not by the batch size.
+
+    Raises FoldError where the network's forward cannot be traced.
+    """
     if model._forward_hooks or model._forward_pre_hooks:
         raise FoldError("the network has forward hooks of its own, which no graph can hold; remove them first")
     try:
         graph = _Tracer().trace(model)
+    except Exception:  # 20 ms for ResNet-50, where torch.export takes 1.4 s; what decides by shapes takes the long way
+        graph = _trace_by_shapes(model, inputs)
+    return fx.GraphModule(model, graph, type(model).__name__)
+
+
+def _trace_by_shapes(model: nn.Module, inputs: tuple[Any, ...]) -> fx.Graph:
+    leaf = _Tracer().is_leaf_module
+    try:
+        graphs = [ShapeTracer(given, leaf).trace(model) for given in (inputs, *other_batch_sizes(inputs))]
     except Exception as error:
         raise FoldError(
             f"{type(model).__name__} cannot be traced: {type(error).__name__}: {error}; "
-            "move what depends on values or shapes out of forward, or into a module of its own"
+            "move what depends on values out of forward, or into a module of its own"
         ) from error
-    return fx.GraphModule(model, graph, type(model).__name__)
+    if len(set(map(str, graphs))) > 1:
+        raise FoldError(f"what {type(model).__name__} does depends on the batch size; no one graph can stand for it")
+    return graphs[0]
 
 
 class _Recorder(fx.Interpreter):
