@@ -36,6 +36,7 @@ def main() -> None:
     parser = report.arguments(__doc__, "nn", rounds=41)
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), help="parts to measure (all)")
     given = parser.parse_args()
+    report.keep_freed_memory()
     rows = [row for part in given.only for row in PARTS[part](given.rounds)]
     device = torch.cuda.get_device_name() if "cuda" in given.only and torch.cuda.is_available() else None
     report.publish("nn", rows, ("torch", "numpy"), given.json, device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import ctypes
 import datetime
 import json
 import os
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 LEAST_ROUNDS = 5
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of malloc.h
 RESULTS = Path("bench/results")
 
 
@@ -125,6 +127,18 @@ def timer(
     measure(3)  # the first calls allocate and compile
     count = max(1, round(seconds / min(measure(1) for _ in range(5))))
     return lambda: measure(count)
+
+
+def keep_freed_memory() -> None:
+    """Tells the C library to keep what is freed.
+
+    Otherwise blocks of megabytes go back to the system, or not, by where they happen to lie, and the pages that come in
+    anew are half of the time of an operation that only touches them once.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:  # glibc
+        for parameter in (_TRIM_THRESHOLD, _MMAP_THRESHOLD):
+            mallopt(parameter, 1 << 30)
 
 
 def machine() -> str:

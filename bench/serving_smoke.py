@@ -7,20 +7,14 @@ row of 784 values in each request. The plane's own metrics tell whether each was
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import datetime
 import json
-import os
-import platform
 import re
-import statistics
 import subprocess
 import sys
 import tempfile
 import urllib.request
 from collections.abc import AsyncIterator
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +23,7 @@ import numpy as np
 
 from batchyard.oip import SERVICE_NAME, Stub, messages
 from batchyard.v1 import models_pb2, models_pb2_grpc
+from bench import report
 from bench.small_artifact import SmallNetwork, publish
 
 BAR = 15_000.0
@@ -136,31 +131,17 @@ def _rounds(addresses: dict[str, str], body: Path, rounds: int, requests: int) -
 
 def main() -> None:
     """Prints a table and writes the JSON."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = report.arguments(__doc__, "serving_smoke", rounds=5)
     parser.add_argument("--transport", choices=("native", "grpcio"), default="native")
-    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--requests", type=int, default=60_000)
     parser.add_argument("--rows", type=int, default=1)
-    parser.add_argument("--json", type=Path, default=Path("bench/results/serving_smoke.json"))
     given = parser.parse_args()
     rates = asyncio.run(measure(given.transport, given.rounds, given.requests, given.rows))
-    rate = statistics.median(rates)
-    row = {
-        "name": f"MLP 784-100-100-100-10, {given.rows} row(s), {CONNECTIONS}x{STREAMS}, {given.transport}",
-        "ours": round(rate), "peer": "bar", "peer_value": BAR, "unit": "requests/s",
-        "ratio": round(rate / BAR, 3), "bar": 1.0, "holds": rate >= BAR,
-    }  # fmt: skip
-    names = ("grpcio", "numpy", "onnxruntime", "protobuf", "pygrpc-native")
-    result = {
-        "bench": "serving_smoke",
-        "machine": f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores, {platform.system()}",
-        "date": datetime.date.today().isoformat(),
-        "versions": {"python": platform.python_version(), **{name: metadata.version(name) for name in names}},
-        "rows": [row],
-    }
-    print(f"{row['name']}: {rate:,.0f} requests/s (rounds: {', '.join(f'{each:,.0f}' for each in rates)})")
-    given.json.parent.mkdir(parents=True, exist_ok=True)
-    given.json.write_text(json.dumps(result, indent=2) + "\n")
+    name = f"MLP 784-100-100-100-10, {given.rows} row(s), {CONNECTIONS}x{STREAMS}, {given.transport}"
+    measured = {"ours": rates, "bar": [BAR] * len(rates)}
+    row = report.compare(name, measured, "ours", "bar", unit="requests/s", bar=1.0)
+    packages = ("grpcio", "numpy", "onnxruntime", "protobuf", "pygrpc-native")
+    report.publish("serving_smoke", [row], packages, given.json)
 
 
 if __name__ == "__main__":
