@@ -137,3 +137,35 @@ def test_leaving_a_followed_job_does_not_cancel_it(folder: Path) -> None:
     assert f"batchyard job watch {identity}" in told
     assert json.loads(call(folder, "job", "show", identity, "--json"))["state"] == "RUNNING"
     assert call(folder, "job", "cancel", identity, "--wait") == "CANCELLED\n"
+
+
+def test_a_watch_outlives_a_control_plane_that_is_killed_and_comes_back(tmp_path: Path) -> None:
+    free = [f"--{plane}=127.0.0.1:0" for plane in ("http", "inference-grpc", "inference-http")]
+    up = ["up", *free, "--executor", "local", "--workers", "1", "--json"]
+    facts = json.loads(call(tmp_path, *up, "--grpc=127.0.0.1:0"))
+    flags = ["--follow", "--json", "--set", "steps=1500", "--set", "workers.count=1", "--set", "publish=null"]
+    command = [sys.executable, "-m", "batchyard.cli", "submit", str(EXAMPLES / "digits-mlp.yaml"), *flags]
+    try:
+        with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as child:
+            assert child.stdout is not None
+            lines = []
+            for line in child.stdout:
+                lines.append(line)
+                if '"step_metrics"' in line:
+                    break
+            os.kill(facts["pid"], signal.SIGKILL)
+            call(tmp_path, *up, f"--grpc={facts['grpc']}")
+            lines += child.communicate(timeout=120)[0].splitlines()
+        assert child.returncode == 0
+    finally:
+        call(tmp_path, "down")
+    assert not alive(facts["inference_pid"]), "the inference plane that the killed one left behind"
+    events = [json.loads(line) for line in lines]
+    assert len({event["cursor"] for event in events}) == len(events)
+    steps = [event["step"] for event in events if event["kind"] == "step_metrics"]
+    assert steps == [1, *range(20, 1501, 20)], "none lost, none repeated"
+
+
+def alive(pid: int) -> bool:
+    process = processes.find(pid)
+    return process is not None and process.alive

@@ -76,7 +76,7 @@ def stop(running: Running, data_folder: Path, *, force: bool = False, within: fl
 
     Raises Failure naming what is left after `within` seconds; with `force` those are killed instead.
     """
-    seen = processes.family({running.process})
+    seen = processes.family({running.process} | _adopted(running.facts))
     running.process.signal(signal.SIGTERM)
     deadline = time.monotonic() + within
     while any(process.alive for process in seen):
@@ -183,6 +183,13 @@ def _serves(process: Process, data_folder: Path) -> bool:
     if not process.alive or "batchyard.control" not in words or "--data-dir" not in words[:-1] or folder is None:
         return False
     return (folder / words[words.index("--data-dir") + 1]).resolve() == data_folder.resolve()
+
+
+def _adopted(facts: dict[str, Any]) -> set[Process]:
+    """The inference plane, which is nobody's child when it has outlived an earlier control plane."""
+    pid = str(facts.get("inference_pid"))
+    process = processes.find(int(pid)) if pid.isdecimal() else None
+    return {process} if process and "batchyard.serving" in process.command else set()
 
 
 def _deal_with_rest(rest: set[Process], force: bool) -> None:

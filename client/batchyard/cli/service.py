@@ -110,7 +110,7 @@ def down(data_dir: Path, force: bool, timeout: float, as_json: bool) -> None:
     if as_json:
         print_json({"stopped": running is not None, "processes": count})
     elif running:
-        click.echo(f"Stopped; {count} processes ended. Data stays in {data_dir}.")
+        click.echo(f"Stopped; {count} {'process' if count == 1 else 'processes'} ended. Data stays in {data_dir}.")
     else:
         click.echo(f"No service runs on {data_dir}; nothing to stop.")
 

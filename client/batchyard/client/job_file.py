@@ -55,7 +55,7 @@ def read_job(
 def parse_yaml(text: str, name: str) -> Any:
     """The value of a YAML document; `name` is what errors call it. Raises JobFileError."""
     try:
-        return yaml.load(text, Loader=_Loader)
+        return yaml.load(text, Loader=_Loader)  # a SafeLoader: no tag makes an object
     except yaml.YAMLError as error:
         place, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None) or str(error)
         where = f"{name}, line {place.line + 1}, column {place.column + 1}" if place else name
