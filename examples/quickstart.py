@@ -221,7 +221,9 @@ def show(summary: Summary, folder: Path, plan: Plan) -> None:
         "All of it": f"{summary.seconds:.0f} s",
     }
     _print_table(rows)
-    print(f"Look at it again   .venv/bin/batchyard up --data-dir {shown}, then http://127.0.0.1:8080")
+    datasets = "".join(f" --datasets {place}" for place in plan.folders)
+    print(f"Look at it again   .venv/bin/batchyard up --data-dir {shown}{datasets}")
+    print("                   and then http://127.0.0.1:8080")
     print(f"Train another      .venv/bin/batchyard submit examples/{plan.dataset}-mlp.yaml --follow")
     print(f"Its logs           {shown}")
 
