@@ -14,7 +14,7 @@ from batchyard.nn.folding.algebra import ChannelAffine
 from batchyard.nn.folding.canonical import Found, canonicalize
 from batchyard.nn.folding.in_double import doubled, in_double
 from batchyard.nn.folding.in_place import without_in_place
-from batchyard.nn.folding.rules import Plan, Stays, backwards, forwards
+from batchyard.nn.folding.rules import Plan, Stays, backwards, drop_passed, forwards
 from batchyard.nn.folding.tracing import FoldError, double_copy, record_values, trace
 
 AGREEMENT = 1e-9
@@ -74,6 +74,7 @@ def fold(model: nn.Module, example_inputs: tuple[Any, ...]) -> FoldedModel:
     found = canonicalize(graph)
     hazard = without_in_place(graph)
     entries = [_refused(f, hazard) for f in found] if hazard else _fold_all(graph, found)
+    drop_passed(graph)
     graph.graph.eliminate_dead_code()
     graph.delete_all_unused_submodules()
     graph.recompile()

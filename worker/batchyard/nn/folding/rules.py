@@ -25,6 +25,7 @@ from batchyard.nn.folding.algebra import (
     fold_after,
     fold_before,
 )
+from batchyard.nn.folding.constants import constant_affine
 from batchyard.nn.folding.tracing import free_name, module_of, name_of, own_module, shape_of, untrusted
 
 SAME_VALUES = (
@@ -74,6 +75,9 @@ def backwards(graph: fx.GraphModule, node: fx.Node, affine: Affine) -> Plan:
         return Plan([_merging(module, affine.after(module.affine))], [f"{name_of(node)}"], [node])
     if source := _channelwise_source(graph, node, affine):
         return Plan(changed=[node]).__iadd__(backwards(graph, source, affine))
+    if found := constant_affine(graph, node):
+        source, arithmetic = found
+        return _without(node, source).__iadd__(backwards(graph, source, affine.after(arithmetic)))
     if _is(node, torch.cat, torch.concat, torch.concatenate):
         return _split_over_sources(graph, node, affine)
     if _is(node, operator.add, torch.add, "add") and not node.kwargs:
@@ -105,11 +109,33 @@ def _into_reader(graph: fx.GraphModule, reader: fx.Node, node: fx.Node, affine: 
         return Plan([_merging(module, module.affine.after(affine))], [name_of(reader)])
     if _channelwise_source(graph, reader, affine) is node:
         return Plan(changed=[reader]).__iadd__(forwards(graph, reader, affine))
+    if (found := constant_affine(graph, reader)) and found[0] is node:
+        return _without(reader, node).__iadd__(forwards(graph, reader, found[1].after(affine)))
     if times := _flattened(graph, reader, node):
         return Plan(changed=[reader]).__iadd__(forwards(graph, reader, affine.repeated(times)))
     if _is(reader, torch.cat, torch.concat, torch.concatenate):
         return _through_concatenation(graph, reader, node, affine)
     raise Stays(f"its reader {name_of(reader)} is not linear or not known to be")
+
+
+def drop_passed(graph: fx.GraphModule) -> None:
+    """Takes out the nodes that only pass on their input since their map has moved on."""
+    for node in list(graph.graph.nodes):
+        if node.meta.get("passes"):
+            source = cast(fx.Node, node.args[0])
+            source.meta["equals"] = source.meta.get("equals") or node.meta.get("equals")
+            node.replace_all_uses_with(source)
+            graph.graph.erase_node(node)
+
+
+def _without(node: fx.Node, source: fx.Node) -> Plan:
+    """Makes `node` the same as `source`: what it did to it has become part of a map that moves on."""
+
+    def edit() -> None:
+        node.op, node.target, node.args = "call_method", "contiguous", (source,)
+        node.meta["passes"] = True
+
+    return Plan([edit], changed=[node])
 
 
 def _into_output(graph: fx.GraphModule, node: fx.Node, layer: Layer, affine: Affine) -> Plan:
