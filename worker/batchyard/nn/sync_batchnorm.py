@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import functools
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -98,7 +100,8 @@ class SyncBatchNorm(_BatchNorm):
 
     def _over_workers(self, x: Tensor, running: Running | None) -> Tensor:
         y: Tensor
-        y, mean, unbiased_var, _ = synced_batch_norm(x, self.weight, self.bias, self.eps, self.process_group)
+        normalize = _uncompiled() if torch.compiler.is_compiling() else synced_batch_norm
+        y, mean, unbiased_var, _ = normalize(x, self.weight, self.bias, self.eps, self.process_group)
         if running is not None:
             running.move(mean, unbiased_var, self.momentum)
         return y
@@ -157,6 +160,12 @@ class SyncBatchNorm(_BatchNorm):
         memo[id(self)] = copied
         copied.__dict__.update(copy.deepcopy(self.__dict__, memo))
         return copied
+
+
+@functools.cache
+def _uncompiled() -> Callable[..., Any]:
+    """The collective for compiled networks, which break at it. As a decorator it would import the compiler: 2 s."""
+    return cast("Callable[..., Any]", torch.compiler.disable(synced_batch_norm))  # type: ignore[no-untyped-call]
 
 
 class Running(NamedTuple):

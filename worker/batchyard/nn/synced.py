@@ -20,7 +20,6 @@ from torch.autograd.function import once_differentiable
 from batchyard.nn.moments import _dense, batch_moments, channel_shape, statistics_dtype, world_size
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]  # a compiled network breaks here
 def synced_batch_norm(
     x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, group: dist.ProcessGroup | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.node import map_aggregate
 
 from batchyard.nn.folding.in_double import doubled, in_double
@@ -24,6 +23,8 @@ class ShapeTracer(fx.Tracer):
     def __init__(self, inputs: tuple[Any, ...], is_leaf: Callable[[nn.Module, str], bool]) -> None:
         super().__init__()
         self._inputs, self._is_leaf = doubled(inputs), is_leaf
+        from torch._subclasses.fake_tensor import FakeTensorMode  # here, because it imports sympy: 0.7 s
+
         self._mode = FakeTensorMode(allow_non_fake_inputs=True)
         self._evaluating = False
 

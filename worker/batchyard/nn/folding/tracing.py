@@ -7,7 +7,6 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, fx, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from batchyard.nn.folding.in_double import doubled, in_double
 from batchyard.nn.folding.shape_tracing import ShapeTracer, other_batch_sizes
@@ -78,6 +77,8 @@ class _Recorder(fx.Interpreter):
 
 def record_values(graph: fx.GraphModule, inputs: tuple[Any, ...]) -> None:
     """Notes every node's value for `inputs` in fp64: a tensor's shape and dtype, of which only those mean anything."""
+    from torch._subclasses.fake_tensor import FakeTensorMode  # here, because it imports sympy: 0.7 s
+
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     try:
         with in_double(), mode, torch.no_grad():
