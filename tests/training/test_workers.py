@@ -63,6 +63,7 @@ def test_only_rank_0_reports_and_statistics_span_the_workers(in_workers: InWorke
     first, second = in_workers("whole", 2, spec=a_job())
     assert second == []
     kinds = [event["kind"] for event in first]
+    assert "2 workers add up through shared memory" in [event.get("text") for event in first]
     assert kinds.count("step_metrics") == kinds.count("layer_statistics") == 4
     layers = next(event["layers"] for event in first if event["kind"] == "layer_statistics")
     assert [layer["name"] for layer in layers] == ["norm1", "norm2"]

@@ -28,6 +28,13 @@ class Group:
     process_group: dist.ProcessGroup | None = None
     """For collectives over all workers; None: torch's default group, or a single worker."""
 
+    @property
+    def way(self) -> str:
+        """How the workers add up, for people."""
+        if isinstance(self.process_group, Mesh) and self.process_group.direct:
+            return "shared memory"
+        return "NCCL" if self.device.type == "cuda" else "gloo"
+
     def sum_(self, tensor: torch.Tensor) -> torch.Tensor:
         """Adds up `tensor` over all workers, in place, and returns it. Every worker must call it."""
         if self.world_size > 1:

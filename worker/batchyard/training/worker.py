@@ -60,7 +60,7 @@ def prepare(context: WorkerContext, group: Group, dataset: Dataset) -> Parts:
     model = build_model(spec, dataset).to(group.device)
     synced = spec.workers.sync_batch_norm == "world"
     convert_sync_batchnorm(model, group.process_group if synced else group.alone())
-    _describe(context, model, dataset)
+    _describe(context, group, model, dataset)
     batches = ShardedBatches(Samples(dataset.train, group.device), order, group)
     return Parts(model=model, batches=batches, test=Samples(dataset.test, group.device))
 
@@ -80,11 +80,14 @@ def build_model(spec: TrainingJobSpec, dataset: Dataset) -> nn.Sequential:
     return nn.Sequential(layers)
 
 
-def _describe(context: WorkerContext, model: nn.Module, dataset: Dataset) -> None:
+def _describe(context: WorkerContext, group: Group, model: nn.Module, dataset: Dataset) -> None:
     parameters = sum(parameter.numel() for parameter in model.parameters())
     network = f"{context.spec.model.architecture}: {parameters:,} parameters, initial weights N(0, {INITIAL_STD}^2)"
     samples = f"{dataset.name}: {len(dataset.train):,} training and {len(dataset.test):,} test samples"
-    _report(context, LogLine(level="INFO", text=network, rank=0), LogLine(level="INFO", text=samples, rank=0))
+    texts = [network, samples]
+    if group.world_size > 1:
+        texts.append(f"{group.world_size} workers add up through {group.way}")
+    _report(context, *(LogLine(level="INFO", text=text, rank=0) for text in texts))
 
 
 def _report(context: WorkerContext, *events: Event) -> None:
