@@ -190,12 +190,19 @@ def test_a_layer_that_others_read_keeps_its_values() -> None:
     assert "conv has other readers" in entry.reason
 
 
-def test_a_layer_with_a_hook_or_a_parametrisation_is_left_alone() -> None:
+def test_a_layer_with_a_hook_is_left_alone() -> None:
     hooked = trained(nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)))
     hooked[0].register_forward_hook(lambda module, inputs, output: output * 2)
     assert "has forward hooks" in folded_truly(hooked, torch.randn(5, 3)).report[0].reason
-    weighted = trained(nn.Sequential(torch.nn.utils.parametrizations.weight_norm(nn.Linear(3, 4)), nn.BatchNorm1d(4)))
-    assert "parametri" in folded_truly(weighted, torch.randn(5, 3)).report[0].reason
+
+
+def test_a_parametrised_weight_folds_as_what_it_is_computed_to_be() -> None:
+    linear = torch.nn.utils.parametrizations.weight_norm(nn.Linear(3, 4))
+    conv = torch.nn.utils.parametrizations.spectral_norm(nn.Conv1d(3, 4, 1))
+    for layer, shape in ((linear, (5, 3)), (conv, (5, 3, 6))):
+        folded = folded_truly(trained(nn.Sequential(layer, nn.BatchNorm1d(4))), torch.randn(shape))
+        assert statuses(folded) == {"1": "folded"}
+        assert not hasattr(folded.module.get_submodule("0"), "parametrizations")
 
 
 def test_statistics_of_the_batch_itself_cannot_be_folded() -> None:

@@ -83,6 +83,10 @@ AWKWARD: dict[str, tuple[Callable[[Any, Any], Any], int, str]] = {
     "one term twice": (lambda m, x: m.bn((y := m.conv(x)) + y), 4, "affine"),
     "a sum of two layers": (lambda m, x: m.bn(m.conv(x) + m.next(m.conv(x))), 4, "folded"),
     "a learned gate": (lambda m, x: m.bn(m.conv(x) * m.gate.view(1, -1, 1, 1)), 4, "folded"),
+    "a functional maximum": (lambda m, x: m.bn(F.max_pool2d(m.conv(x), 2)), 4, "affine"),
+    "a functional mean": (lambda m, x: m.bn(F.dropout(F.adaptive_avg_pool2d(m.conv(x), 2), 0.5, False)), 4, "folded"),
+    "a functional average": (lambda m, x: m.bn(F.avg_pool2d(m.conv(x), 2)), 4, "folded"),
+    "a mean over places": (lambda m, x: m.bn(m.conv(x).mean((2, 3), keepdim=True)), 4, "folded"),
     "a fixed dtype": (lambda m, x: m.bn(m.conv(x.float()).to(torch.float32)), 4, "affine"),
 }
 
@@ -124,6 +128,11 @@ def test_it_is_never_silently_wrong(name: str) -> None:
     assert certificate.passed, certificate.reasons
     assert [entry.status for entry in folded.report] == [status]
     assert "contiguous" not in folded.module.code
+
+
+def test_flattening_batch_and_channels_moves_the_channels_elsewhere() -> None:
+    model = trained(nn.Sequential(nn.Conv1d(3, 3, 1), nn.Flatten(0, 1), nn.BatchNorm1d(3)))
+    assert fold(model, (torch.randn(2, 3, 3),)).report[0].status == "affine"
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])

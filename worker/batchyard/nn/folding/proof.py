@@ -20,7 +20,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from batchyard.nn.folding.algebra import CONVOLUTIONS, TRANSPOSED
 from batchyard.nn.folding.fold import FoldedModel
-from batchyard.nn.folding.rules import SAME_VALUES
+from batchyard.nn.folding.passing import SAME_VALUES
 from batchyard.nn.folding.tracing import module_of
 from batchyard.nn.input_normalization import InputNormalization
 

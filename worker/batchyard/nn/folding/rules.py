@@ -26,16 +26,8 @@ from batchyard.nn.folding.algebra import (
     fold_before,
 )
 from batchyard.nn.folding.constants import constant_affine
+from batchyard.nn.folding.passing import channelwise_source, flattened, is_call_of
 from batchyard.nn.folding.tracing import free_name, module_of, name_of, own_module, shape_of, untrusted
-
-SAME_VALUES = (
-    nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout
-)  # fmt: skip
-AVERAGES = (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)
-ADAPTIVE_AVERAGES = (nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d)
-MAXIMA = (
-    nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d
-)  # fmt: skip
 
 
 class Stays(Exception):  # noqa: N818  not an error: the map stays where it is
@@ -73,14 +65,14 @@ def backwards(graph: fx.GraphModule, node: fx.Node, affine: Affine) -> Plan:
         return _into_output(graph, node, cast(Layer, module), affine)
     if isinstance(module, ChannelAffine):
         return Plan([_merging(module, affine.after(module.affine))], [f"{name_of(node)}"], [node])
-    if source := _channelwise_source(graph, node, affine):
+    if source := channelwise_source(graph, node, affine):
         return Plan(changed=[node]).__iadd__(backwards(graph, source, affine))
     if found := constant_affine(graph, node):
         source, arithmetic = found
         return _without(node, source).__iadd__(backwards(graph, source, affine.after(arithmetic)))
-    if _is(node, torch.cat, torch.concat, torch.concatenate):
+    if is_call_of(node, torch.cat, torch.concat, torch.concatenate):
         return _split_over_sources(graph, node, affine)
-    if _is(node, operator.add, torch.add, "add") and not node.kwargs:
+    if is_call_of(node, operator.add, torch.add, "add") and not node.kwargs:
         return _over_sum(graph, node, affine)
     raise Stays(f"what comes before it, {name_of(node)}, is not linear or not known to be")
 
@@ -107,13 +99,13 @@ def _into_reader(graph: fx.GraphModule, reader: fx.Node, node: fx.Node, affine: 
         return _into_input(graph, reader, cast(Layer, module), affine)
     if isinstance(module, ChannelAffine):
         return Plan([_merging(module, module.affine.after(affine))], [name_of(reader)])
-    if _channelwise_source(graph, reader, affine) is node:
+    if channelwise_source(graph, reader, affine) is node:
         return Plan(changed=[reader]).__iadd__(forwards(graph, reader, affine))
     if (found := constant_affine(graph, reader)) and found[0] is node:
         return _without(reader, node).__iadd__(forwards(graph, reader, found[1].after(affine)))
-    if times := _flattened(graph, reader, node):
+    if times := flattened(graph, reader, node):
         return Plan(changed=[reader]).__iadd__(forwards(graph, reader, affine.repeated(times)))
-    if _is(reader, torch.cat, torch.concat, torch.concatenate):
+    if is_call_of(reader, torch.cat, torch.concat, torch.concatenate):
         return _through_concatenation(graph, reader, node, affine)
     raise Stays(f"its reader {name_of(reader)} is not linear or not known to be")
 
@@ -264,61 +256,7 @@ def _over_sum(graph: fx.GraphModule, node: fx.Node, affine: Affine) -> Plan:
     return plan
 
 
-def _channelwise_source(graph: fx.GraphModule, node: fx.Node, affine: Affine) -> fx.Node | None:
-    """The input of `node`, where affine(node(x)) = node(affine(x)) for every x; else None."""
-    source = node.args[0] if node.args else None
-    if not isinstance(source, fx.Node):
-        return None
-    before, after = shape_of(source), shape_of(node)
-    if before is None or after is None or len(before) < 2 or len(after) < 2 or before[1] != after[1]:
-        return None
-    return source if _commutes(graph, node, affine, len(before)) else None
-
-
-def _commutes(graph: fx.GraphModule, node: fx.Node, affine: Affine, rank: int) -> bool:
-    module = module_of(graph, node)
-    if isinstance(module, SAME_VALUES) or _is(node, "contiguous"):
-        return True
-    if isinstance(module, AVERAGES):
-        padded = any(_tuple(module.padding)) and module.count_include_pad
-        own_divisor = getattr(module, "divisor_override", None) is not None
-        return (not padded or affine.keeps_zero) and not own_divisor
-    if isinstance(module, MAXIMA) or _is(node, *_MAXIMUM_FUNCTIONS):
-        return affine.keeps_order
-    if isinstance(module, ADAPTIVE_AVERAGES) or _is(node, *_ADAPTIVE_FUNCTIONS):
-        return True
-    if _is(node, torch.mean, "mean"):
-        dims = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
-        listed = [dims] if isinstance(dims, int) else dims
-        return isinstance(listed, list | tuple) and all(isinstance(d, int) and d % rank >= 2 for d in listed)
-    # Flattening that kept dimension 1 as it was.
-    return _is(node, torch.flatten, "flatten") or isinstance(module, nn.Flatten)
-
-
-_MAXIMUM_FUNCTIONS = (F.max_pool1d, F.max_pool2d, F.max_pool3d, torch.max_pool1d, torch.max_pool2d, torch.max_pool3d)
-_ADAPTIVE_FUNCTIONS = (F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d)
-
-
-def _flattened(graph: fx.GraphModule, node: fx.Node, source: fx.Node) -> int:
-    """How many features each channel becomes where `node` flattens (N, C, ...) to (N, C * k); else 0."""
-    before, after = shape_of(source), shape_of(node)
-    if before is None or after is None or len(after) != 2 or after[0] != before[0] or after[1] % before[1]:
-        return 0
-    module = module_of(graph, node)
-    if isinstance(module, nn.Flatten) or _is(node, torch.flatten, "flatten", torch.reshape, "reshape", "view"):
-        return after[1] // before[1]
-    return 0
-
-
-def _is(node: fx.Node, *targets: object) -> bool:
-    return node.op in ("call_function", "call_method") and any(node.target is t or node.target == t for t in targets)
-
-
 def _flat_args(node: fx.Node) -> list[object]:
     found: list[object] = []
     fx.map_arg((node.args, node.kwargs), lambda n: found.append(n) or n)  # type: ignore[func-returns-value]
     return found
-
-
-def _tuple(value: int | tuple[int, ...]) -> tuple[int, ...]:
-    return (value,) if isinstance(value, int) else value

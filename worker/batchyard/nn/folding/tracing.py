@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from batchyard.nn.folding.in_double import doubled, in_double
 from batchyard.nn.folding.shape_tracing import ShapeTracer, other_batch_sizes
@@ -35,7 +36,21 @@ def double_copy(model: nn.Module) -> nn.Module:
         for hooks in (module._forward_hooks, module._forward_pre_hooks):
             for key in [key for key, hook in hooks.items() if getattr(hook, "observes_only", False)]:
                 del hooks[key]
-    return copied.double().cpu().eval()
+    copied = copied.double().cpu().eval()
+    for module in list(copied.modules()):
+        if is_parametrized(module):
+            _settle(module)
+    return copied
+
+
+@torch.no_grad()
+def _settle(module: nn.Module) -> None:
+    """Parametrised weights become what they are computed to be. The class is shared with the original: left alone."""
+    values = {name: getattr(module, name).clone() for name in cast(nn.ModuleDict, module.parametrizations)}
+    module.__class__ = type(module).__bases__[0]
+    del module.parametrizations
+    for name, value in values.items():
+        module.register_parameter(name, nn.Parameter(value))
 
 
 def trace(model: nn.Module, inputs: tuple[Any, ...]) -> fx.GraphModule:
@@ -107,8 +122,6 @@ def untrusted(module: nn.Module) -> str | None:
         return "has forward hooks"
     if "forward" in vars(module):
         return "has a forward of its own"
-    if hasattr(module, "parametrizations"):
-        return "has parametrised weights; remove the parametrisation first"
     return None
 
 
