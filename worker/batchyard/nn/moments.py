@@ -62,6 +62,24 @@ def local_moments(x: Tensor) -> tuple[Tensor, Tensor]:
     return local
 
 
+def exact_moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance per channel of this worker's `x`, fp64 [C], right to 1e-6 at any size and mean.
+
+    torch's CPU kernel adds up in fp32 one by one: its mean is off by 1e-6 of itself, a lot where |mu| >> sigma, and its
+    variance by 4e-4 over 800,000 samples in channels_last. Here the mean is added up in fp64, and the squares about it
+    pairwise in the dtype of the statistics. Rounding their centre adds its error squared, which is taken off again.
+    """
+    dtype, count = statistics_dtype(x), x.numel() // x.shape[1]
+    dims = [d for d in range(x.dim()) if d != 1]
+    mean = x.sum(dims, dtype=torch.float64) / count
+    if x.is_cuda:
+        centre, var = (moment.double() for moment in local_moments(x))
+    else:
+        centre = mean.to(dtype)
+        var = (x - centre.view(channel_shape(x))).square_().sum(dims).double() / count
+    return mean, (var - (centre - mean).square()).clamp(min=0)
+
+
 def pack(x: Tensor) -> Tensor:
     """Additive moments of this worker, fp64 [2C + 1]: m * mu, m * (sigma^2 + mu^2), m. An empty `x` packs to zeros.
 
@@ -72,11 +90,7 @@ def pack(x: Tensor) -> Tensor:
     packed = torch.zeros(2 * channels + 1, dtype=torch.float64, device=x.device)
     if x.numel():
         count = x.numel() // channels
-        rough_mean, rough_var = (moment.double() for moment in local_moments(x))
-        # The kernel's fp32 mean is off by 1e-6 of itself, which is a lot where |mu| >> sigma. Its variance is about
-        # that mean; about the exact one it is smaller by the square of their distance.
-        mean = x.sum([d for d in range(x.dim()) if d != 1], dtype=torch.float64) / count
-        var = (rough_var - (rough_mean - mean).square()).clamp(min=0)
+        mean, var = exact_moments(x)
         torch.mul(mean, count, out=packed[:channels])
         torch.mul(torch.addcmul(var, mean, mean), count, out=packed[channels:-1])
         packed[-1] = count
