@@ -58,23 +58,33 @@ class ActivationStats:
     values collected last were, on all workers alike; at first, where gamma and beta predict them.
     """
 
-    enabled: bool
-
     def __init__(self, model: nn.Module) -> None:
-        self.enabled = True
         normalised = {name: m for name, m in model.named_modules() if isinstance(m, _BatchNorm)}
         plain = {name: m for name, m in model.named_modules() if isinstance(m, ACTIVATIONS)}
         self._layers = [WatchedLayer(name, module) for name, module in (normalised or plain).items()]
+        self._unrecognised = list(plain.values()) if normalised else []
         self._handles: list[RemovableHandle] = []
-        for layer in self._layers:
-            self._handles.append(layer.module.register_forward_hook(self._measuring(layer)))
-        if normalised:
-            for module in plain.values():
+        self.enabled = True
+
+    @property
+    def enabled(self) -> bool:
+        """Whether forward passes are measured. Hooks are on the model only meanwhile: even idle ones cost 4 us each."""
+        return bool(self._handles)
+
+    @enabled.setter
+    def enabled(self, wanted: bool) -> None:
+        if wanted == self.enabled:
+            return
+        self.detach()
+        if wanted:
+            for layer in self._layers:
+                self._handles.append(layer.module.register_forward_hook(self._measuring(layer)))
+            for module in self._unrecognised:
                 self._handles.append(module.register_forward_pre_hook(self._recognising()))
 
     def _measuring(self, layer: WatchedLayer) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
         def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            if self.enabled and module.training:
+            if module.training:
                 with torch.no_grad():
                     layer.measure(inputs[0], output)
 
@@ -85,7 +95,7 @@ class ActivationStats:
         """Finds out which activation reads which BN layer's output."""
 
         def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            if self.enabled and module.training:
+            if module.training:
                 for layer in self._layers:
                     layer.recognise(module, inputs[0])
 
@@ -100,6 +110,11 @@ class ActivationStats:
         """
         if not self._layers:
             return []
+        if self._unrecognised and any(layer.measured for layer in self._layers):
+            self._unrecognised = []  # one forward pass has shown which activation reads which layer
+            if self.enabled:
+                self.detach()
+                self.enabled = True
         packed = pack_sums(self._layers)
         workers = world_size(process_group)
         if workers > 1:

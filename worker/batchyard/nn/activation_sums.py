@@ -69,6 +69,11 @@ class WatchedLayer:
         return isinstance(self.module, _BatchNorm) and self.module.running_mean is not None
 
     @property
+    def measured(self) -> bool:
+        """Whether anything was measured since the last `take`."""
+        return bool(self._steps)
+
+    @property
     def skipped(self) -> int:
         """Batches so far that did not count because they were not finite."""
         counter = getattr(self.module, "skipped_batches", None)
