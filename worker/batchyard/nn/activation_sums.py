@@ -25,7 +25,8 @@ _MIDDLES = torch.linspace(-REACH + REACH / BINS, REACH - REACH / BINS, BINS, dty
 _POWERS = torch.stack([torch.ones_like(_MIDDLES), _MIDDLES, _MIDDLES.square()], 1)
 """0th to 2nd power of the middle of each bin, [240, 3]."""
 MOST_VALUES = 16384
-"""Values that one measurement bins; larger activations are thinned out evenly."""
+"""Values that one measurement looks at, or a few samples' worth; and that it bins, thinned out evenly."""
+LEAST_SAMPLES = 8
 MOST_STEPS = 16
 """Measurements that are kept before they are added up."""
 SATURATED_ABOVE: dict[type[nn.Module], float] = {nn.Sigmoid: 4.0, nn.Tanh: 2.0}
@@ -91,6 +92,8 @@ class WatchedLayer:
         self.channels = x.shape[1] if x.dim() > 1 else 1
         if not x.numel() or x.dim() < 2:
             return
+        keep = max(LEAST_SAMPLES, len(x) * MOST_VALUES // x.numel())
+        x, output = x[:keep], output[:keep]
         z = (output if self.normalises else x).detach().float()
         values = _thinned(z)
         low, high = self.location - REACH * self.scale, self.location + REACH * self.scale
