@@ -52,8 +52,8 @@ class ActivationStats:
 
     With BN, z is the layer's output, gamma * xhat + beta; without, the input of the activation modules. Measuring
     happens in forward passes in training mode while `enabled` is True, and makes no host sync and no communication;
-    `collect` makes one all-reduce for the whole model. Of large activations the first samples of the batch are measured,
-    16,384 values or 8 samples of them.
+    `collect` makes one all-reduce for the whole model. Of large activations the first samples of the batch are
+    measured, 16,384 values or 8 samples of them.
 
     A histogram of 240 bins over +-6 standard deviations adds up over samples and workers. Its grid lies where the
     values collected last were, on all workers alike; at first, where gamma and beta predict them.
