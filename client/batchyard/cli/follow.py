@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import queue
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -28,14 +30,44 @@ from batchyard.v1.training_pb2 import Progress
 
 Show = Callable[[Event], None]
 
+_LOOK_UP = 0.5
+"""Seconds between looks for an interrupt that came just before a wait began."""
+
 
 def follow(client: Client, name: str, as_json: bool = False) -> TrainingJob:
     """Shows every event of a job to its end; returns it as it ended."""
     display = _json_lines if as_json else _bar if for_people() else _lines
     with display() as show:
-        for event in client.watch(name):
+        for event in _interruptible(client.watch(name)):
             show(event)
     return client.job(name)
+
+
+def _interruptible(events: Iterator[Event]) -> Iterator[Event]:
+    """The same events, read in another thread: Ctrl-C then finds this one in a plain wait, never inside gRPC, where an
+    interrupt at the wrong moment is lost or leaves a lock behind.
+    """
+    arrived: queue.SimpleQueue[Event | BaseException | None] = queue.SimpleQueue()
+
+    def read() -> None:
+        try:
+            for event in events:
+                arrived.put(event)
+            arrived.put(None)
+        except BaseException as error:
+            arrived.put(error)
+
+    threading.Thread(target=read, name="watch", daemon=True).start()
+    while True:
+        try:
+            found = arrived.get(timeout=_LOOK_UP)
+        except queue.Empty:
+            continue
+        if found is None:
+            return
+        if isinstance(found, BaseException):
+            raise found
+        yield found
 
 
 def event_json(event: Event) -> dict[str, Any]:

@@ -72,7 +72,9 @@ class Follower:
         while True:
             timeout = retry_after if self._repository.failures else None
             try:
-                await asyncio.wait_for(self._told.wait(), timeout)
+                # Not wait_for: before Python 3.12 it can swallow a cancellation that comes with the event.
+                async with asyncio.timeout(timeout):
+                    await self._told.wait()
                 retry_after = FIRST_RETRY_SECONDS
             except TimeoutError:
                 retry_after = min(2 * retry_after, LONGEST_RETRY_SECONDS)
