@@ -11,6 +11,6 @@ venv=$1 python=${PYTHON:-python3}
 [ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
 echo "Installing into $venv (the first time takes a minute or two) ..."
 pip=("$venv/bin/python" -m pip --disable-pip-version-check --quiet)
-"${pip[@]}" install "$(grep -E '^torch==' requirements.lock)" 2> >(grep -v 'is ignored: it is neither a file' >&2)
-"${pip[@]}" install -r requirements.lock 2> >(grep -v 'is ignored: it is neither a file' >&2)
+"${pip[@]}" install "$(grep -E '^torch==' requirements.lock)"
+"${pip[@]}" install -r requirements.lock
 "${pip[@]}" install --no-deps --no-build-isolation --editable .
