@@ -12,6 +12,7 @@ import pytest
 from batchyard.client import Evaluation, LogLine, PhaseChange, StateChange, StepMetrics, TrainingJob
 from batchyard.client.testing import FakeService
 from batchyard.v1.training_pb2 import Failure, Progress
+from tests.children import running
 
 
 def tell_story(service: FakeService, job: str, end: StateChange, steps: int = 100) -> None:
@@ -126,7 +127,7 @@ def test_a_cancelled_job_is_exit_code_1(run: Any, service: FakeService) -> None:
 
 def test_ctrl_c_stops_watching_and_says_how_to_come_back(run: Any, service: FakeService, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "batchyard.cli", "submit", "job.yaml", "--follow", "--control", service.address]
-    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
+    with running(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
         assert child.stdout is not None
         while not service.jobs:
             assert child.poll() is None

@@ -16,6 +16,7 @@ import pytest
 
 from batchyard.cli.failures import Failure
 from batchyard.v1.models_pb2 import Certificate, ModelVersion
+from tests.children import running
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -102,9 +103,7 @@ def test_interrupted_it_stops_everything_it_started(quickstart: ModuleType, tmp_
     project = tmp_path / "project"
     environment = {name: value for name, value in os.environ.items() if not name.startswith("BATCHYARD_")}
     command = [sys.executable, "-u", "examples/quickstart.py"]
-    with subprocess.Popen(
-        command, cwd=project, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as run:
+    with running(command, cwd=project, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as run:
         assert run.stdout is not None
         reached = any(line.startswith(moment) for line in run.stdout)
         run.send_signal(signal.SIGINT)

@@ -14,6 +14,7 @@ from PIL import Image
 
 from batchyard.cli import local, processes
 from batchyard.data import load
+from tests.children import running
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 Command = Callable[..., str]
@@ -127,7 +128,7 @@ def test_a_job_without_its_data_fails_with_what_to_do(folder: Path) -> None:
 def test_leaving_a_followed_job_does_not_cancel_it(folder: Path) -> None:
     flags = ["--follow", "--set", "steps=1000000", "--set", "publish=null", "--set", "name=endless"]
     command = [sys.executable, "-m", "batchyard.cli", "submit", str(EXAMPLES / "digits-mlp.yaml"), *flags]
-    with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
+    with running(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
         assert child.stdout is not None
         assert any(line.startswith("step ") for line in child.stdout)
         child.send_signal(signal.SIGINT)
@@ -146,7 +147,7 @@ def test_a_watch_outlives_a_control_plane_that_is_killed_and_comes_back(tmp_path
     flags = ["--follow", "--json", "--set", "steps=1500", "--set", "workers.count=1", "--set", "publish=null"]
     command = [sys.executable, "-m", "batchyard.cli", "submit", str(EXAMPLES / "digits-mlp.yaml"), *flags]
     try:
-        with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as child:
+        with running(command, cwd=tmp_path, stdout=subprocess.PIPE) as child:
             assert child.stdout is not None
             lines = []
             for line in child.stdout:

@@ -15,6 +15,7 @@ import pytest
 
 from batchyard.cli import local, processes
 from batchyard.cli.failures import Failure
+from tests.children import running
 
 STAND_IN = Path(__file__).parent / "stand_in_control.py"
 UP = [sys.executable, "-m", "batchyard.cli", "up"]
@@ -131,7 +132,7 @@ def _command(pid: int) -> str:
 
 def test_ctrl_c_during_up_ends_what_it_had_started(run: Any, stand_in: Any, tmp_path: Path) -> None:
     stand_in("silent")
-    with subprocess.Popen(UP, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as command:
+    with running(UP, cwd=tmp_path, stderr=subprocess.PIPE) as command:
         log = tmp_path / "batchyard-data" / "control.log"
         while not (log.exists() and log.read_text()):
             assert command.poll() is None
@@ -152,7 +153,7 @@ def _process(pid: int) -> processes.Process:
 def test_a_foreground_service_stops_with_the_command(run: Any, stand_in: Any, tmp_path: Path) -> None:
     stand_in("works")
     command = [*UP, "--foreground"]
-    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as up:
+    with running(command, cwd=tmp_path, stdout=subprocess.PIPE) as up:
         printed = []
         for line in up.stdout or ():
             printed.append(line.split("\t")[0])

@@ -3,13 +3,13 @@
 import os
 import pty
 import re
-import subprocess
 import sys
 from pathlib import Path
 
 from batchyard.client import Evaluation, StateChange, StepMetrics, TrainingJob
 from batchyard.client.testing import FakeService
 from batchyard.v1.training_pb2 import Failure
+from tests.children import running
 
 JOB = "{name: try, model: {architecture: mlp}, data: {dataset: digits}, steps: 40}"
 
@@ -20,7 +20,7 @@ def in_terminal(service: FakeService, *arguments: str, code: int = 0) -> str:
     flags = ["--control", service.address]
     environment = {**os.environ, "COLUMNS": "130", "TERM": "xterm-256color"}
     command = [sys.executable, "-m", "batchyard.cli", *arguments, *flags]
-    with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment) as child:
+    with running(command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment) as child:
         os.close(theirs)
         output = bytearray()
         while chunk := _read(ours):

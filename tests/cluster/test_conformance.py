@@ -14,6 +14,7 @@ import pytest
 from batchyard.cluster.executor import AttemptId, UnknownAttemptError
 from batchyard.cluster.processes import ProcessId
 from batchyard.training.events import Ended, LogLine, PhaseChange, StepMetrics
+from tests.children import running
 from tests.cluster.harness import WORKERS, Bench, Run, eventually
 
 
@@ -190,7 +191,7 @@ time.sleep(600)
 def test_an_attempt_outlives_the_control_process_that_started_it(bench: Bench) -> None:
     attempt = bench.attempt()
     arguments = [bench.kind, str(bench.folder), str(bench.notes), attempt.id.job]
-    with subprocess.Popen([sys.executable, "-c", CONTROL, *arguments], stdout=subprocess.PIPE, text=True) as control:
+    with running([sys.executable, "-c", CONTROL, *arguments], stdout=subprocess.PIPE) as control:
         assert control.stdout is not None
         assert control.stdout.readline() == "started\n"
         control.kill()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from batchyard.cluster.network import LOOPBACK, common_network, interface_of
 from batchyard.cluster.processes import ProcessId, end_all, marked, spawn, wait_until
 from batchyard.cluster.verdict import Member, verdict
 from batchyard.training.events import Ended, LogLine, from_json
+from tests.children import running
 
 
 def line(text: str) -> LogLine:
@@ -121,7 +121,7 @@ def test_a_pid_that_is_used_again_is_another_process() -> None:
 def test_marked_processes_are_found_and_ended_grandchildren_included(tmp_path: Path) -> None:
     code = "import subprocess, sys; subprocess.run(['sleep', '600'], start_new_session=True)"
     environment = {**os.environ, "BATCHYARD_TEST": str(tmp_path)}
-    with subprocess.Popen([sys.executable, "-c", code], env=environment) as process:
+    with running([sys.executable, "-c", code], env=environment) as process:
 
         def found() -> list[ProcessId]:
             return marked("BATCHYARD_TEST", str(tmp_path))

@@ -13,6 +13,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
 from batchyard.control.process_watch import command_of
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "BATCHYARD_DATA": ""}
@@ -69,6 +72,12 @@ def serving(data: Path, *arguments: str) -> Iterator[Service]:
         for pid in working_on(data):
             os.kill(pid, signal.SIGKILL)
         wait_until(lambda: not working_on(data))
+
+
+def until_serving(channel: grpc.Channel) -> None:
+    """Returns once health says SERVING: the inference plane first has to hear from the control plane what to serve."""
+    watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(), timeout=PATIENCE)
+    next(answer for answer in watch if answer.status == health_pb2.HealthCheckResponse.SERVING)
 
 
 def refused(*arguments: str) -> tuple[int, str]:

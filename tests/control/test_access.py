@@ -16,7 +16,7 @@ from batchyard.control.settings import Settings
 from batchyard.endpoint.security import Security, SecurityError
 from batchyard.v1 import training_pb2, training_pb2_grpc
 from tests.control.harness import Service, control_plane, refused
-from tests.control.processes import serving
+from tests.control.processes import serving, until_serving
 
 TOKEN = "a-token-of-some-length"
 HEADER = (("authorization", f"Bearer {TOKEN}"),)
@@ -97,11 +97,7 @@ def test_with_tls_the_inference_plane_follows_though_the_certificate_does_not_na
         options = [("grpc.ssl_target_name_override", "batchyard.test")]
         for address in (facts["grpc"], facts["inference_grpc"]):
             with grpc.secure_channel(address, credentials, options) as channel:
-                stub = health_pb2_grpc.HealthStub(channel)
-                # The inference plane serves once it has heard from the control plane what to serve.
-                for answer in stub.Watch(health_pb2.HealthCheckRequest(), timeout=30):
-                    if answer.status == health_pb2.HealthCheckResponse.SERVING:
-                        break
+                until_serving(channel)
         with grpc.secure_channel(facts["grpc"], credentials, options) as channel:
             training_pb2_grpc.TrainingServiceStub(channel).ListTrainingJobs(LIST, metadata=HEADER, timeout=10)
         with grpc.insecure_channel(facts["grpc"]) as channel, pytest.raises(grpc.RpcError):

@@ -13,12 +13,11 @@ from typing import Any
 
 import grpc
 import pytest
-from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from batchyard.control.__main__ import main
 from batchyard.v1 import models_pb2_grpc, spec_pb2, training_pb2, training_pb2_grpc
 from tests.control.harness import a_spec, kinds, state_name
-from tests.control.processes import FREE_PORTS, Service, alive, refused, serving, wait_until, working_on
+from tests.control.processes import FREE_PORTS, Service, alive, refused, serving, until_serving, wait_until, working_on
 
 ALONE = "--no-inference"
 
@@ -55,9 +54,7 @@ def test_it_says_where_it_answers_and_leaves_nothing_at_a_clean_stop(tmp_path: P
         }
         for address in (facts["grpc"], facts["inference_grpc"]):
             with grpc.insecure_channel(address) as channel:
-                stub = health_pb2_grpc.HealthStub(channel)
-                answer = stub.Check(health_pb2.HealthCheckRequest(), timeout=10)
-            assert answer.status == health_pb2.HealthCheckResponse.SERVING
+                until_serving(channel)
         with urllib.request.urlopen(f"http://{facts['http']}/healthz", timeout=10) as answer:
             assert answer.status == 200
         assert service.stop(number) == 0
@@ -170,7 +167,7 @@ def test_an_inference_plane_that_dies_is_started_again_at_the_same_address(tmp_p
         after = service.facts()
         assert after["inference_grpc"] == before["inference_grpc"]
         with grpc.insecure_channel(after["inference_grpc"]) as channel:
-            health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=10)
+            until_serving(channel)
 
 
 def test_an_inference_plane_outlives_a_killed_control_plane_and_is_taken_over(tmp_path: Path) -> None:
