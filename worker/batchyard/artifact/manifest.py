@@ -17,6 +17,10 @@ SAMPLES = "samples.safetensors"
 """The certificate's samples: tensor `inputs` and the fp64 oracle's tensor `outputs`."""
 
 
+PROBE = "probe.onnx"
+"""The folded graph up to its normalisation layers' outputs: what tells whether live data is like training data."""
+
+
 class ManifestError(ValueError):
     """The manifest is not one of ours, is damaged, or is of a schema this version does not know."""
 
@@ -48,6 +52,30 @@ class FoldEntry:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ProbedLayer:
+    """A normalisation layer whose output the probe graph measures."""
+
+    layer: str
+    """Its name in the fold report, which holds the beta and gamma that the output must have."""
+    channels: tuple[int, ...]
+    """The channels that are measured, in the order of the probe's output; those with gamma near 0 are left out."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeRecord:
+    """What the probe graph measures.
+
+    Input: that of the served graph. Output `moments` FP32 [batch, 2, channels of all layers in order]: of each row, the
+    mean over space of z and of z^2, with z = (y - beta) / |gamma| of a layer's output y. On the training distribution
+    z has mean 0 and variance 1 in every channel.
+    """
+
+    layers: tuple[ProbedLayer, ...]
+    left_out: dict[str, str] = field(default_factory=dict)
+    """Layer -> why it cannot be measured."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class CertificateRecord:
     """The proof that the folded network equals the unfolded one."""
 
@@ -76,7 +104,7 @@ class Manifest:
 
     model: str
     job: str
-    """The job's id."""
+    """The id of the job that trained it; empty for a version of another origin."""
     attempt: int
     created: float
     """Seconds since the epoch."""
@@ -96,6 +124,15 @@ class Manifest:
     fold_report: tuple[FoldEntry, ...]
     certificate: CertificateRecord
     evaluated: Evaluated
+    """`samples` is 0 where nobody measured it."""
+    origin: str = "trained"
+    """Where the network comes from: trained, imported, recalibrated or ensemble."""
+    sources: tuple[str, ...] = ()
+    """models/{model}/versions/{n} of every version that it was made from."""
+    certificate_samples: str = "dataset"
+    """What the certificate's samples are: dataset (held-out data), given (by the user) or generated (random)."""
+    probe: ProbeRecord | None = None
+    """None: no probe graph; the model has no normalisation, or was published before there were probes."""
     files: dict[str, str] = field(default_factory=dict)
     """File name to sha256, of every file in the folder but the manifest."""
     schema_version: int = SCHEMA_VERSION
@@ -114,9 +151,12 @@ class Manifest:
             values["inputs"] = tuple(_signature(v) for v in values["inputs"])
             values["outputs"] = tuple(_signature(v) for v in values["outputs"])
             values["classes"] = tuple(values["classes"])
+            values["sources"] = tuple(values.get("sources", ()))
             values["fold_report"] = tuple(_fold_entry(v) for v in values["fold_report"])
             values["certificate"] = CertificateRecord(**values["certificate"])
             values["evaluated"] = Evaluated(**values["evaluated"])
+            if (probe := values.get("probe")) is not None:
+                values["probe"] = _probe(probe)
             return cls(**values)
         except ManifestError:
             raise
@@ -130,3 +170,8 @@ def _signature(values: dict[str, Any]) -> Signature:
 
 def _fold_entry(values: dict[str, Any]) -> FoldEntry:
     return FoldEntry(**{**values, "beta": tuple(values["beta"]), "gamma": tuple(values["gamma"])})
+
+
+def _probe(values: dict[str, Any]) -> ProbeRecord:
+    layers = (ProbedLayer(**{**layer, "channels": tuple(layer["channels"])}) for layer in values["layers"])
+    return ProbeRecord(**{**values, "layers": tuple(layers)})

@@ -38,6 +38,17 @@ def write(uri: str, manifest: Manifest, files: Mapping[str, bytes]) -> str:
     return hashlib.sha256(text).hexdigest()
 
 
+def remove(uri: str) -> None:
+    """Removes what was written, whole or in part, for an artifact that nobody has registered; nothing there is fine."""
+    filesystem, folder = fsspec.core.url_to_fs(uri)
+    if isinstance(filesystem, LocalFileSystem):
+        target = Path(folder)
+        for left in (target, *target.parent.glob(f".{target.name}.*")):
+            shutil.rmtree(left, ignore_errors=True)
+    elif filesystem.exists(folder):
+        filesystem.rm(folder, recursive=True)
+
+
 def _write_local(_filesystem: Any, folder: str, files: Mapping[str, bytes]) -> None:
     target = Path(folder)
     target.parent.mkdir(parents=True, exist_ok=True)

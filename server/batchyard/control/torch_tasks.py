@@ -1,0 +1,169 @@
+"""Work that needs torch, done for a call: torch never loads in this process, so it runs in one of its own.
+
+A task is a module that `python -m` runs with a folder as its only argument; batchyard.training.task is its side of this.
+The folder holds order.json and whatever files the order names; the task leaves result.json there, and the files that
+the result names. A task ends with the call that asked for it: cancelled, it is killed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import sys
+import uuid
+from collections import deque
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from batchyard.artifact import writer
+from batchyard.artifact.errors import ArtifactError
+from batchyard.artifact.manifest import Manifest
+from batchyard.artifact.reader import read_certified_manifest
+from batchyard.control.ledger import Ledger, Unit
+from batchyard.control.records import ModelVersion
+from batchyard.control.store import models as store
+from batchyard.endpoint.errors import (
+    DeadlineError,
+    DomainError,
+    FieldViolation,
+    InvalidInputError,
+    OverloadedError,
+    PreconditionError,
+)
+
+LIMIT_SECONDS = 900.0
+"""For one task, its wait for others included."""
+MOST_WAITING = 4
+"""Tasks run one at a time, as each may fill the machine; more than this many in line are refused."""
+TAIL_LINES = 20
+
+
+class TaskCrashedError(Exception):
+    """A task ended without a result: a fault of ours, not of the caller's. The message ends with what it printed."""
+
+
+class TorchTasks:
+    """Runs tasks one at a time, and registers what they publish.
+
+    Args:
+        ledger: where new versions are written.
+        folder: scratch space of ours alone; what an earlier control plane left there is removed.
+        artifacts: the URI below which artifacts go.
+    """
+
+    def __init__(self, ledger: Ledger, folder: Path, artifacts: str) -> None:
+        self._ledger = ledger
+        self._folder = folder
+        self._artifacts = artifacts
+        self._turn = asyncio.Lock()
+        self._in_line = 0
+        shutil.rmtree(folder, ignore_errors=True)
+
+    @asynccontextmanager
+    async def folder(self) -> AsyncIterator[Path]:
+        """A new folder for one task's files, gone afterwards."""
+        folder = self._folder / uuid.uuid4().hex
+        await asyncio.to_thread(folder.mkdir, mode=0o700, parents=True)
+        try:
+            yield folder
+        finally:
+            await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+
+    async def run(self, module: str, order: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+        """What the task `module` answers to `order`, JSON-ready both; its files are in `folder`.
+
+        Raises InvalidInputError and PreconditionError where the task says so, OverloadedError, DeadlineError, and
+        TaskCrashedError.
+        """
+        if self._in_line > MOST_WAITING:
+            text = f"{self._in_line} tasks of this kind run or wait already; at most {MOST_WAITING} may wait"
+            raise OverloadedError(text, reason="TASKS_FULL", retry_after=30.0)
+        self._in_line += 1
+        try:
+            async with asyncio.timeout(LIMIT_SECONDS), self._turn:
+                return await _run(module, order, folder)
+        except TimeoutError:
+            text = f"the work was not done within {LIMIT_SECONDS:g} s and was given up: nothing has changed"
+            raise DeadlineError(text, reason="TASK_TOO_LONG") from None
+        finally:
+            self._in_line -= 1
+
+    async def publish(
+        self, module: str, order: Mapping[str, Any], folder: Path, *, model: str, alias: str = ""
+    ) -> ModelVersion:
+        """Has the task write an artifact to order["artifact_uri"], which is added here, and registers it as the next
+        version of `model`; `alias`, if not empty, is pointed at it in the same transaction. Raises what `run` raises.
+        """
+        uri = f"{self._artifacts}/{model}-{uuid.uuid4().hex[:12]}"
+        try:
+            result = await self.run(module, {**order, "artifact_uri": uri}, folder)
+            digest = str(result["manifest_sha256"])
+            manifest = await asyncio.to_thread(_published, module, uri, digest, model)
+        except BaseException:
+            await asyncio.to_thread(writer.remove, uri)
+            raise
+
+        def register(unit: Unit) -> ModelVersion:
+            version = store.add_version(unit.connection, manifest, uri, digest, unit.now)
+            if alias:
+                store.set_alias(unit.connection, model, alias, version.number)
+            unit.models_changed = True
+            return version
+
+        return await self._ledger.write(register)
+
+
+def _published(module: str, uri: str, digest: str, model: str) -> Manifest:
+    try:
+        manifest = read_certified_manifest(uri, digest)
+    except ArtifactError as error:
+        raise TaskCrashedError(f"{module} published what cannot be registered: {error}") from error
+    if manifest.model != model:
+        raise TaskCrashedError(f"{module} published model {manifest.model!r}; expected {model!r}")
+    return manifest
+
+
+async def _run(module: str, order: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    (folder / "order.json").write_text(json.dumps(order))
+    child = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", module, str(folder)),
+        # The task takes the end of its standard input for the end of us, and ends too.
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        process_group=0,
+    )
+    tail: deque[str] = deque(maxlen=TAIL_LINES)
+    try:
+        assert child.stdout is not None
+        while chunk := await child.stdout.read(1 << 16):
+            tail.extend(chunk.decode(errors="replace").splitlines())
+        await child.wait()
+    finally:
+        if child.returncode is None:
+            child.kill()
+            await child.wait()
+    return _read_result(folder, module, child.returncode, tail)
+
+
+def _read_result(folder: Path, module: str, status: int | None, tail: deque[str]) -> dict[str, Any]:
+    try:
+        result = json.loads((folder / "result.json").read_text())
+    except (OSError, ValueError):
+        text = "\n".join(tail)
+        raise TaskCrashedError(f"{module} ended with status {status} and no result; it printed:\n{text}") from None
+    if error := result.get("error"):
+        raise _domain_error(error)
+    answer: dict[str, Any] = result["answer"]
+    return answer
+
+
+def _domain_error(error: Mapping[str, Any]) -> DomainError:
+    if violations := error.get("violations"):
+        return InvalidInputError(FieldViolation(v["field"], v["description"]) for v in violations)
+    return PreconditionError(f"{error['cause']}: {error['next_step']}", reason="TASK_FAILED")
