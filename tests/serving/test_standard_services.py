@@ -69,7 +69,7 @@ async def test_an_unforeseen_error_is_told_by_an_incident_number_only(
     def break_down(*_: object) -> None:
         raise RuntimeError("secret words")
 
-    monkeypatch.setattr("batchyard.serving.oip.read_rows", break_down)
+    monkeypatch.setattr("batchyard.serving.oip.infer.read_rows", break_down)
     code, message, status = await refusal(mnist.infer(SmallNetwork().pixels(1)))
     assert code is grpc.StatusCode.INTERNAL
     assert "secret" not in message + str(status)

@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import os
+from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from batchyard.serving import transport
 from batchyard.serving.follower import Follower
 from batchyard.serving.metrics import Metrics
 from batchyard.serving.oip import OpenInference
+from batchyard.serving.oip.discovery import Discovery
+from batchyard.serving.oip.infer import Inference
 from batchyard.serving.repository import Repository
 from batchyard.serving.settings import Settings
 from batchyard.serving.state import StateFile
@@ -38,8 +41,7 @@ class InferencePlane:
         self.repository = Repository(settings.cache, settings.limits, self.metrics, engine_threads=cores)
         self.transport = transport.choose(settings.transport, settings.security)
         self._server = transport.make_server(self.transport, self._interceptors(), settings.max_message_bytes)
-        servicer = OpenInference(self.repository, self.metrics, metadata.version("batchyard"))
-        add_servicer(servicer, self._server)
+        add_servicer(OpenInference(self._parts()), self._server)
         self._health = add_standard_services(self._server, FILES)
         self._web = Web(self.metrics, self.repository, settings.security)
         state = StateFile(settings.cache)
@@ -85,6 +87,11 @@ class InferencePlane:
         await self._server.stop(self._settings.drain_seconds)
         await self._web.stop()
         await self.repository.close()
+
+    def _parts(self) -> Iterable[object]:
+        """What answers the protocol's methods."""
+        yield Discovery(self.repository, metadata.version("batchyard"), extensions=("classification",))
+        yield Inference(self.repository, self.metrics)
 
     def _interceptors(self) -> list[Any]:
         tokens = [TokenInterceptor(self._settings.security)] if self._settings.security.token else []

@@ -1,4 +1,4 @@
-"""The Open Inference Protocol's methods: convert, one call, convert back."""
+"""ModelInfer: convert, one call, convert back."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import time
 from typing import Any
 
-from batchyard.endpoint.errors import DomainError, FieldViolation, InvalidInputError, UnsupportedError
+from batchyard.endpoint.errors import FieldViolation, InvalidInputError, UnsupportedError
 from batchyard.endpoint.status import code_of
 from batchyard.oip import messages
 from batchyard.serving.metrics import Metrics
@@ -15,57 +15,16 @@ from batchyard.serving.repository import Repository
 from batchyard.serving.request_queue import Scores
 from batchyard.serving.tensors import classify, read_rows, shown
 
-SERVER_NAME = "batchyard"
-EXTENSIONS = ("classification",)
 NO_DEADLINE_SECONDS = 10_000_000.0
 """Transports give a huge number, or none, for a call without a deadline."""
 
 
-class OpenInference:
-    """GRPCInferenceService over a repository."""
+class Inference:
+    """ModelInfer over a repository."""
 
-    def __init__(self, repository: Repository, metrics: Metrics, server_version: str) -> None:
+    def __init__(self, repository: Repository, metrics: Metrics) -> None:
         self._repository = repository
         self._metrics = metrics
-        self._server_version = server_version
-
-    async def ServerLive(self, request: messages.ServerLiveRequest, context: Any) -> messages.ServerLiveResponse:
-        """Whether the process is up."""
-        return messages.ServerLiveResponse(live=True)
-
-    async def ServerReady(self, request: messages.ServerReadyRequest, context: Any) -> messages.ServerReadyResponse:
-        """Whether every model that should be served answers."""
-        return messages.ServerReadyResponse(ready=self._repository.ready)
-
-    async def ModelReady(self, request: messages.ModelReadyRequest, context: Any) -> messages.ModelReadyResponse:
-        """Whether one model answers; false, not an error, for one that is not known."""
-        try:
-            self._repository.resolve(request.name, request.version)
-        except DomainError:
-            return messages.ModelReadyResponse(ready=False)
-        return messages.ModelReadyResponse(ready=True)
-
-    async def ServerMetadata(
-        self, request: messages.ServerMetadataRequest, context: Any
-    ) -> messages.ServerMetadataResponse:
-        """Name, version and extensions of the server."""
-        return messages.ServerMetadataResponse(
-            name=SERVER_NAME, version=self._server_version, extensions=list(EXTENSIONS)
-        )
-
-    async def ModelMetadata(
-        self, request: messages.ModelMetadataRequest, context: Any
-    ) -> messages.ModelMetadataResponse:
-        """Inputs and outputs of a model. Raises NotFoundError or UnavailableError."""
-        served = self._repository.resolve(request.name, request.version)
-        tensor = messages.ModelMetadataResponse.TensorMetadata
-        return messages.ModelMetadataResponse(
-            name=served.name,
-            versions=self._repository.versions_of(served.name),
-            platform=served.platform,
-            inputs=[tensor(name=served.input.name, datatype=served.input.datatype, shape=served.input.shape)],
-            outputs=[tensor(name=served.output.name, datatype=served.output.datatype, shape=served.output.shape)],
-        )
 
     async def ModelInfer(self, request: messages.ModelInferRequest, context: Any) -> messages.ModelInferResponse:
         """One inference. Raises the domain errors of reading, batching and resolving."""
