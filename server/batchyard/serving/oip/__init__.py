@@ -1,0 +1,22 @@
+"""GRPCInferenceService: the Open Inference Protocol and its extensions, one file for each.
+
+discovery        what there is and whether it answers
+infer            ModelInfer
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from batchyard.oip.contract import SERVICE
+
+
+class OpenInference:
+    """Every method of the service, from the part that has it."""
+
+    def __init__(self, parts: Iterable[object]) -> None:
+        """Each part has some methods, by the protocol's names; what no part has is answered UNIMPLEMENTED."""
+        for part in parts:
+            for method in SERVICE.methods:
+                if (behaviour := getattr(part, method.name, None)) is not None:
+                    setattr(self, method.name, behaviour)
