@@ -123,10 +123,14 @@ class ModelVersion(_message.Message):
     CERTIFICATE_FIELD_NUMBER: _builtins.int
     SEED_FIELD_NUMBER: _builtins.int
     LIBRARIES_FIELD_NUMBER: _builtins.int
+    ORIGIN_FIELD_NUMBER: _builtins.int
+    SOURCES_FIELD_NUMBER: _builtins.int
+    CERTIFICATE_SAMPLES_FIELD_NUMBER: _builtins.int
+    EVALUATED_SAMPLES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """models/{model}/versions/{n}"""
     training_job: _builtins.str
-    """trainingJobs/{id} that published it."""
+    """trainingJobs/{id} that published it; empty for a version of another origin."""
     artifact_uri: _builtins.str
     """Folder of the artifact, an fsspec URI."""
     manifest_sha256: _builtins.str
@@ -141,6 +145,12 @@ class ModelVersion(_message.Message):
     accuracy_unfolded: _builtins.float
     """Share in [0, 1] on held-out data, before folding."""
     seed: _builtins.int
+    origin: _builtins.str
+    """trained, imported, recalibrated or ensemble."""
+    certificate_samples: _builtins.str
+    """What the certificate's samples are: dataset (held-out data), given or generated."""
+    evaluated_samples: _builtins.int
+    """Held-out samples behind accuracy_unfolded; 0: nobody has measured it."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -158,6 +168,10 @@ class ModelVersion(_message.Message):
     @_builtins.property
     def libraries(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Library -> version, as trained."""
+
+    @_builtins.property
+    def sources(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """models/{model}/versions/{n} of every version that it was made from."""
 
     def __init__(
         self,
@@ -180,10 +194,14 @@ class ModelVersion(_message.Message):
         certificate: Global___Certificate | None = ...,
         seed: _builtins.int = ...,
         libraries: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        origin: _builtins.str = ...,
+        sources: _abc.Iterable[_builtins.str] | None = ...,
+        certificate_samples: _builtins.str = ...,
+        evaluated_samples: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["certificate", b"certificate", "create_time", b"create_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accuracy_unfolded", b"accuracy_unfolded", "architecture", b"architecture", "artifact_uri", b"artifact_uri", "certificate", b"certificate", "classes", b"classes", "create_time", b"create_time", "dataset", b"dataset", "dataset_sha256", b"dataset_sha256", "fold_report", b"fold_report", "inputs", b"inputs", "libraries", b"libraries", "manifest_sha256", b"manifest_sha256", "name", b"name", "outputs", b"outputs", "parameter_count", b"parameter_count", "population_statistics", b"population_statistics", "seed", b"seed", "training_job", b"training_job"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accuracy_unfolded", b"accuracy_unfolded", "architecture", b"architecture", "artifact_uri", b"artifact_uri", "certificate", b"certificate", "certificate_samples", b"certificate_samples", "classes", b"classes", "create_time", b"create_time", "dataset", b"dataset", "dataset_sha256", b"dataset_sha256", "evaluated_samples", b"evaluated_samples", "fold_report", b"fold_report", "inputs", b"inputs", "libraries", b"libraries", "manifest_sha256", b"manifest_sha256", "name", b"name", "origin", b"origin", "outputs", b"outputs", "parameter_count", b"parameter_count", "population_statistics", b"population_statistics", "seed", b"seed", "sources", b"sources", "training_job", b"training_job"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -3,6 +3,7 @@
 import grpc
 import warnings
 
+from batchyard.v1 import exchange_pb2 as batchyard_dot_v1_dot_exchange__pb2
 from batchyard.v1 import models_pb2 as batchyard_dot_v1_dot_models__pb2
 
 GRPC_GENERATED_VERSION = '1.80.0'
@@ -60,6 +61,21 @@ class ModelServiceStub(object):
                 request_serializer=batchyard_dot_v1_dot_models__pb2.SetAliasRequest.SerializeToString,
                 response_deserializer=batchyard_dot_v1_dot_models__pb2.Model.FromString,
                 _registered_method=True)
+        self.ExportModelVersion = channel.unary_stream(
+                '/batchyard.v1.ModelService/ExportModelVersion',
+                request_serializer=batchyard_dot_v1_dot_exchange__pb2.ExportModelVersionRequest.SerializeToString,
+                response_deserializer=batchyard_dot_v1_dot_exchange__pb2.ExportModelVersionResponse.FromString,
+                _registered_method=True)
+        self.ImportModelVersion = channel.stream_unary(
+                '/batchyard.v1.ModelService/ImportModelVersion',
+                request_serializer=batchyard_dot_v1_dot_exchange__pb2.ImportModelVersionRequest.SerializeToString,
+                response_deserializer=batchyard_dot_v1_dot_models__pb2.ModelVersion.FromString,
+                _registered_method=True)
+        self.CreateEnsemble = channel.unary_unary(
+                '/batchyard.v1.ModelService/CreateEnsemble',
+                request_serializer=batchyard_dot_v1_dot_exchange__pb2.CreateEnsembleRequest.SerializeToString,
+                response_deserializer=batchyard_dot_v1_dot_models__pb2.ModelVersion.FromString,
+                _registered_method=True)
         self.WatchServedModels = channel.unary_stream(
                 '/batchyard.v1.ModelService/WatchServedModels',
                 request_serializer=batchyard_dot_v1_dot_models__pb2.WatchServedModelsRequest.SerializeToString,
@@ -106,6 +122,28 @@ class ModelServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ExportModelVersion(self, request, context):
+        """Copies a version out, for use elsewhere: the files of a format, digests first. NOT_FOUND: no such version.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ImportModelVersion(self, request_iterator, context):
+        """Folds and certifies a network that was trained elsewhere and publishes it as a new version. Not idempotent.
+        INVALID_ARGUMENT: a file is not what it should be; FAILED_PRECONDITION: the network cannot be certified.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CreateEnsemble(self, request, context):
+        """Publishes the mean of several versions' softmax as one network: one request, one batch, one reply. Not idempotent.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def WatchServedModels(self, request, context):
         """For inference planes: what should be served now, whole, again after each change.
         """
@@ -140,6 +178,21 @@ def add_ModelServiceServicer_to_server(servicer, server):
                     servicer.SetAlias,
                     request_deserializer=batchyard_dot_v1_dot_models__pb2.SetAliasRequest.FromString,
                     response_serializer=batchyard_dot_v1_dot_models__pb2.Model.SerializeToString,
+            ),
+            'ExportModelVersion': grpc.unary_stream_rpc_method_handler(
+                    servicer.ExportModelVersion,
+                    request_deserializer=batchyard_dot_v1_dot_exchange__pb2.ExportModelVersionRequest.FromString,
+                    response_serializer=batchyard_dot_v1_dot_exchange__pb2.ExportModelVersionResponse.SerializeToString,
+            ),
+            'ImportModelVersion': grpc.stream_unary_rpc_method_handler(
+                    servicer.ImportModelVersion,
+                    request_deserializer=batchyard_dot_v1_dot_exchange__pb2.ImportModelVersionRequest.FromString,
+                    response_serializer=batchyard_dot_v1_dot_models__pb2.ModelVersion.SerializeToString,
+            ),
+            'CreateEnsemble': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateEnsemble,
+                    request_deserializer=batchyard_dot_v1_dot_exchange__pb2.CreateEnsembleRequest.FromString,
+                    response_serializer=batchyard_dot_v1_dot_models__pb2.ModelVersion.SerializeToString,
             ),
             'WatchServedModels': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchServedModels,
@@ -283,6 +336,87 @@ class ModelService(object):
             '/batchyard.v1.ModelService/SetAlias',
             batchyard_dot_v1_dot_models__pb2.SetAliasRequest.SerializeToString,
             batchyard_dot_v1_dot_models__pb2.Model.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExportModelVersion(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/batchyard.v1.ModelService/ExportModelVersion',
+            batchyard_dot_v1_dot_exchange__pb2.ExportModelVersionRequest.SerializeToString,
+            batchyard_dot_v1_dot_exchange__pb2.ExportModelVersionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ImportModelVersion(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/batchyard.v1.ModelService/ImportModelVersion',
+            batchyard_dot_v1_dot_exchange__pb2.ImportModelVersionRequest.SerializeToString,
+            batchyard_dot_v1_dot_models__pb2.ModelVersion.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateEnsemble(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/batchyard.v1.ModelService/CreateEnsemble',
+            batchyard_dot_v1_dot_exchange__pb2.CreateEnsembleRequest.SerializeToString,
+            batchyard_dot_v1_dot_models__pb2.ModelVersion.FromString,
             options,
             channel_credentials,
             insecure,

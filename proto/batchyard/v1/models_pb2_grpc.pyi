@@ -3,6 +3,7 @@
 isort:skip_file
 """
 
+from batchyard.v1 import exchange_pb2 as _exchange_pb2
 from batchyard.v1 import models_pb2 as _models_pb2
 from collections import abc as _abc
 from grpc import aio as _aio
@@ -43,6 +44,14 @@ class ModelServiceStub:
     """Newest first."""
     SetAlias: _grpc.UnaryUnaryMultiCallable[_models_pb2.SetAliasRequest, _models_pb2.Model]
     """Points an alias at a version, creating it if there is none; the inference planes follow at once."""
+    ExportModelVersion: _grpc.UnaryStreamMultiCallable[_exchange_pb2.ExportModelVersionRequest, _exchange_pb2.ExportModelVersionResponse]
+    """Copies a version out, for use elsewhere: the files of a format, digests first. NOT_FOUND: no such version."""
+    ImportModelVersion: _grpc.StreamUnaryMultiCallable[_exchange_pb2.ImportModelVersionRequest, _models_pb2.ModelVersion]
+    """Folds and certifies a network that was trained elsewhere and publishes it as a new version. Not idempotent.
+    INVALID_ARGUMENT: a file is not what it should be; FAILED_PRECONDITION: the network cannot be certified.
+    """
+    CreateEnsemble: _grpc.UnaryUnaryMultiCallable[_exchange_pb2.CreateEnsembleRequest, _models_pb2.ModelVersion]
+    """Publishes the mean of several versions' softmax as one network: one request, one batch, one reply. Not idempotent."""
     WatchServedModels: _grpc.UnaryStreamMultiCallable[_models_pb2.WatchServedModelsRequest, _models_pb2.WatchServedModelsResponse]
     """For inference planes: what should be served now, whole, again after each change."""
 
@@ -61,6 +70,14 @@ class ModelServiceAsyncStub(ModelServiceStub):
     """Newest first."""
     SetAlias: _aio.UnaryUnaryMultiCallable[_models_pb2.SetAliasRequest, _models_pb2.Model]  # type: ignore[assignment]
     """Points an alias at a version, creating it if there is none; the inference planes follow at once."""
+    ExportModelVersion: _aio.UnaryStreamMultiCallable[_exchange_pb2.ExportModelVersionRequest, _exchange_pb2.ExportModelVersionResponse]  # type: ignore[assignment]
+    """Copies a version out, for use elsewhere: the files of a format, digests first. NOT_FOUND: no such version."""
+    ImportModelVersion: _aio.StreamUnaryMultiCallable[_exchange_pb2.ImportModelVersionRequest, _models_pb2.ModelVersion]  # type: ignore[assignment]
+    """Folds and certifies a network that was trained elsewhere and publishes it as a new version. Not idempotent.
+    INVALID_ARGUMENT: a file is not what it should be; FAILED_PRECONDITION: the network cannot be certified.
+    """
+    CreateEnsemble: _aio.UnaryUnaryMultiCallable[_exchange_pb2.CreateEnsembleRequest, _models_pb2.ModelVersion]  # type: ignore[assignment]
+    """Publishes the mean of several versions' softmax as one network: one request, one batch, one reply. Not idempotent."""
     WatchServedModels: _aio.UnaryStreamMultiCallable[_models_pb2.WatchServedModelsRequest, _models_pb2.WatchServedModelsResponse]  # type: ignore[assignment]
     """For inference planes: what should be served now, whole, again after each change."""
 
@@ -106,6 +123,32 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_models_pb2.Model, _abc.Awaitable[_models_pb2.Model]]:
         """Points an alias at a version, creating it if there is none; the inference planes follow at once."""
+
+    @_abc_1.abstractmethod
+    def ExportModelVersion(
+        self,
+        request: _exchange_pb2.ExportModelVersionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_exchange_pb2.ExportModelVersionResponse], _abc.AsyncIterator[_exchange_pb2.ExportModelVersionResponse]]:
+        """Copies a version out, for use elsewhere: the files of a format, digests first. NOT_FOUND: no such version."""
+
+    @_abc_1.abstractmethod
+    def ImportModelVersion(
+        self,
+        request_iterator: _MaybeAsyncIterator[_exchange_pb2.ImportModelVersionRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_models_pb2.ModelVersion, _abc.Awaitable[_models_pb2.ModelVersion]]:
+        """Folds and certifies a network that was trained elsewhere and publishes it as a new version. Not idempotent.
+        INVALID_ARGUMENT: a file is not what it should be; FAILED_PRECONDITION: the network cannot be certified.
+        """
+
+    @_abc_1.abstractmethod
+    def CreateEnsemble(
+        self,
+        request: _exchange_pb2.CreateEnsembleRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_models_pb2.ModelVersion, _abc.Awaitable[_models_pb2.ModelVersion]]:
+        """Publishes the mean of several versions' softmax as one network: one request, one batch, one reply. Not idempotent."""
 
     @_abc_1.abstractmethod
     def WatchServedModels(

@@ -1,6 +1,6 @@
 """Work that needs torch, done for a call: torch never loads in this process, so it runs in one of its own.
 
-A task is a module that `python -m` runs with a folder as its only argument; batchyard.training.task is its side of this.
+A task is a module that `python -m` runs with a folder as its only argument; batchyard.training.task is its other side.
 The folder holds order.json and whatever files the order names; the task leaves result.json there, and the files that
 the result names. A task ends with the call that asked for it: cancelled, it is killed.
 """

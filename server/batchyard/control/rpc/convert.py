@@ -154,7 +154,7 @@ def model_version(given: records.ModelVersion) -> models_pb2.ModelVersion:
     return models_pb2.ModelVersion(
         name=names.version(given.model, given.number),
         create_time=timestamp(given.create_time),
-        training_job=names.job(given.job),
+        training_job=names.job(given.job) if given.job else "",
         artifact_uri=given.artifact_uri,
         manifest_sha256=given.manifest_sha256,
         architecture=manifest.spec["model"]["architecture"],
@@ -173,6 +173,10 @@ def model_version(given: records.ModelVersion) -> models_pb2.ModelVersion:
         certificate=models_pb2.Certificate(**vars(manifest.certificate)),
         seed=manifest.seed,
         libraries=manifest.libraries,
+        origin=manifest.origin,
+        sources=manifest.sources,
+        certificate_samples=manifest.certificate_samples,
+        evaluated_samples=manifest.evaluated.samples,
     )
 
 
