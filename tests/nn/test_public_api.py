@@ -15,6 +15,7 @@ SIGNATURES = {
     "convert_sync_batchnorm": "module, process_group=None",
     "fold": "model, example_inputs",
     "certify": "folded, model, samples",
+    "layer_probe": "folded, model",
     "population_statistics": "model, batches, method='alg2', process_group=None",
     "ActivationStats": "model",
     "InputNormalization": "mean, std, scale=255.0",

@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file
 
 from batchyard import data
-from batchyard.artifact.manifest import ONNX_MODEL, WEIGHTS
+from batchyard.artifact.manifest import ONNX_MODEL, PROBE, WEIGHTS
 from batchyard.artifact.reader import read_samples, verify
 from batchyard.nn import Certificate, population_statistics
 from batchyard.training import worker
@@ -195,3 +195,34 @@ def test_a_job_file_that_is_wrong_is_refused_in_one_line(tmp_path: Path, text: s
         assert main([str(tmp_path / "job.yaml"), "--out", str(tmp_path / "out")]) == 1
     assert said in errors.getvalue()
     assert "Traceback" not in errors.getvalue()
+
+
+def test_the_probe_graph_tells_what_the_unfolded_layers_output(published: tuple[WorkerContext, Path, str]) -> None:
+    context, folder, digest = published
+    manifest = verify(folder, digest)
+    assert manifest.probe is not None
+    assert [layer.layer for layer in manifest.probe.layers] == [entry.layer for entry in manifest.fold_report]
+    assert manifest.probe.left_out == {}
+
+    dataset = data.load("digits", [])
+    model = worker.build_model(context.spec, dataset).double()
+    model.load_state_dict(load_file(folder / WEIGHTS))
+    outputs: dict[str, torch.Tensor] = {}
+    for name, layer in model.eval().named_modules():
+        layer.register_forward_hook(lambda _layer, _inputs, output, name=name: outputs.update({name: output}))
+    pixels = torch.tensor(dataset.train.images)
+    with torch.no_grad():
+        model(pixels.double())
+    session = onnxruntime.InferenceSession(folder / PROBE, providers=["CPUExecutionProvider"])
+    (moments,) = session.run(["moments"], {"pixels": pixels.float().numpy()})
+    start = 0
+    for layer, entry in zip(manifest.probe.layers, manifest.fold_report, strict=True):
+        beta, gamma = (torch.tensor(v, dtype=torch.float64)[list(layer.channels)] for v in (entry.beta, entry.gamma))
+        y = outputs[layer.layer].transpose(0, 1).flatten(1)[list(layer.channels)]
+        part = moments[:, :, start : start + len(layer.channels)].mean(axis=0)
+        assert np.allclose(part[0], (y.mean(1) - beta) / gamma.abs(), atol=1e-4)
+        assert np.allclose(part[1] - part[0] ** 2, y.var(1, correction=0) / gamma**2, atol=1e-3)
+        # and on training data these are what normalisation promises
+        assert np.abs(part[0]).max() < 0.05
+        assert np.abs(part[1] - part[0] ** 2 - 1).max() < 0.15
+        start += len(layer.channels)

@@ -15,8 +15,6 @@ WEIGHTS = "model.safetensors"
 """The unfolded network's state, for re-folding."""
 SAMPLES = "samples.safetensors"
 """The certificate's samples: tensor `inputs` and the fp64 oracle's tensor `outputs`."""
-
-
 PROBE = "probe.onnx"
 """The folded graph up to its normalisation layers' outputs: what tells whether live data is like training data."""
 

@@ -7,6 +7,7 @@ from batchyard.nn.activation_stats import ActivationStats, LayerActivations
 from batchyard.nn.convert import convert_sync_batchnorm, sync_group
 from batchyard.nn.folding.certify import Certificate, certificate_digest, certify
 from batchyard.nn.folding.fold import FoldedModel, FoldEntry, fold
+from batchyard.nn.folding.probe import LayerProbe, ProbedLayer, layer_probe
 from batchyard.nn.folding.tracing import FoldError
 from batchyard.nn.input_normalization import InputNormalization
 from batchyard.nn.normalizers import normalizer, placement
@@ -21,11 +22,14 @@ __all__ = [
     "FoldedModel",
     "InputNormalization",
     "LayerActivations",
+    "LayerProbe",
+    "ProbedLayer",
     "SyncBatchNorm",
     "certificate_digest",
     "certify",
     "convert_sync_batchnorm",
     "fold",
+    "layer_probe",
     "normalizer",
     "placement",
     "population_statistics",

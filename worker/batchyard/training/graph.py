@@ -18,10 +18,10 @@ from torch import nn
 INPUT, OUTPUT = "pixels", "logits"
 
 
-def export(model: nn.Module, pixels: torch.Tensor) -> bytes:
-    """`model` as ONNX: input `pixels` FP32 [batch, channels, height, width], output `logits` FP32 [batch, classes].
+def export(model: nn.Module, pixels: torch.Tensor, output: str = OUTPUT) -> bytes:
+    """`model` as ONNX: input `pixels` FP32 [batch, channels, height, width], one output, `logits` [batch, classes].
 
-    The batch is free; `pixels` [n, channels, height, width] is an example with n above 1.
+    `output` names it otherwise. The batch is free; `pixels` [n, channels, height, width] is an example with n above 1.
     """
     dynamic = {0: torch.export.Dim("batch", min=1)}
     with _quiet():
@@ -29,7 +29,7 @@ def export(model: nn.Module, pixels: torch.Tensor) -> bytes:
             model.eval(),
             (pixels,),
             input_names=[INPUT],
-            output_names=[OUTPUT],
+            output_names=[output],
             dynamic_shapes=(dynamic,),
             dynamo=True,
             verbose=False,
@@ -48,12 +48,12 @@ def _strip(proto: Any) -> None:
 
 
 def run(graph: bytes, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The logits that ONNX Runtime computes for `pixels` [n, channels, height, width]."""
+    """The one output, the logits, that ONNX Runtime computes for `pixels` [n, channels, height, width]."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 3  # errors only
     session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-    (logits,) = session.run([OUTPUT], {INPUT: pixels})
+    (logits,) = session.run(None, {INPUT: pixels})
     return np.asarray(logits)
 
 

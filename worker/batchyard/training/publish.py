@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import platform
 import time
 from collections.abc import Iterator
@@ -37,6 +38,7 @@ from batchyard.training.evaluate import evaluate
 from batchyard.training.events import LogLine, Published, TrainingError
 from batchyard.training.group import Group
 from batchyard.training.loop import Parts
+from batchyard.training.probe import probe_of
 
 STATISTICS_SAMPLES = 10_000
 """Population statistics are taken over this many training samples, or one epoch: 1,000 to 10,000 are enough
@@ -84,7 +86,9 @@ def _write(context: WorkerContext, model: nn.Module, dataset: Dataset, evaluated
     record = certified(certificate, graph.run(served, pixels.numpy()))
     samples = {"inputs": pixels.numpy(), "outputs": certificate.expected.numpy()}
     files = {ONNX_MODEL: served, WEIGHTS: _weights(model), SAMPLES: safetensors.numpy.save(samples)}
+    probe, probe_files = probe_of(folded, model, pixels[:2])
     manifest = _manifest(context, model, dataset, evaluated, fold_entries(folded), record)
+    manifest, files = dataclasses.replace(manifest, probe=probe), {**files, **probe_files}
     return writer.write(context.artifact_uri, manifest, files)
 
 

@@ -36,6 +36,10 @@ class FoldEntry:
     """The learned scale, [C]: its absolute value is the standard deviation of the output on training-like data."""
     beta: Tensor | None
     """The learned shift, [C]: the mean of the output on training-like data."""
+    output: str = ""
+    """The node of the original graph that is its output; empty where forward does not call it."""
+    source: str = ""
+    """The node of the original graph that is its input."""
 
 
 @dataclass(frozen=True)
@@ -72,8 +76,10 @@ def fold(model: nn.Module, example_inputs: tuple[Any, ...]) -> FoldedModel:
     graph = trace(double, example_inputs)
     record_values(graph, example_inputs)
     found = canonicalize(graph)
+    places = [_place(f) for f in found]
     hazard = without_in_place(graph)
     entries = [_refused(f, hazard) for f in found] if hazard else _fold_all(graph, found)
+    entries = [replace(e, output=output, source=source) for e, (output, source) in zip(entries, places, strict=True)]
     drop_passed(graph)
     graph.graph.eliminate_dead_code()
     graph.delete_all_unused_submodules()
@@ -90,6 +96,13 @@ def fold(model: nn.Module, example_inputs: tuple[Any, ...]) -> FoldedModel:
     ]
     inputs = [e for f, e in zip(found, entries, strict=True) if not f.batch_norm]
     return FoldedModel(graph.eval(), _numbered(report), _numbered(inputs), equals)
+
+
+def _place(found: Found) -> tuple[str, str]:
+    """The nodes of the original graph that are a normalisation's output and input."""
+    node = cast(fx.Node, found.node)
+    source = node.all_input_nodes[0]
+    return str(node.meta["equals"]), str(source.meta.get("equals") or "")
 
 
 def _fold_all(graph: fx.GraphModule, found: list[Found]) -> list[FoldEntry]:
