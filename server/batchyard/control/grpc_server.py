@@ -67,7 +67,8 @@ class GrpcServer:
         await self._server.start()
 
     async def stop(self) -> None:
-        """Refuses new calls, waits a little for those in flight."""
+        """Refuses new calls, ends the watches of health, waits a little for what is in flight."""
+        await self.health.close()
         await self._server.stop(STOP_SECONDS)
 
 

@@ -11,6 +11,7 @@ them their gRPC codes.
     ├── DeadlineError          the deadline passed before work began
     ├── UnavailableError       shutting down, or not ready yet
     ├── UnauthenticatedError   no token, or not the right one
+    ├── ForbiddenError         the operator of this server does not allow it
     └── UnsupportedError       a legal request for something this server does not do
 """
 
@@ -83,6 +84,10 @@ class UnavailableError(DomainError):
 
 class UnauthenticatedError(DomainError):
     """No token, or not the right one."""
+
+
+class ForbiddenError(DomainError):
+    """The operator of this server does not allow it."""
 
 
 class UnsupportedError(DomainError):

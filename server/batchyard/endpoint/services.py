@@ -8,23 +8,11 @@ from typing import Any
 from google.protobuf import descriptor_pb2
 from google.protobuf.descriptor import FileDescriptor
 from google.protobuf.descriptor_pool import DescriptorPool
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1.health import SERVICE_NAME
 from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
 
-
-class Health:
-    """Says whether each service answers; watchers hear of changes at once."""
-
-    def __init__(self, servicer: Any, names: tuple[str, ...]) -> None:
-        self._servicer = servicer
-        self._names = names
-
-    async def set(self, serving: bool, service: str | None = None) -> None:
-        """Sets one service, or all of them and the server as a whole ("")."""
-        states = health_pb2.HealthCheckResponse
-        state = states.SERVING if serving else states.NOT_SERVING
-        for name in (service,) if service is not None else ("", *self._names):
-            await self._servicer.set(name, state)
+from batchyard.endpoint.health import Health
 
 
 def add_standard_services(server: Any, files: Iterable[FileDescriptor]) -> Health:
@@ -34,13 +22,13 @@ def add_standard_services(server: Any, files: Iterable[FileDescriptor]) -> Healt
     """
     files = tuple(files)
     names = tuple(service.full_name for file in files for service in file.services_by_name.values())
-    servicer = health.aio.HealthServicer()  # type: ignore[attr-defined]  # re-exported where asyncio exists
-    health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
+    health = Health(names)
+    health_pb2_grpc.add_HealthServicer_to_server(health, server)
     pool = _pool_of((*files, health_pb2.DESCRIPTOR, reflection_pb2.DESCRIPTOR))
-    listed = (*names, health.SERVICE_NAME, reflection.SERVICE_NAME)
+    listed = (*names, SERVICE_NAME, reflection.SERVICE_NAME)
     reflector = reflection.aio.ReflectionServicer(listed, pool=pool)  # type: ignore[attr-defined]
     reflection_pb2_grpc.add_ServerReflectionServicer_to_server(reflector, server)
-    return Health(servicer, names)
+    return health
 
 
 def _pool_of(files: Iterable[FileDescriptor]) -> DescriptorPool:

@@ -31,6 +31,7 @@ CODES: dict[type[errors.DomainError], grpc.StatusCode] = {
     errors.DeadlineError: grpc.StatusCode.DEADLINE_EXCEEDED,
     errors.UnavailableError: grpc.StatusCode.UNAVAILABLE,
     errors.UnauthenticatedError: grpc.StatusCode.UNAUTHENTICATED,
+    errors.ForbiddenError: grpc.StatusCode.PERMISSION_DENIED,
     errors.UnsupportedError: grpc.StatusCode.UNIMPLEMENTED,
 }
 
@@ -70,16 +71,20 @@ def _status(code: grpc.StatusCode, message: str, details: list[Message]) -> stat
     return status
 
 
-async def abort(context: Any, error: Exception, method: str) -> NoReturn:
-    """Ends the call with the error's status; an unforeseen error is logged under an id that the caller is given."""
+def describe(error: Exception, method: str) -> tuple[grpc.StatusCode, status_pb2.Status]:
+    """What a caller of `method` is told; an unforeseen error is logged under an id, and told by that id alone."""
     if isinstance(error, errors.DomainError):
-        code, status = to_status(error)
-    else:
-        incident = uuid.uuid4().hex[:12]
-        log.error("incident %s in %s", incident, method, exc_info=error)
-        code = grpc.StatusCode.INTERNAL
-        info = error_details_pb2.ErrorInfo(reason="INTERNAL", domain=DOMAIN, metadata={"incident": incident})
-        status = _status(code, f"internal error; the server's log has it as incident {incident}", [info])
+        return to_status(error)
+    incident = uuid.uuid4().hex[:12]
+    log.error("incident %s in %s", incident, method, exc_info=error)
+    info = error_details_pb2.ErrorInfo(reason="INTERNAL", domain=DOMAIN, metadata={"incident": incident})
+    code = grpc.StatusCode.INTERNAL
+    return code, _status(code, f"internal error; the server's log has it as incident {incident}", [info])
+
+
+async def abort(context: Any, error: Exception, method: str) -> NoReturn:
+    """Ends the call with the error's status."""
+    code, status = describe(error, method)
     await context.abort(code, status.message, ((DETAILS_KEY, status.SerializeToString()),))
     raise AssertionError("unreachable: abort raises")
 
@@ -101,7 +106,8 @@ class StatusInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  
         method = handler_call_details.method
         known, wrapped = self._wrapped.get(method, (None, None))
         if known is not handler:  # a server gives the same handler for each call: wrapping it anew costs 5 us a call
-            wrapped = rewrap(_forgiving(handler), lambda behaviour: _guard(behaviour, method))
+            streamed = handler.request_streaming
+            wrapped = rewrap(_forgiving(handler), lambda behaviour: _guard(behaviour, method, streamed))
             self._wrapped[method] = handler, wrapped
         return wrapped
 
@@ -119,7 +125,7 @@ class _Malformed:
 def _forgiving(handler: Any) -> Any:
     """The handler with a deserialiser that gives _Malformed instead of raising."""
     parse = handler.request_deserializer
-    if parse is None or handler.request_streaming:
+    if parse is None:
         return handler
 
     def parse_or_tell(packed: bytes) -> Any:
@@ -146,12 +152,22 @@ def rewrap(handler: Any, around: Callable[[Any], Any]) -> Any:
     )
 
 
-def _guard(behaviour: Any, method: str) -> Any:
+async def _well_formed(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    """A stream of requests that raises where it comes to one that is malformed."""
+    async for request in requests:
+        if type(request) is _Malformed:
+            raise request.error
+        yield request
+
+
+def _guard(behaviour: Any, method: str, streamed: bool) -> Any:
+    call = (lambda requests, context: behaviour(_well_formed(requests), context)) if streamed else behaviour
+
     async def answer(request: Any, context: Any) -> Any:
         try:
             if type(request) is _Malformed:
                 raise request.error
-            return await behaviour(request, context)
+            return await call(request, context)
         except grpc.aio.AbortError:
             raise
         except Exception as error:
@@ -161,7 +177,7 @@ def _guard(behaviour: Any, method: str) -> Any:
         try:
             if type(request) is _Malformed:
                 raise request.error
-            async for response in behaviour(request, context):
+            async for response in call(request, context):
                 yield response
         except grpc.aio.AbortError:
             raise

@@ -80,7 +80,7 @@ class InferencePlane:
         """Answers what is in flight, refuses the rest, and frees everything."""
         if self._settings.ready_file is not None:
             self._settings.ready_file.unlink(missing_ok=True)
-        await self._health.set(False)
+        await self._health.close()
         if self._following is not None:
             self._following.cancel()
             await asyncio.gather(self._following, return_exceptions=True)
