@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from batchyard.nn import FoldedModel, certify, fold
 from bench import report
-from bench.resnet import resnet, trained_like
+from bench.resnet import resnet50, trained_like
 
 BAR_SECONDS = 5.0
 ROUNDS = report.LEAST_ROUNDS
@@ -29,7 +29,7 @@ def rows(rounds: int) -> list[report.Row]:
     from torch.fx.experimental.optimization import fuse  # warns, when imported, of what torch has deprecated
 
     torch.set_num_threads(len(os.sched_getaffinity(0)))
-    model = trained_like(resnet((3, 4, 6, 3)))
+    model = trained_like(resnet50())
     images = torch.randn(max(SAMPLES), 3, 224, 224, generator=torch.Generator().manual_seed(1))
     folded = _folded_whole(model, images[:1])
     contenders = {"fold": _timed(lambda: fold(model, (images[:1],))), "torch.fx fuse": _timed(lambda: fuse(model))}

@@ -14,15 +14,16 @@ import torch.nn.functional as F
 from torch import nn
 
 from batchyard import models
+from batchyard.models.resnet import resnet
 from batchyard.nn import ActivationStats, convert_sync_batchnorm
 from batchyard.training.spec import MetricsSpec
 from bench import report
-from bench.resnet import resnet
 
 BAR = 1.02
 CADENCE = MetricsSpec().every_steps
 """The loop's own: it measures one step in so many."""
 BATCH = 60
+RESNET = models.Plan(image_shape=(3, 64, 64), classes=10, activation="relu", width=1 / 4)
 
 
 def rows(rounds: int) -> list[report.Row]:
@@ -93,7 +94,7 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "mlp 784-100-100-100-10, batch 60": (lambda: _built("mlp"), (BATCH, 1, 28, 28)),
     "lenet, batch 60": (lambda: _built("lenet"), (BATCH, 1, 28, 28)),
     "ResNet-14 of width 16, batch 16 at 64x64": (
-        lambda: resnet((1, 1, 1, 1), width=16, classes=10),
+        lambda: nn.Sequential(resnet(RESNET, (1, 1, 1, 1), bottleneck=True)),
         (16, 3, 64, 64),
     ),
 }

@@ -58,6 +58,11 @@ def test_everything_wrong_is_told_at_once() -> None:
         (changed(name=""), "name", "1 to 40"),
         (changed(publish={"model": "x" * 41}), "publish.model", "1 to 40"),
         (changed(publish={}), "publish.model", "missing"),
+        (
+            changed(model={"architecture": "mlp", "norm": "zca"}, publish={"model": "mnist"}),
+            "model.norm",
+            "'zca' given; expected another than zca or iternorm, which do not fold",
+        ),
         (changed(publish={"model": "m", "statistics": "algo2"}), "publish.statistics", "did you mean 'alg2'?"),
         (changed(model="mlp"), "model", "expected a mapping"),
         (changed(model={"architecture": "mlp", "hidden": []}), "model.hidden", "1 to 64 layers"),

@@ -125,6 +125,17 @@ def test_a_network_without_normalisation_is_published_too(a_job: Job, a_context:
     assert verify(Path(context.artifact_uri), events[-1].manifest_sha256).fold_report == ()
 
 
+@pytest.mark.parametrize("norm", ["detached", "standardize_post", "renorm"])
+def test_what_batch_normalisation_is_compared_with_is_folded_and_published_too(
+    a_job: Job, a_context: Context, norm: str
+) -> None:
+    context, events = a_context(a_job(model__norm=norm, publish__model="digits"))
+    worker.run(context)
+    assert isinstance(events[-1], Published)
+    report = verify(Path(context.artifact_uri), events[-1].manifest_sha256).fold_report
+    assert [entry.status for entry in report] == ["folded"] * 2
+
+
 def test_an_artifact_that_cannot_be_written_is_the_users_to_mend(
     a_job: Job, a_context: Context, tmp_path: Path
 ) -> None:

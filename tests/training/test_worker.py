@@ -18,6 +18,7 @@ from batchyard.training.context import StoppedError, WorkerContext
 from batchyard.training.events import Evaluation, Event, LayerStatistics, PhaseChange, StepMetrics, TrainingError
 from batchyard.training.group import joined
 from batchyard.training.loop import train
+from batchyard.training.spec import NORMS
 
 Job = Callable[..., dict[str, Any]]
 Context = Callable[..., tuple[WorkerContext, list[Event]]]
@@ -101,6 +102,14 @@ def test_measuring_activations_does_not_change_the_training(a_job: Job, a_contex
 
     with_statistics, without = weights(measured=True), weights(measured=False)
     assert all(torch.equal(with_statistics[name], without[name]) for name in without)
+
+
+@pytest.mark.parametrize("norm", [norm for norm in NORMS if norm != "none"])
+def test_every_normalisation_that_a_job_may_name_learns_digits(a_job: Job, a_context: Context, norm: str) -> None:
+    context, events = a_context(a_job(model__norm=norm, steps=60))
+    worker.run(context)
+    (score,) = [event for event in events if isinstance(event, Evaluation)]
+    assert score.accuracy > 0.5, norm
 
 
 def test_a_network_without_normalisation_reports_its_activations(a_job: Job, a_context: Context) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from batchyard.nn import normalizer
+from batchyard.nn import normalizer, placement
 
 Layers = OrderedDict[str, nn.Module]
 """A network's layers in order, by the names that statistics and the fold report use."""
@@ -31,17 +31,38 @@ class Plan:
     activation: str = "sigmoid"
     """A key of ACTIVATIONS."""
     norm: str = "batch"
-    """none, or a name that batchyard.nn.normalizer knows."""
+    """A name that batchyard.nn.normalizer knows."""
+    width: float = 1.0
+    """inception_bn and resnets only: channels of every layer, as a share of the paper's."""
+
+    def scaled(self, channels: int) -> int:
+        """`channels` at this width: at least one, unless there are none."""
+        return max(1, round(channels * self.width)) if channels else 0
 
     @property
     def bias(self) -> bool:
-        """Whether layers before an activation have a bias: normalisation would cancel it (section 3.2 of the paper)."""
-        return self.norm == "none"
+        """Whether layers before an activation have a bias: normalisation would cancel it (section 3.2 of the paper).
+
+        detached keeps it, because how it grows is what there is to see; standardize_post normalises only after.
+        """
+        return self.norm in ("none", "detached") or placement(self.norm) == "after"
 
     def norm_and_activation(self, number: int, features: int) -> Layers:
-        """What follows hidden layer `number`: its normalisation, unless there is none, and its activation."""
-        layers: Layers = OrderedDict()
-        if self.norm != "none":
-            layers[f"norm{number}"] = normalizer(self.norm, features)
-        layers[f"{self.activation}{number}"] = ACTIVATIONS[self.activation]()
-        return layers
+        """What follows hidden layer `number`: its activation, and before or after it, if any, its normalisation."""
+        return OrderedDict(
+            [*self.norm_before(number, features).items(), *self.activation_and(number, features).items()]
+        )
+
+    def norm_before(self, number: int, features: int) -> Layers:
+        """The normalisation of hidden layer `number`, if it belongs before the activation."""
+        return self._norm(number, features, "before")
+
+    def activation_and(self, number: int, features: int) -> Layers:
+        """The activation of hidden layer `number`, and its normalisation, if that belongs after."""
+        activation = f"{self.activation}{number}", ACTIVATIONS[self.activation]()
+        return OrderedDict([activation, *self._norm(number, features, "after").items()])
+
+    def _norm(self, number: int, features: int, place: str) -> Layers:
+        if self.norm == "none" or placement(self.norm) != place:
+            return OrderedDict()
+        return OrderedDict([(f"norm{number}", normalizer(self.norm, features))])

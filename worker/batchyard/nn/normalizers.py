@@ -33,9 +33,7 @@ def normalizer(name: str, num_features: int, **options: Any) -> nn.Module:
 
     Raises ValueError for a name or an option that is not known.
     """
-    if name not in NORMALIZERS:
-        raise ValueError(f"normalizer {name!r} is not known; expected one of {', '.join(NORMALIZERS)}")
-    kind = NORMALIZERS[name]
+    kind = _known(name)
     if kind is nn.Identity:
         return nn.Identity()
     legal = _options(kind)
@@ -45,8 +43,14 @@ def normalizer(name: str, num_features: int, **options: Any) -> nn.Module:
 
 
 def placement(name: str) -> str:
-    """Where the layer called `name` belongs: before the nonlinearity, or after it."""
-    return str(getattr(NORMALIZERS[name], "placement", "before"))
+    """Where the layer called `name` belongs, before the nonlinearity or after it; raises ValueError as `normalizer`."""
+    return str(getattr(_known(name), "placement", "before"))
+
+
+def _known(name: str) -> type[nn.Module]:
+    if name not in NORMALIZERS:
+        raise ValueError(f"normalizer {name!r} is not known; expected one of {', '.join(NORMALIZERS)}")
+    return NORMALIZERS[name]
 
 
 def _options(kind: type[nn.Module]) -> set[str]:

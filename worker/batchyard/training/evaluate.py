@@ -34,7 +34,7 @@ def share_running_statistics(model: nn.Module, group: Group) -> None:
     Training is not affected: it uses the statistics of the batch. Every worker must call it.
     """
     for name, buffer in model.named_buffers():
-        if name.endswith(("running_mean", "running_var")):
+        if name.endswith(("running_mean", "running_var", "running_cov")):
             group.mean_(buffer)
 
 

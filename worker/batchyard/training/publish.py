@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from batchyard import models
 from batchyard.artifact import writer
 from batchyard.artifact.manifest import (
     ONNX_MODEL,
@@ -29,7 +30,6 @@ from batchyard.artifact.manifest import (
     Signature,
 )
 from batchyard.data import Dataset
-from batchyard.models import INITIAL_STD
 from batchyard.nn import Certificate, FoldedModel, certify, fold, population_statistics
 from batchyard.training import graph
 from batchyard.training.batches import ShardedBatches
@@ -85,7 +85,7 @@ def _write(context: WorkerContext, model: nn.Module, dataset: Dataset, evaluated
     served = graph.export(folded.module, pixels[:2])
     record = certified(certificate, graph.run(served, pixels.numpy()))
     samples = {"inputs": pixels.numpy(), "outputs": certificate.expected.numpy()}
-    files = {ONNX_MODEL: served, WEIGHTS: _weights(model), SAMPLES: safetensors.numpy.save(samples)}
+    files = {ONNX_MODEL: served, WEIGHTS: _weights(context, model), SAMPLES: safetensors.numpy.save(samples)}
     probe, probe_files = probe_of(folded, model, pixels[:2])
     manifest = _manifest(context, model, dataset, evaluated, fold_entries(folded), record)
     manifest, files = dataclasses.replace(manifest, probe=probe), {**files, **probe_files}
@@ -136,10 +136,11 @@ def _values(channels: torch.Tensor | None) -> tuple[float, ...]:
     return () if channels is None else tuple(channels.detach().double().tolist())
 
 
-def _weights(model: nn.Module) -> bytes:
+def _weights(context: WorkerContext, model: nn.Module) -> bytes:
     """The unfolded network's state; copies, because parameters share one piece of memory."""
     state = {name: value.detach().clone() for name, value in model.state_dict().items()}
-    return safetensors.torch.save(state, metadata={"initial_std": str(INITIAL_STD)})
+    origin = {"initial_weights": models.initial_weights(context.spec.model.architecture)}
+    return safetensors.torch.save(state, metadata=origin)
 
 
 def _manifest(

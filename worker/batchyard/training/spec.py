@@ -17,9 +17,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-ARCHITECTURES = ("mlp", "lenet")
+ARCHITECTURES = ("mlp", "lenet", "inception_bn", "resnet18", "resnet34", "resnet50", "resnet101")
 ACTIVATIONS = ("sigmoid", "tanh", "relu")
-NORMS = ("batch", "none")
+NORMS = ("batch", "none", "detached", "standardize_post", "zca", "iternorm", "renorm")
+WHITENING = ("zca", "iternorm")
+"""Those of NORMS that mix channels: population statistics and folding are for layers that do not."""
 DATASETS = ("digits", "mnist")
 OPTIMIZERS = ("sgd",)
 SYNC_BATCH_NORM = ("world", "none")
@@ -87,7 +89,8 @@ class ModelSpec:
     activation: str = "sigmoid"
     """One of ACTIVATIONS."""
     norm: str = "batch"
-    """One of NORMS: batch normalises the input of each activation; none leaves the plain network."""
+    """One of NORMS: batch normalises the input of each activation; none leaves the plain network; the others are there
+    to compare with (docs/batchnorm.md)."""
 
     def __post_init__(self) -> None:
         checks = _Checks()
@@ -232,8 +235,11 @@ class TrainingJobSpec:
         enough = f"at least one sample for each of the {count} workers: raise it, or lower workers.count"
         checks.require(batch >= count, "data.batch_size", batch, enough)
         alone = f"2 samples for each of the {count} workers, as workers.sync_batch_norm is none: raise it, or use world"
-        local = self.workers.sync_batch_norm == "none" and self.model.norm == "batch"
+        local = self.workers.sync_batch_norm == "none" and self.model.norm != "none"
         checks.require(batch >= 2 * count or not local, "data.batch_size", batch, alone)
+        unfoldable = f"another than {' or '.join(WHITENING)}, which do not fold: leave publish out, or choose batch"
+        published = self.publish is not None and self.model.norm in WHITENING
+        checks.require(not published, "model.norm", self.model.norm, unfoldable)
         several = "2 or more: batch normalisation needs several samples to take statistics over"
         checks.require(batch >= 2 or self.model.norm == "none", "data.batch_size", batch, several)
         checks.finish()

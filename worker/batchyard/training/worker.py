@@ -9,7 +9,7 @@ from torch import nn
 from batchyard import data, models
 from batchyard.artifact.errors import ArtifactError
 from batchyard.data import DataError, Dataset, Order
-from batchyard.models import INITIAL_STD, ModelError
+from batchyard.models import ModelError
 from batchyard.nn import InputNormalization, convert_sync_batchnorm
 from batchyard.training.batches import Samples, ShardedBatches
 from batchyard.training.context import StoppedError, WorkerContext
@@ -82,7 +82,8 @@ def build_model(spec: TrainingJobSpec, dataset: Dataset) -> nn.Sequential:
 
 def _describe(context: WorkerContext, group: Group, model: nn.Module, dataset: Dataset) -> None:
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    network = f"{context.spec.model.architecture}: {parameters:,} parameters, initial weights N(0, {INITIAL_STD}^2)"
+    architecture = context.spec.model.architecture
+    network = f"{architecture}: {parameters:,} parameters, initial weights {models.initial_weights(architecture)}"
     samples = f"{dataset.name}: {len(dataset.train):,} training and {len(dataset.test):,} test samples"
     texts = [network, samples]
     if group.world_size > 1:
