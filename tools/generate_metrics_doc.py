@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
 from prometheus_client import CollectorRegistry
 from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
@@ -16,6 +17,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from batchyard.control import metrics as control
 from batchyard.control.states import State
 from batchyard.serving import metrics as serving
+from batchyard.serving.shift_report import LayerReport, ShiftReport
+from batchyard.serving.shift_score import ChannelShifts
 from batchyard.training import events
 
 PAGE = Path(__file__).parents[1] / "docs" / "metrics.md"
@@ -72,6 +75,9 @@ def inference_families() -> list[Metric]:
     version = metrics.add_version("m", "1")
     version.answered(1, 0.1)
     version.failed("INTERNAL")
+    layer = LayerReport(layer="a", channels=(0,), shifts=ChannelShifts(*np.zeros((3, 1))))
+    report = ShiftReport(rows=1, dropped_rows=0, not_finite_rows=0, failure="", layers=(layer,))
+    version.shift = lambda: report
     return _parse(metrics.render())
 
 

@@ -60,6 +60,8 @@ def _parser() -> argparse.ArgumentParser:
         help="largest request (%(default)s)")  # fmt: skip
     add("--drain-seconds", type=float, default=defaults["drain_seconds"].default, metavar="S",
         help="time for requests in flight at the end (%(default)s)")  # fmt: skip
+    add("--shift-sample-rate", type=float, default=defaults["shift_sample_rate"].default, metavar="SHARE",
+        help="share of the requests that covariate shift is measured on, 0 for none (%(default)s)")  # fmt: skip
     return parser
 
 
@@ -77,6 +79,7 @@ def _settings(given: argparse.Namespace) -> Settings:
         limits=Limits(max_batch=given.max_batch, queue_rows=given.queue_rows, queue_bytes=given.queue_bytes),
         max_message_bytes=given.max_message_bytes,
         drain_seconds=given.drain_seconds,
+        shift_sample_rate=given.shift_sample_rate,
     )
 
 

@@ -24,8 +24,11 @@ from batchyard.serving.oip.discovery import Discovery
 from batchyard.serving.oip.infer import Inference
 from batchyard.serving.repository import Repository
 from batchyard.serving.settings import Settings
+from batchyard.serving.shift_service import ShiftServicer
+from batchyard.serving.shift_watch import ShiftWatch
 from batchyard.serving.state import StateFile
 from batchyard.serving.web import Web
+from batchyard.v1 import shift_pb2, shift_pb2_grpc
 
 log = logging.getLogger(__name__)
 
@@ -38,11 +41,13 @@ class InferencePlane:
         self._settings = settings
         self.metrics = Metrics()
         cores = len(os.sched_getaffinity(0))
-        self.repository = Repository(settings.cache, settings.limits, self.metrics, engine_threads=cores)
+        self._shift = ShiftWatch(settings.shift_sample_rate, settings.cache)
+        self.repository = Repository(settings.cache, settings.limits, self.metrics, cores, self._shift)
         self.transport = transport.choose(settings.transport, settings.security)
         self._server = transport.make_server(self.transport, self._interceptors(), settings.max_message_bytes)
         add_servicer(OpenInference(self._parts()), self._server)
-        self._health = add_standard_services(self._server, FILES)
+        shift_pb2_grpc.add_ShiftServiceServicer_to_server(ShiftServicer(self.repository), self._server)
+        self._health = add_standard_services(self._server, (*FILES, shift_pb2.DESCRIPTOR))
         self._web = Web(self.metrics, self.repository, settings.security)
         state = StateFile(settings.cache)
         self._follower = Follower(settings.control, self.repository, state, self.metrics, self._tell_health)
@@ -87,6 +92,7 @@ class InferencePlane:
         await self._server.stop(self._settings.drain_seconds)
         await self._web.stop()
         await self.repository.close()
+        await asyncio.to_thread(self._shift.close)
 
     def _parts(self) -> Iterable[object]:
         """What answers the protocol's methods."""

@@ -15,6 +15,9 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
+from batchyard.serving.shift_metrics import shift_families
+from batchyard.serving.shift_report import ShiftReport
+
 SECONDS = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 """Upper bounds of the buckets of every duration."""
 ROWS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0)
@@ -64,6 +67,8 @@ class VersionMetrics:
         self.engine_seconds = Histogram(SECONDS)
         self.batch_rows = Histogram(ROWS)
         self.queued_rows: Callable[[], int] = lambda: 0
+        self.shift: Callable[[], ShiftReport] | None = None
+        """Tells the shift of live data; None: nobody measures it."""
 
     def batch_ran(self, rows: int, seconds: float) -> None:
         """The engine took `seconds` for a batch of `rows`."""
@@ -138,6 +143,8 @@ class Metrics(Collector):
         yield from self._counters()
         yield from self._histograms()
         yield from self._gauges()
+        versions = self._versions.values()
+        yield from shift_families(PREFIX, ((v.labels, v.shift()) for v in versions if v.shift is not None))
 
     def _counters(self) -> Iterable[Metric]:
         labels = ["model", "version"]

@@ -11,6 +11,7 @@ from batchyard.serving.loading import Loaded, Wanted
 from batchyard.serving.metrics import VersionMetrics
 from batchyard.serving.request_queue import Scores
 from batchyard.serving.settings import Limits
+from batchyard.serving.shift_monitor import ShiftMonitor
 from batchyard.serving.tensors import InputSpec, Pixels
 
 INLINE_BELOW_SECONDS = 0.0005
@@ -47,6 +48,13 @@ class ServedVersion:
         )
         self.batcher = Batcher(loaded.engine.run, plan, executor, metrics)
         metrics.queued_rows = lambda: self.batcher.queued_rows
+        self.shift: ShiftMonitor | None = None
+
+    def watch(self, shift: ShiftMonitor | None) -> None:
+        """Offers every request to this monitor from now on; None: to nobody."""
+        self.shift = shift
+        if shift is not None:
+            self.metrics.shift = shift.report
 
     @property
     def name(self) -> str:
@@ -75,9 +83,13 @@ class ServedVersion:
 
     async def infer(self, rows: Pixels, deadline: float | None) -> Scores:
         """[n, features] -> [n, outputs]. Raises what Batcher.submit raises."""
+        if self.shift is not None:
+            self.shift.offer(rows)
         return await self.batcher.submit(rows, deadline)
 
     async def close(self) -> None:
         """Answers what it has, then frees the engine."""
         await self.batcher.drain()
+        if self.shift is not None:
+            self.shift.close()
         self._engine.close()

@@ -16,6 +16,7 @@ from batchyard.serving.metrics import Metrics
 from batchyard.serving.model import ServedVersion
 from batchyard.serving.naming import ServedModel, WantedModel, why_nobody_answers
 from batchyard.serving.settings import Limits
+from batchyard.serving.shift_watch import ShiftWatch
 from batchyard.serving.tensors import shown
 
 log = logging.getLogger(__name__)
@@ -24,10 +25,13 @@ log = logging.getLogger(__name__)
 class Repository:
     """The served versions. Belongs to one event loop; loads on one thread, runs engines on others."""
 
-    def __init__(self, cache: Path, limits: Limits, metrics: Metrics, engine_threads: int) -> None:
+    def __init__(
+        self, cache: Path, limits: Limits, metrics: Metrics, engine_threads: int, shift: ShiftWatch
+    ) -> None:
         self._cache = cache
         self._limits = limits
         self._metrics = metrics
+        self._shift = shift
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="batchyard-load")
         self._engines = ThreadPoolExecutor(engine_threads, thread_name_prefix="batchyard-engine")
         self._wanted: dict[str, WantedModel] = {}
@@ -116,13 +120,15 @@ class Repository:
         log.info("loading %s from %s", wanted.label, wanted.artifact_uri)
         try:
             loaded = await loop.run_in_executor(self._loader, load, wanted, self._cache, self._limits.max_batch)
-            return ServedVersion(
+            served = ServedVersion(
                 wanted,
                 loaded,
                 self._limits,
                 self._engines,
                 self._metrics.add_version(wanted.model, str(wanted.version)),
             )
+            served.watch(self._shift.monitor(wanted, loaded.manifest))
+            return served
         except (ArtifactError, EngineError, LoadError) as error:
             failures[wanted.version] = str(error)
             log.error("%s is not served: %s", wanted.label, error)

@@ -76,6 +76,8 @@ class Settings:
     """Largest request message; a larger one is answered RESOURCE_EXHAUSTED."""
     drain_seconds: float = 10.0
     """How long requests in flight may take to end when the process stops."""
+    shift_sample_rate: float = 0.01
+    """Share of the requests that covariate shift is measured on; 0: none."""
 
     def __post_init__(self) -> None:
         for flag, address in (("--grpc", self.grpc), ("--http", self.http)):
@@ -85,5 +87,7 @@ class Settings:
             self.security.check_bind(address)
         if self.max_message_bytes < 4096:
             raise SettingsError(f"--max-message-bytes {self.max_message_bytes}: expected at least 4096")
+        if not 0 <= self.shift_sample_rate <= 1:
+            raise SettingsError(f"--shift-sample-rate {self.shift_sample_rate:g}: expected a share, 0 to 1")
         if self.drain_seconds < 0:
             raise SettingsError(f"--drain-seconds {self.drain_seconds}: expected 0 or more")
