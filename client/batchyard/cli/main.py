@@ -12,6 +12,7 @@ from batchyard.cli.jobs import job, jobs, submit
 from batchyard.cli.models import alias, model, models
 from batchyard.cli.predict import predict
 from batchyard.cli.service import down, status, up
+from batchyard.cli.shift import shift
 
 
 class Root(click.Group):
@@ -52,6 +53,7 @@ def batchyard() -> None:
     """Train batch-normalised networks, fold and certify them, and serve them over gRPC."""
 
 
+model.add_command(shift)
 for _command in (up, down, status, submit, jobs, job, models, model, alias, predict):
     batchyard.add_command(_command)
 

@@ -38,6 +38,7 @@ from batchyard.client.job_file import read_job
 from batchyard.client.plain import plain
 from batchyard.client.settings import Settings, read_settings
 from batchyard.v1.models_pb2 import Model, ModelVersion
+from batchyard.v1.shift_pb2 import ModelShift
 from batchyard.v1.spec_pb2 import TrainingJobSpec
 from batchyard.v1.training_pb2 import (
     Evaluation,
@@ -66,6 +67,7 @@ __all__ = [
     "LayerStatistics",
     "LogLine",
     "Model",
+    "ModelShift",
     "ModelVersion",
     "NotFoundError",
     "OutOfRangeError",

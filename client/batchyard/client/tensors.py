@@ -44,7 +44,20 @@ def read_outputs(response: messages.ModelInferResponse) -> dict[str, Array]:
             f"{response.model_name}: {len(response.outputs)} outputs with {len(raw)} raw contents",
             hint="The server must answer in raw contents.",
         )
-    return {o.name: _unpack(o.name, o.datatype, tuple(o.shape), raw[i]) for i, o in enumerate(response.outputs)}
+    outputs = enumerate(response.outputs)
+    return {o.name: unpack(f"output {o.name}", o.datatype, tuple(o.shape), raw[i]) for i, o in outputs}
+
+
+def unpack(what: str, datatype: str, shape: tuple[int, ...], raw: bytes) -> Array:
+    """The array whose raw contents these are; `what` it is, for the message. Raises TensorError."""
+    try:
+        if datatype == "BYTES":
+            return np.array(_elements(raw), dtype=object).reshape(shape)
+        return np.frombuffer(raw, dtype=_TYPES[datatype]).reshape(shape)
+    except KeyError:
+        raise TensorError(f"{what}: datatype {datatype} cannot be read into an array") from None
+    except (ValueError, struct.error):
+        raise TensorError(f"{what}: {len(raw)} bytes do not make {datatype} of shape {list(shape)}") from None
 
 
 def _pack(name: str, array: Array) -> tuple[str, bytes]:
@@ -65,17 +78,6 @@ def _as_bytes(name: str, element: object) -> bytes:
     if isinstance(element, bytes):
         return element
     raise TensorError(f"input {name}: element of {type(element).__name__}; expected text or bytes")
-
-
-def _unpack(name: str, datatype: str, shape: tuple[int, ...], raw: bytes) -> Array:
-    try:
-        if datatype == "BYTES":
-            return np.array(_elements(raw), dtype=object).reshape(shape)
-        return np.frombuffer(raw, dtype=_TYPES[datatype]).reshape(shape)
-    except KeyError:
-        raise TensorError(f"output {name}: datatype {datatype} cannot be read into an array") from None
-    except (ValueError, struct.error):
-        raise TensorError(f"output {name}: {len(raw)} bytes do not make {datatype} of shape {list(shape)}") from None
 
 
 def _elements(raw: bytes) -> list[bytes]:

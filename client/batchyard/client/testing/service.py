@@ -22,11 +22,13 @@ from batchyard.client.testing.servicers import (
     HealthServicer,
     InferenceServicer,
     ModelsServicer,
+    ShiftServicer,
     TrainingServicer,
 )
 from batchyard.oip import add_servicer
-from batchyard.v1 import models_pb2_grpc, training_pb2, training_pb2_grpc
+from batchyard.v1 import models_pb2_grpc, shift_pb2_grpc, training_pb2, training_pb2_grpc
 from batchyard.v1.models_pb2 import Model, ModelVersion
+from batchyard.v1.shift_pb2 import ModelShift, SampledInputs
 from batchyard.v1.training_pb2 import StateChange, StepMetrics, TrainingJob, WatchTrainingJobResponse
 
 
@@ -39,6 +41,10 @@ class FakeService:
         self.versions: dict[str, ModelVersion] = {}
         self.functions: dict[str, Callable[[Array], Array]] = {}
         """Inference model name to what answers for it."""
+        self.shifts: dict[str, ModelShift] = {}
+        """Inference model name to the shift that is told of it."""
+        self.sampled: dict[str, SampledInputs] = {}
+        """Inference model name to its sampled inputs."""
         self.calls: list[tuple[str, Any, dict[str, str]]] = []
         """(method, request, metadata) of every call that arrived."""
         self.break_streams_after: int | None = None
@@ -50,6 +56,7 @@ class FakeService:
         self._server = grpc.server(ThreadPoolExecutor(16))
         training_pb2_grpc.add_TrainingServiceServicer_to_server(TrainingServicer(self), self._server)
         models_pb2_grpc.add_ModelServiceServicer_to_server(ModelsServicer(self), self._server)
+        shift_pb2_grpc.add_ShiftServiceServicer_to_server(ShiftServicer(self), self._server)
         health_pb2_grpc.add_HealthServicer_to_server(HealthServicer(), self._server)
         add_servicer(InferenceServicer(self), self._server)
         host = address.rpartition(":")[0]

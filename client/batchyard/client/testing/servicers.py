@@ -14,8 +14,9 @@ from batchyard.client.events import ENDED
 from batchyard.client.tensors import make_request, read_outputs
 from batchyard.client.testing.details import abort, find, page_of
 from batchyard.oip import messages
-from batchyard.v1 import models_pb2, models_pb2_grpc, training_pb2, training_pb2_grpc
+from batchyard.v1 import models_pb2, models_pb2_grpc, shift_pb2_grpc, training_pb2, training_pb2_grpc
 from batchyard.v1.models_pb2 import Model, ModelVersion
+from batchyard.v1.shift_pb2 import ModelShift, SampledInputs
 from batchyard.v1.training_pb2 import StateChange, TrainingJob, WatchTrainingJobResponse
 
 if TYPE_CHECKING:
@@ -101,6 +102,21 @@ class HealthServicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
 
     def Check(self, request: Any, context: Any) -> health_pb2.HealthCheckResponse:
         return health_pb2.HealthCheckResponse(status=health_pb2.HealthCheckResponse.SERVING)
+
+
+class ShiftServicer(shift_pb2_grpc.ShiftServiceServicer):
+    """ShiftService over a FakeService."""
+
+    def __init__(self, fake: FakeService) -> None:
+        self._fake = fake
+
+    def GetShift(self, request: Any, context: Any) -> ModelShift:
+        self._fake.arrived("GetShift", request, context)
+        return find(self._fake.shifts, request.model, context)
+
+    def GetSampledInputs(self, request: Any, context: Any) -> SampledInputs:
+        self._fake.arrived("GetSampledInputs", request, context)
+        return find(self._fake.sampled, request.model, context)
 
 
 class InferenceServicer:

@@ -100,17 +100,20 @@ def _place(entry: FoldEntry, nodes: dict[str, fx.Node], model: nn.Module) -> tup
     """Where to measure, and the map from there to z: fp64 scale and shift [C]."""
     if entry.status == "refused":
         raise _LeftOut(f"it was left as it is: {entry.reason}")
-    layer = model.get_submodule(entry.name.partition("#")[0])
-    if not isinstance(layer, _BatchNorm) or layer.running_mean is None or layer.running_var is None:
-        raise _LeftOut("its statistics are not those of a layer")
-    gamma = torch.ones_like(layer.running_var) if entry.gamma is None else entry.gamma
-    beta = torch.zeros_like(layer.running_mean) if entry.beta is None else entry.beta
+    layer = dict(model.named_modules()).get(entry.name.partition("#")[0])
+    statistics = (layer.running_mean, layer.running_var) if isinstance(layer, _BatchNorm) else (None, None)
+    known = [t for t in (entry.gamma, entry.beta, *statistics) if t is not None]
+    if not known:
+        raise _LeftOut("it has no gamma, no beta and no statistics of its own")
+    gamma = torch.ones_like(known[0]) if entry.gamma is None else entry.gamma
+    beta = torch.zeros_like(known[0]) if entry.beta is None else entry.beta
     if entry.output in nodes:
         inverse = 1 / gamma.double().abs().clamp_min(torch.finfo(torch.float64).tiny)
         return nodes[entry.output], inverse, -beta.double() * inverse
-    if entry.source in nodes:
-        inverse = gamma.double().sign() * (layer.running_var.double() + layer.eps).rsqrt()
-        return nodes[entry.source], inverse, -layer.running_mean.double() * inverse
+    mean, var = statistics
+    if entry.source in nodes and isinstance(layer, _BatchNorm) and mean is not None and var is not None:
+        inverse = gamma.double().sign() * (var.double() + layer.eps).rsqrt()
+        return nodes[entry.source], inverse, -mean.double() * inverse
     raise _LeftOut("neither its output nor its input is left in the folded network")
 
 
