@@ -3,6 +3,7 @@
 isort:skip_file
 """
 
+from batchyard.v1 import recalibration_pb2 as _recalibration_pb2
 from batchyard.v1 import serving_pb2 as _serving_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
@@ -127,6 +128,7 @@ class ModelVersion(_message.Message):
     SOURCES_FIELD_NUMBER: _builtins.int
     CERTIFICATE_SAMPLES_FIELD_NUMBER: _builtins.int
     EVALUATED_SAMPLES_FIELD_NUMBER: _builtins.int
+    RECALIBRATION_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """models/{model}/versions/{n}"""
     training_job: _builtins.str
@@ -173,6 +175,10 @@ class ModelVersion(_message.Message):
     def sources(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """models/{model}/versions/{n} of every version that it was made from."""
 
+    @_builtins.property
+    def recalibration(self) -> _recalibration_pb2.Recalibration:
+        """Of a version whose origin is recalibrated."""
+
     def __init__(
         self,
         *,
@@ -198,10 +204,11 @@ class ModelVersion(_message.Message):
         sources: _abc.Iterable[_builtins.str] | None = ...,
         certificate_samples: _builtins.str = ...,
         evaluated_samples: _builtins.int = ...,
+        recalibration: _recalibration_pb2.Recalibration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["certificate", b"certificate", "create_time", b"create_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["certificate", b"certificate", "create_time", b"create_time", "recalibration", b"recalibration"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accuracy_unfolded", b"accuracy_unfolded", "architecture", b"architecture", "artifact_uri", b"artifact_uri", "certificate", b"certificate", "certificate_samples", b"certificate_samples", "classes", b"classes", "create_time", b"create_time", "dataset", b"dataset", "dataset_sha256", b"dataset_sha256", "evaluated_samples", b"evaluated_samples", "fold_report", b"fold_report", "inputs", b"inputs", "libraries", b"libraries", "manifest_sha256", b"manifest_sha256", "name", b"name", "origin", b"origin", "outputs", b"outputs", "parameter_count", b"parameter_count", "population_statistics", b"population_statistics", "seed", b"seed", "sources", b"sources", "training_job", b"training_job"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accuracy_unfolded", b"accuracy_unfolded", "architecture", b"architecture", "artifact_uri", b"artifact_uri", "certificate", b"certificate", "certificate_samples", b"certificate_samples", "classes", b"classes", "create_time", b"create_time", "dataset", b"dataset", "dataset_sha256", b"dataset_sha256", "evaluated_samples", b"evaluated_samples", "fold_report", b"fold_report", "inputs", b"inputs", "libraries", b"libraries", "manifest_sha256", b"manifest_sha256", "name", b"name", "origin", b"origin", "outputs", b"outputs", "parameter_count", b"parameter_count", "population_statistics", b"population_statistics", "recalibration", b"recalibration", "seed", b"seed", "sources", b"sources", "training_job", b"training_job"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

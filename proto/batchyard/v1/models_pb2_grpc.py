@@ -5,6 +5,7 @@ import warnings
 
 from batchyard.v1 import exchange_pb2 as batchyard_dot_v1_dot_exchange__pb2
 from batchyard.v1 import models_pb2 as batchyard_dot_v1_dot_models__pb2
+from batchyard.v1 import recalibration_pb2 as batchyard_dot_v1_dot_recalibration__pb2
 
 GRPC_GENERATED_VERSION = '1.80.0'
 GRPC_VERSION = grpc.__version__
@@ -76,6 +77,11 @@ class ModelServiceStub(object):
                 request_serializer=batchyard_dot_v1_dot_exchange__pb2.CreateEnsembleRequest.SerializeToString,
                 response_deserializer=batchyard_dot_v1_dot_models__pb2.ModelVersion.FromString,
                 _registered_method=True)
+        self.RecalibrateModel = channel.stream_unary(
+                '/batchyard.v1.ModelService/RecalibrateModel',
+                request_serializer=batchyard_dot_v1_dot_recalibration__pb2.RecalibrateModelRequest.SerializeToString,
+                response_deserializer=batchyard_dot_v1_dot_models__pb2.ModelVersion.FromString,
+                _registered_method=True)
         self.WatchServedModels = channel.unary_stream(
                 '/batchyard.v1.ModelService/WatchServedModels',
                 request_serializer=batchyard_dot_v1_dot_models__pb2.WatchServedModelsRequest.SerializeToString,
@@ -144,6 +150,15 @@ class ModelServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RecalibrateModel(self, request_iterator, context):
+        """Publishes a version with the population statistics of unlabelled inputs. No alias moves: promote it with SetAlias. Not
+        idempotent. FAILED_PRECONDITION: the model has no alias `production`, so that its newest version would be promoted at
+        once; or the network cannot be certified.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def WatchServedModels(self, request, context):
         """For inference planes: what should be served now, whole, again after each change.
         """
@@ -192,6 +207,11 @@ def add_ModelServiceServicer_to_server(servicer, server):
             'CreateEnsemble': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateEnsemble,
                     request_deserializer=batchyard_dot_v1_dot_exchange__pb2.CreateEnsembleRequest.FromString,
+                    response_serializer=batchyard_dot_v1_dot_models__pb2.ModelVersion.SerializeToString,
+            ),
+            'RecalibrateModel': grpc.stream_unary_rpc_method_handler(
+                    servicer.RecalibrateModel,
+                    request_deserializer=batchyard_dot_v1_dot_recalibration__pb2.RecalibrateModelRequest.FromString,
                     response_serializer=batchyard_dot_v1_dot_models__pb2.ModelVersion.SerializeToString,
             ),
             'WatchServedModels': grpc.unary_stream_rpc_method_handler(
@@ -416,6 +436,33 @@ class ModelService(object):
             target,
             '/batchyard.v1.ModelService/CreateEnsemble',
             batchyard_dot_v1_dot_exchange__pb2.CreateEnsembleRequest.SerializeToString,
+            batchyard_dot_v1_dot_models__pb2.ModelVersion.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RecalibrateModel(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/batchyard.v1.ModelService/RecalibrateModel',
+            batchyard_dot_v1_dot_recalibration__pb2.RecalibrateModelRequest.SerializeToString,
             batchyard_dot_v1_dot_models__pb2.ModelVersion.FromString,
             options,
             channel_credentials,

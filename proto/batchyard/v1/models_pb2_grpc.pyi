@@ -5,6 +5,7 @@ isort:skip_file
 
 from batchyard.v1 import exchange_pb2 as _exchange_pb2
 from batchyard.v1 import models_pb2 as _models_pb2
+from batchyard.v1 import recalibration_pb2 as _recalibration_pb2
 from collections import abc as _abc
 from grpc import aio as _aio
 import abc as _abc_1
@@ -52,6 +53,11 @@ class ModelServiceStub:
     """
     CreateEnsemble: _grpc.UnaryUnaryMultiCallable[_exchange_pb2.CreateEnsembleRequest, _models_pb2.ModelVersion]
     """Publishes the mean of several versions' softmax as one network: one request, one batch, one reply. Not idempotent."""
+    RecalibrateModel: _grpc.StreamUnaryMultiCallable[_recalibration_pb2.RecalibrateModelRequest, _models_pb2.ModelVersion]
+    """Publishes a version with the population statistics of unlabelled inputs. No alias moves: promote it with SetAlias. Not
+    idempotent. FAILED_PRECONDITION: the model has no alias `production`, so that its newest version would be promoted at
+    once; or the network cannot be certified.
+    """
     WatchServedModels: _grpc.UnaryStreamMultiCallable[_models_pb2.WatchServedModelsRequest, _models_pb2.WatchServedModelsResponse]
     """For inference planes: what should be served now, whole, again after each change."""
 
@@ -78,6 +84,11 @@ class ModelServiceAsyncStub(ModelServiceStub):
     """
     CreateEnsemble: _aio.UnaryUnaryMultiCallable[_exchange_pb2.CreateEnsembleRequest, _models_pb2.ModelVersion]  # type: ignore[assignment]
     """Publishes the mean of several versions' softmax as one network: one request, one batch, one reply. Not idempotent."""
+    RecalibrateModel: _aio.StreamUnaryMultiCallable[_recalibration_pb2.RecalibrateModelRequest, _models_pb2.ModelVersion]  # type: ignore[assignment]
+    """Publishes a version with the population statistics of unlabelled inputs. No alias moves: promote it with SetAlias. Not
+    idempotent. FAILED_PRECONDITION: the model has no alias `production`, so that its newest version would be promoted at
+    once; or the network cannot be certified.
+    """
     WatchServedModels: _aio.UnaryStreamMultiCallable[_models_pb2.WatchServedModelsRequest, _models_pb2.WatchServedModelsResponse]  # type: ignore[assignment]
     """For inference planes: what should be served now, whole, again after each change."""
 
@@ -149,6 +160,17 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_models_pb2.ModelVersion, _abc.Awaitable[_models_pb2.ModelVersion]]:
         """Publishes the mean of several versions' softmax as one network: one request, one batch, one reply. Not idempotent."""
+
+    @_abc_1.abstractmethod
+    def RecalibrateModel(
+        self,
+        request_iterator: _MaybeAsyncIterator[_recalibration_pb2.RecalibrateModelRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_models_pb2.ModelVersion, _abc.Awaitable[_models_pb2.ModelVersion]]:
+        """Publishes a version with the population statistics of unlabelled inputs. No alias moves: promote it with SetAlias. Not
+        idempotent. FAILED_PRECONDITION: the model has no alias `production`, so that its newest version would be promoted at
+        once; or the network cannot be certified.
+        """
 
     @_abc_1.abstractmethod
     def WatchServedModels(

@@ -74,6 +74,18 @@ class ProbeRecord:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RecalibrationRecord:
+    """How a recalibrated version's population statistics came about."""
+
+    prior: float
+    """Samples that the source version's statistics counted as."""
+    samples: int
+    """Unlabelled inputs that the new statistics are of."""
+    inputs_sha256: str
+    """Of those inputs' bytes, FP32."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class CertificateRecord:
     """The proof that the folded network equals the unfolded one."""
 
@@ -131,6 +143,8 @@ class Manifest:
     """What the certificate's samples are: dataset (held-out data), given (by the user) or generated (random)."""
     probe: ProbeRecord | None = None
     """None: no probe graph; the model has no normalisation, or was published before there were probes."""
+    recalibration: RecalibrationRecord | None = None
+    """Of a version whose origin is recalibrated."""
     files: dict[str, str] = field(default_factory=dict)
     """File name to sha256, of every file in the folder but the manifest."""
     schema_version: int = SCHEMA_VERSION
@@ -155,6 +169,8 @@ class Manifest:
             values["evaluated"] = Evaluated(**values["evaluated"])
             if (probe := values.get("probe")) is not None:
                 values["probe"] = _probe(probe)
+            if (recalibration := values.get("recalibration")) is not None:
+                values["recalibration"] = RecalibrationRecord(**recalibration)
             return cls(**values)
         except ManifestError:
             raise
