@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.hooks import RemovableHandle
 
 from batchyard.nn.activation_sums import Shared, WatchedLayer, pack_sums, share
-from batchyard.nn.moments import world_size
+from batchyard.nn.collectives import world_size
 
 ACTIVATIONS = (
     nn.Sigmoid, nn.Tanh, nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.SELU, nn.CELU,

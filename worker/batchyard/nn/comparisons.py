@@ -22,18 +22,15 @@ class DetachedBatchNorm(SyncBatchNorm):
     while the output and the loss stay. One collective forward, none backward.
     """
 
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002
-        """BN in its values, not in its gradient."""
-        if not self.training:
-            return super().forward(input)
+    def _in_training(self, x: Tensor, running: Running | None) -> Tensor:
         with torch.no_grad():
-            moments = batch_moments(input, self.process_group)
-            if self.track_running_stats:
-                self._running().move(moments.mean, moments.unbiased_var, self.momentum)
-        shape, dtype = channel_shape(input), statistics_dtype(input)
+            moments = batch_moments(x, self.process_group)
+            if running is not None:
+                running.move(moments.mean, moments.unbiased_var, self.momentum)
+        shape, dtype = channel_shape(x), statistics_dtype(x)
         invstd = (moments.var + self.eps).rsqrt().to(dtype)
-        xhat = (input - moments.mean.to(dtype).view(shape)) * invstd.view(shape)
-        return _scaled(xhat, self.weight, self.bias).to(input.dtype)
+        xhat = (x - moments.mean.to(dtype).view(shape)) * invstd.view(shape)
+        return _scaled(xhat, self.weight, self.bias).to(x.dtype)
 
 
 class StandardizePost(SyncBatchNorm):
@@ -69,18 +66,14 @@ class BatchRenorm(SyncBatchNorm):
         super().__init__(num_features, **options)
         self.r_max, self.d_max = r_max, d_max
 
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002
-        """BN in evaluation; in training BN corrected towards the running statistics."""
-        if not self.training:
-            return super().forward(input)
-        xhat: Tensor
-        xhat, mean, unbiased_var, count = synced_batch_norm(input, None, None, self.eps, self.process_group)
-        running = self._running()
-        r, d = self._correction(running, mean, unbiased_var * ((count - 1) / count))
-        running.move(mean, unbiased_var, self.momentum)
-        dtype, shape = statistics_dtype(input), channel_shape(input)
+    def _in_training(self, x: Tensor, running: Running | None) -> Tensor:
+        assert running is not None, "renorm always tracks running statistics"
+        xhat, moments = synced_batch_norm(x, None, None, self.eps, self.process_group)
+        r, d = self._correction(running, moments.mean, moments.var)
+        running.move(moments.mean, moments.unbiased_var, self.momentum)
+        dtype, shape = statistics_dtype(x), channel_shape(x)
         corrected = xhat.to(dtype) * r.to(dtype).view(shape) + d.to(dtype).view(shape)
-        return _scaled(corrected, self.weight, self.bias).to(input.dtype)
+        return _scaled(corrected, self.weight, self.bias).to(x.dtype)
 
     @torch.no_grad()
     def _correction(self, running: Running, mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:

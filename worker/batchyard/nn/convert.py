@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from batchyard.nn.moments import world_size
+from batchyard.nn.collectives import world_size
 from batchyard.nn.sync_batchnorm import SyncBatchNorm
 from batchyard.nn.whitening import ZCAWhitening
 

@@ -12,6 +12,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from batchyard.nn.collectives import sum_over_workers
+
+SMALL = 1 << 15
+"""Values up to which a CPU computes in fp64: there starting a kernel costs more than its arithmetic, and fp64, which
+needs no centre, needs fewer of them."""
+
 
 class Moments(NamedTuple):
     """The moments of one batch over all workers, in fp64; per channel, shape [C], but for the count."""
@@ -29,6 +35,15 @@ class Moments(NamedTuple):
         return self.var * (self.total / (self.total - 1).clamp(min=1))
 
 
+class Centred(NamedTuple):
+    """One worker's input, moved so that its sums and those of its squares can be taken without loss."""
+
+    values: Tensor
+    """x - centre, of the shape of x, in the dtype that everything about x is computed in."""
+    centre: Tensor | float
+    """Near this worker's mean, fp64 [C]; 0 where the values are fp64 and few."""
+
+
 def statistics_dtype(x: Tensor) -> torch.dtype:
     """The dtype that statistics of `x` are computed in: fp64 for fp64, fp32 for everything narrower."""
     return torch.float64 if x.dtype == torch.float64 else torch.float32
@@ -39,11 +54,9 @@ def channel_shape(x: Tensor) -> list[int]:
     return [1, x.shape[1], *[1] * (x.dim() - 2)]
 
 
-def world_size(group: dist.ProcessGroup | None) -> int:
-    """Workers in `group` (None: all); 1 where no process group was started."""
-    if not (dist.is_available() and dist.is_initialized()):
-        return 1
-    return dist.get_world_size(group)
+def averaged_dims(x: Tensor) -> list[int]:
+    """Every dimension but that of the channels."""
+    return [0, *range(2, x.dim())]
 
 
 def local_moments(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -62,57 +75,59 @@ def local_moments(x: Tensor) -> tuple[Tensor, Tensor]:
     return local
 
 
-def exact_moments(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and biased variance per channel of this worker's `x`, fp64 [C], right to 1e-6 at any size and mean.
-
-    torch's CPU kernel adds up in fp32 one by one: its mean is off by 1e-6 of itself, a lot where |mu| >> sigma, and its
-    variance by 4e-4 over 800,000 samples in channels_last. Here the mean is added up in fp64, and the squares about it
-    pairwise in the dtype of the statistics. Rounding their centre adds its error squared, which is taken off again.
-    """
-    dtype, count = statistics_dtype(x), x.numel() // x.shape[1]
-    dims = [d for d in range(x.dim()) if d != 1]
-    mean = x.sum(dims, dtype=torch.float64) / count
-    if x.is_cuda:
-        centre, var = (moment.double() for moment in local_moments(x))
-    else:
-        centre = mean.to(dtype)
-        var = (x - centre.view(channel_shape(x))).square_().sum(dims).double() / count
-    return mean, (var - (centre - mean).square()).clamp(min=0)
+def centred(x: Tensor, near: Tensor | None = None) -> Centred:
+    """`x` minus `near`, [C], or minus its own mean; each rounded to the dtype of the statistics. Owns its memory."""
+    dtype = statistics_dtype(x)
+    if x.numel() <= (0 if x.is_cuda else SMALL):
+        return Centred(x.to(torch.float64, copy=True), 0.0)
+    centre = x.mean(averaged_dims(x), dtype=dtype) if near is None else near.to(dtype)
+    return Centred(x - centre.view(channel_shape(x)), centre.double())
 
 
 def pack(x: Tensor) -> Tensor:
     """Additive moments of this worker, fp64 [2C + 1]: m * mu, m * (sigma^2 + mu^2), m. An empty `x` packs to zeros.
 
     Sums of squares lose the variance to cancellation in fp32 (a quarter of it at |mu|/sigma = 1000); in fp64 they keep
-    1e-10 of it there, and they add up whatever the workers' shares are, in one collective of fixed size.
+    1e-10 of it there, and they add up whatever the workers' shares are, in one collective.
     """
-    channels = x.shape[1]
-    packed = torch.zeros(2 * channels + 1, dtype=torch.float64, device=x.device)
-    if x.numel():
-        count = x.numel() // channels
-        mean, var = exact_moments(x)
-        torch.mul(mean, count, out=packed[:channels])
-        torch.mul(torch.addcmul(var, mean, mean), count, out=packed[channels:-1])
-        packed[-1] = count
+    return pack_centred(*centred(x))
+
+
+def pack_centred(values: Tensor, centre: Tensor | float) -> Tensor:
+    """`pack` of values + centre.
+
+    torch's CPU kernel for moments adds up one by one: its variance is off by 4e-4 over 800,000 fp32 values in
+    channels_last. Its sums add up pairwise. What rounding the centre has moved, the sum of the values knows.
+    """
+    channels, dims = values.shape[1], averaged_dims(values)
+    count = values.numel() // channels
+    packed = values.new_full((2 * channels + 1,), count, dtype=torch.float64)
+    first, second = packed[:channels], packed[channels:-1]
+    if isinstance(centre, float):
+        torch.sum(values, dims, out=first)
+        torch.sum(values * values, dims, out=second)
+        return packed
+    if values.is_cuda:  # both in one pass; the mean is near 0, where the kernel is right
+        mean, var = (moment.double() for moment in local_moments(values))
+        sums, squares = mean * count, torch.addcmul(var, mean, mean) * count
+    else:
+        sums, squares = values.sum(dims).double(), (values * values).sum(dims).double()
+    torch.add(sums, centre, alpha=count, out=first)
+    torch.addcmul(squares, centre, sums + first, out=second)  # x^2 = v^2 + c (2 v + c), where v = x - c
     return packed
 
 
 def unpack(packed: Tensor) -> Moments:
     """Moments from the sum of all workers' `pack`; not finite where the count is 0."""
-    channels = (packed.numel() - 1) // 2
     count = packed[-1]
-    mean = packed[:channels] / count
+    mean, mean_of_squares = (packed[:-1] / count).chunk(2)
     # NaN and infinity pass through clamp: a poisoned batch stays visible.
-    var = (packed[channels:-1] / count - mean * mean).clamp(min=0)
-    return Moments(count, mean, var)
+    return Moments(count, mean, torch.addcmul(mean_of_squares, mean, mean, value=-1).clamp_(min=0))
 
 
 def batch_moments(x: Tensor, group: dist.ProcessGroup | None) -> Moments:
-    """Moments of the batch that the workers of `group` hold together: one all-reduce of 8 * (2C + 1) bytes."""
-    packed = pack(x)
-    if world_size(group) > 1:
-        dist.all_reduce(packed, group=group)
-    return unpack(packed)
+    """Moments of the batch that the workers of `group` hold together, by one collective."""
+    return unpack(sum_over_workers(pack(x), group))
 
 
 def _dense(x: Tensor) -> Tensor:

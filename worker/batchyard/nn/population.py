@@ -12,7 +12,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from batchyard.nn.moments import pack, unpack, world_size
+from batchyard.nn.collectives import world_size
+from batchyard.nn.moments import pack, unpack
 
 METHODS = ("alg2", "population", "cumulative", "ema")
 

@@ -10,151 +10,178 @@ data-parallel gradient reduction adds up like every other gradient.
 
 from __future__ import annotations
 
-from typing import Any, cast
+import itertools
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from batchyard.nn.moments import _dense, batch_moments, channel_shape, statistics_dtype, world_size
+from batchyard.nn.collectives import all_sum, sum_together
+from batchyard.nn.moments import (
+    Centred,
+    Moments,
+    _dense,
+    averaged_dims,
+    centred,
+    channel_shape,
+    pack_centred,
+    statistics_dtype,
+    unpack,
+)
+
+
+class Branch(NamedTuple):
+    """What one BN layer is to normalise, and its settings."""
+
+    x: Tensor
+    """This worker's share of the batch, (N, C, ...); may be empty."""
+    weight: Tensor | None
+    bias: Tensor | None
+    eps: float
+
+
+def synced_batch_norms(branches: Sequence[Branch], group: dist.ProcessGroup | None) -> list[tuple[Tensor, Moments]]:
+    """Normalises each branch by the moments of the batch that all workers of `group` hold together.
+
+    Returns each branch's y and moments. One collective forward and one backward, however many branches there are; every
+    worker of the group must call it, with branches of the same channels.
+    """
+    with torch.no_grad():
+        inputs = [centred(branch.x) for branch in branches]
+        packed = sum_together([pack_centred(*values) for values in inputs], group)
+        moments = [unpack(total) for total in packed]
+    eps = [branch.eps for branch in branches]
+    differentiable = [tensor for branch in branches for tensor in branch[:3]]
+    ys = _SyncedBatchNorms.apply(group, eps, inputs, moments, *differentiable)  # type: ignore[no-untyped-call]
+    return list(zip(ys, moments, strict=True))
 
 
 def synced_batch_norm(
     x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, group: dist.ProcessGroup | None
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Normalises `x` (N, C, ...) by the moments of the batch that all workers of `group` hold together.
-
-    Returns y, and fp64 without gradient: mean [C], unbiased variance [C] and sample count. One collective forward, one
-    backward; every worker of the group must call it, with its share of the batch, which may be empty.
-    """
-    y, mean, unbiased_var, count = _SyncedBatchNorm.apply(x, weight, bias, eps, group)  # type: ignore[no-untyped-call]
-    return y, mean, unbiased_var, count
+) -> tuple[Tensor, Moments]:
+    """`synced_batch_norms` of a single branch."""
+    return synced_batch_norms([Branch(x, weight, bias, eps)], group)[0]
 
 
-class _SyncedBatchNorm(torch.autograd.Function):
+class _Saved(NamedTuple):
+    """What backward needs of one branch; statistics in fp64."""
+
+    x: Tensor
+    weight: Tensor | None
+    total: Tensor
+    mean: Tensor
+    invstd: Tensor
+    a: Tensor
+    eps: float
+
+
+_SETTINGS = 4
+"""Arguments of the function below that are not tensors; then come x, weight and bias of every branch."""
+
+
+class _SyncedBatchNorms(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, group: dist.ProcessGroup | None
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        moments = batch_moments(x, group)
-        dtype = statistics_dtype(x)
-        invstd = (moments.var + eps).rsqrt()
-        scale = invstd if weight is None else invstd * weight.double()
-        mean = moments.mean.to(dtype)
-        # What rounding mu to fp32 loses goes into the shift: y stays exact to fp32 where |mu| >> sigma.
-        shift = (mean.double() - moments.mean) * scale
-        if bias is not None:
-            shift = shift + bias.double()
-        y = _scale_and_shift(x, mean, scale.to(dtype), shift.to(dtype))
-        ctx.save_for_backward(x, weight, bias, moments.total, moments.mean, moments.var)
-        ctx.eps, ctx.group = eps, group
-        unbiased_var = moments.unbiased_var
-        ctx.mark_non_differentiable(moments.mean, unbiased_var, moments.total)
+        ctx: Any,
+        group: dist.ProcessGroup | None,
+        eps: list[float],
+        inputs: list[Centred],
+        moments: list[Moments],
+        *given: Tensor | None,
+    ) -> tuple[Tensor, ...]:
+        ys, saved = [], []
+        for i, (values, (count, mean, var)) in enumerate(zip(inputs, moments, strict=True)):
+            x, weight, bias = given[3 * i : 3 * i + 3]
+            assert x is not None
+            invstd = (var + eps[i]).rsqrt_()
+            a = invstd if weight is None else invstd * weight
+            ys.append(_scale_and_shift(values, mean, a, bias).to(x.dtype))
+            saved += [x, weight, count, mean, invstd, a]
+        ctx.save_for_backward(*saved)
+        ctx.group, ctx.eps = group, eps
         ctx.set_materialize_grads(False)
-        return y, moments.mean, unbiased_var, moments.total
+        return tuple(ys)
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
-        x, weight, bias, count, mean, var = ctx.saved_tensors
-        if dy is None:
-            dy = torch.zeros_like(x)  # the other workers wait in the collective
-        if torch.is_grad_enabled():
-            dx, dgamma, dbeta = _differentiable_backward(dy, x, weight, ctx.eps, ctx.group)
-        else:
-            dx, dgamma, dbeta = _backward(dy, x, weight, count, mean, var, ctx.eps, ctx.group)
-        dweight = None if weight is None else dgamma.to(weight.dtype)
-        dbias = None if bias is None else dbeta.to(bias.dtype)
-        return dx, dweight, dbias, None, None
+    def backward(ctx: Any, *dys: Tensor | None) -> tuple[Tensor | None, ...]:
+        each = len(ctx.saved_tensors) // len(dys)
+        branches = [_Saved._make([*ctx.saved_tensors[i * each : (i + 1) * each], eps]) for i, eps in enumerate(ctx.eps)]
+        # Where a branch goes nowhere the other workers still wait in the collective.
+        given = [torch.zeros_like(b.x) if dy is None else dy for dy, b in zip(dys, branches, strict=True)]
+        backward = _differentiable_backward if torch.is_grad_enabled() else _backward
+        gradients = itertools.chain(*backward(given, branches, ctx.group))
+        wanted = ctx.needs_input_grad[_SETTINGS:]
+        return *[None] * _SETTINGS, *(g if needed else None for g, needed in zip(gradients, wanted, strict=True))
 
 
-def _scale_and_shift(x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    """(x - mean) * scale + shift per channel, in the dtype of the statistics, returned in that of `x`."""
-    shape = channel_shape(x)
-    out = x - mean.view(shape)
-    return torch.addcmul(shift.view(shape), out, scale.view(shape), out=out).to(x.dtype)
+def _scale_and_shift(x: Centred, mean: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
+    """(x - mean) * scale + bias per channel, in place of the values of `x`."""
+    shift = (x.centre - mean) * scale
+    if bias is not None:
+        shift = shift + bias
+    values, shape = x.values, channel_shape(x.values)
+    # Two operations: torch has no fast kernel for both at once where channels are not the last dimension in memory.
+    return values.mul_(scale.to(values.dtype).view(shape)).add_(shift.to(values.dtype).view(shape))
 
 
-def _backward(
-    dy: Tensor,
-    x: Tensor,
-    weight: Tensor | None,
-    count: Tensor,
-    mean: Tensor,
-    var: Tensor,
-    eps: float,
-    group: dist.ProcessGroup | None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    dtype = statistics_dtype(x)
-    dgamma, dbeta = _local_sums(dy, x, mean.to(dtype), var.to(dtype), eps)
-    sums = torch.cat([dgamma, dbeta]).double()
-    if world_size(group) > 1:
-        dist.all_reduce(sums, group=group)
-    sum_dy_xhat, sum_dy = (sums / count).chunk(2)
-    invstd = (var + eps).rsqrt()
-    a = invstd if weight is None else invstd * weight.double()
-    b = -a * invstd * sum_dy_xhat
-    c = -a * sum_dy + b * (mean.to(dtype).double() - mean)  # the second term: mu's rounding, as in forward
-    shape = channel_shape(x)
-    dx = _scale_and_shift(x.to(dtype), mean.to(dtype), b.to(dtype), c.to(dtype))
-    return dx.addcmul_(dy.to(dtype), a.to(dtype).view(shape)).to(x.dtype), dgamma, dbeta
+Gradients = tuple[Tensor, Tensor, Tensor]
+"""By x, gamma and beta; autograd casts them to the dtype of each and drops those that nobody needs."""
 
 
-def _local_sums(dy: Tensor, x: Tensor, mean: Tensor, var: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """The shares of this worker in sum(dy * xhat) and sum(dy), per channel."""
-    if not x.numel():
-        return torch.zeros_like(mean), torch.zeros_like(mean)
-    if x.is_cuda:
-        invstd = (var + eps).rsqrt()
+def _backward(dys: list[Tensor], branches: list[_Saved], group: dist.ProcessGroup | None) -> list[Gradients]:
+    inputs = [centred(branch.x, near=branch.mean) for branch in branches]
+    shares = [_local_sums(*of_branch) for of_branch in zip(dys, inputs, branches, strict=True)]
+    totals = sum_together(shares, group)
+    results: list[Gradients] = []
+    for dy, x, branch, share, summed in zip(dys, inputs, branches, shares, totals, strict=True):
+        sum_dy_xhat, sum_dy = (summed / branch.total).chunk(2)
+        b = branch.a * branch.invstd * sum_dy_xhat
+        dx = _scale_and_shift(x, branch.mean, -b, -branch.a * sum_dy)
+        a = branch.a.to(dx.dtype).view(channel_shape(dx))
+        dgamma, dbeta = share.chunk(2)
+        results.append((dx.addcmul_(dy.to(dx.dtype), a), dgamma, dbeta))
+    return results
+
+
+def _local_sums(dy: Tensor, x: Centred, branch: _Saved) -> Tensor:
+    """The shares of this worker in sum(dy * xhat) and sum(dy), fp64 [2C]."""
+    values, dims = x.values, averaged_dims(dy)
+    if dy.is_cuda and dy.numel():
+        mean, invstd = branch.mean.to(values.dtype), branch.invstd.to(values.dtype)
         _, _, dgamma, dbeta = torch.batch_norm_backward_reduce(
-            _dense(dy), _dense(x), mean, invstd, torch.ones_like(mean), False, True, True
+            _dense(dy), _dense(branch.x), mean, invstd, torch.ones_like(mean), False, True, True
         )
-        return dgamma, dbeta
-    _, dgamma, dbeta = torch.ops.aten.native_batch_norm_backward(
-        dy, x, torch.ones_like(mean), mean, var, None, None, False, eps, [False, True, True]
-    )
-    return dgamma, dbeta
+        return torch.cat([dgamma, dbeta]).double()
+    dy = dy.to(values.dtype)
+    sum_dy = dy.sum(dims).double()
+    sum_dy_centred = torch.addcmul((dy * values).sum(dims).double(), sum_dy, x.centre - branch.mean)
+    return torch.cat([sum_dy_centred * branch.invstd, sum_dy])
 
 
 def _differentiable_backward(
-    dy: Tensor, x: Tensor, weight: Tensor | None, eps: float, group: dist.ProcessGroup | None
-) -> tuple[Tensor, Tensor, Tensor]:
+    dys: list[Tensor], branches: list[_Saved], group: dist.ProcessGroup | None
+) -> list[Gradients]:
     """The same gradients from differentiable operations, moments included, for a backward pass of the backward pass."""
+    pairs = zip(dys, branches, strict=True)
+    return [_differentiable_gradients(dy, b.x, b.weight, b.eps, group) for dy, b in pairs]
+
+
+def _differentiable_gradients(
+    dy: Tensor, x: Tensor, weight: Tensor | None, eps: float, group: dist.ProcessGroup | None
+) -> Gradients:
     dtype = statistics_dtype(x)
-    shape, channels = channel_shape(x), x.shape[1]
-    dims = [d for d in range(x.dim()) if d != 1]
+    shape, channels, dims = channel_shape(x), x.shape[1], averaged_dims(x)
     values, dy = x.to(dtype), dy.to(dtype)
     counted = values.new_full((1,), x.numel() // channels if x.numel() else 0)
     total = all_sum(torch.cat([values.sum(dims), counted]), group)
     count = total[-1]
-    centred = values - (total[:-1] / count).view(shape)
-    invstd = (all_sum((centred * centred).sum(dims), group) / count + eps).rsqrt()
-    xhat = centred * invstd.view(shape)
+    centred_values = values - (total[:-1] / count).view(shape)
+    invstd = (all_sum((centred_values * centred_values).sum(dims), group) / count + eps).rsqrt()
+    xhat = centred_values * invstd.view(shape)
     dgamma, dbeta = (dy * xhat).sum(dims), dy.sum(dims)
     sum_dy_xhat, sum_dy = (all_sum(torch.cat([dgamma, dbeta]), group) / count).chunk(2)
     a = invstd if weight is None else invstd * weight.to(dtype)
     dx = (dy - sum_dy.view(shape) - xhat * sum_dy_xhat.view(shape)) * a.view(shape)
-    return dx.to(x.dtype), dgamma, dbeta
-
-
-def all_sum(value: Tensor, group: dist.ProcessGroup | None) -> Tensor:
-    """The sum over all workers; its gradient is the sum of all workers' gradients."""
-    if world_size(group) == 1:
-        return value
-    return cast(Tensor, _AllSum.apply(value, group))  # type: ignore[no-untyped-call]
-
-
-class _AllSum(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, value: Tensor, group: dist.ProcessGroup | None) -> Tensor:
-        ctx.group = group
-        total = value.clone()
-        dist.all_reduce(total, group=group)
-        return total
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        total = gradient.clone()
-        dist.all_reduce(total, group=ctx.group)
-        return total, None
+    return dx, dgamma, dbeta

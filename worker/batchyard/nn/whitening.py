@@ -11,9 +11,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from batchyard.nn.collectives import all_sum
 from batchyard.nn.moments import channel_shape
 from batchyard.nn.running import move_towards
-from batchyard.nn.synced import all_sum
 
 
 class ZCAWhitening(nn.Module):
