@@ -16,6 +16,7 @@ SIGNATURES = {
     "fold": "model, example_inputs",
     "certify": "folded, model, samples",
     "layer_probe": "folded, model",
+    "adapt_statistics": "model, inputs, prior",
     "population_statistics": "model, batches, method='alg2', process_group=None",
     "ActivationStats": "model",
     "InputNormalization": "mean, std, scale=255.0",

@@ -4,6 +4,7 @@ The public names are those in `__all__`.
 """
 
 from batchyard.nn.activation_stats import ActivationStats, LayerActivations
+from batchyard.nn.adaptation import adapt_statistics
 from batchyard.nn.convert import convert_sync_batchnorm, sync_group
 from batchyard.nn.folding.certify import Certificate, certificate_digest, certify
 from batchyard.nn.folding.fold import FoldedModel, FoldEntry, fold
@@ -25,6 +26,7 @@ __all__ = [
     "LayerProbe",
     "ProbedLayer",
     "SyncBatchNorm",
+    "adapt_statistics",
     "certificate_digest",
     "certify",
     "convert_sync_batchnorm",
