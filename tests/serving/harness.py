@@ -94,6 +94,7 @@ class Serving:
             "http": "127.0.0.1:0",
             "transport": self.transport,
             "limits": limits or Limits(),
+            "engines": ("onnxruntime",),  # the tests of the engines try them all
             "security": security or Security(),
         }
         settings = Settings(**{**defaults, **more})

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from batchyard.endpoint.security import Security, SecurityError
 from batchyard.serving.app import InferencePlane
+from batchyard.serving.engines.catalogue import ENGINE_NAMES
 from batchyard.serving.settings import Control, Limits, Settings, SettingsError
 
 
@@ -53,6 +54,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--tls-key", type=Path, metavar="FILE", help="PEM private key")
     add("--token-file", type=Path, metavar="FILE", help="bearer token that callers must bear, mode 0600")
     add("--insecure", action="store_true", help="allow an address that others can reach, without TLS and token")
+    add("--engines", default=",".join(ENGINE_NAMES), metavar="NAME,...",
+        help="engines that may serve; the fastest installed one does (%(default)s)")  # fmt: skip
     add("--max-batch", type=int, default=limits.max_batch, metavar="ROWS", help="rows in one batch (%(default)s)")
     add("--queue-rows", type=int, default=limits.queue_rows, metavar="ROWS", help="rows that may wait (%(default)s)")
     add("--queue-bytes", type=int, default=limits.queue_bytes, metavar="N", help="bytes that may wait (%(default)s)")
@@ -73,6 +76,7 @@ def _settings(given: argparse.Namespace) -> Settings:
         http=given.http,
         transport=given.transport,
         ready_file=given.ready_file,
+        engines=tuple(given.engines.split(",")),
         security=Security(
             tls_cert=given.tls_cert, tls_key=given.tls_key, token_file=given.token_file, insecure=given.insecure
         ),

@@ -18,6 +18,7 @@ from batchyard.oip import add_servicer
 from batchyard.oip.contract import FILES
 from batchyard.serving import transport
 from batchyard.serving.follower import Follower
+from batchyard.serving.loading import Loader
 from batchyard.serving.metrics import Metrics
 from batchyard.serving.oip import OpenInference
 from batchyard.serving.oip.discovery import Discovery
@@ -41,8 +42,9 @@ class InferencePlane:
         self._settings = settings
         self.metrics = Metrics()
         cores = len(os.sched_getaffinity(0))
+        loader = Loader(settings.cache, settings.engines)
         self._shift = ShiftWatch(settings.shift_sample_rate, settings.cache)
-        self.repository = Repository(settings.cache, settings.limits, self.metrics, cores, self._shift)
+        self.repository = Repository(loader, settings.limits, self.metrics, cores, self._shift)
         self.transport = transport.choose(settings.transport, settings.security)
         self._server = transport.make_server(self.transport, self._interceptors(), settings.max_message_bytes)
         add_servicer(OpenInference(self._parts()), self._server)

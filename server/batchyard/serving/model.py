@@ -19,7 +19,7 @@ INLINE_BELOW_SECONDS = 0.0005
 
 FP32_BYTES = 4
 
-PLATFORMS = {"onnxruntime": "onnxruntime_onnx"}
+PLATFORMS = {"onnxruntime": "onnxruntime_onnx", "openvino": "openvino", "torch": "pytorch_libtorch"}
 """Engine -> the name that clients written for Triton know."""
 
 
@@ -31,6 +31,8 @@ class ServedVersion:
     ) -> None:
         self.wanted = wanted
         self.manifest: Manifest = loaded.manifest
+        self.timings = loaded.timings
+        """Which engines were tried on this machine, what they took, which serve, and why the others do not."""
         self.metrics = metrics
         self._engine = loaded.engine
         row_shape = self.input.shape[1:]

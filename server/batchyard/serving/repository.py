@@ -6,12 +6,10 @@ import asyncio
 import logging
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 from batchyard.artifact.errors import ArtifactError
 from batchyard.endpoint.errors import DomainError, NotFoundError, UnavailableError
-from batchyard.serving.engine import EngineError
-from batchyard.serving.loading import LoadError, Wanted, load
+from batchyard.serving.loading import Loader, LoadError, Wanted
 from batchyard.serving.metrics import Metrics
 from batchyard.serving.model import ServedVersion
 from batchyard.serving.naming import ServedModel, WantedModel, why_nobody_answers
@@ -23,16 +21,15 @@ log = logging.getLogger(__name__)
 
 
 class Repository:
-    """The served versions. Belongs to one event loop; loads on one thread, runs engines on others."""
+    """The served versions. Belongs to one event loop; runs engines on threads."""
 
     def __init__(
-        self, cache: Path, limits: Limits, metrics: Metrics, engine_threads: int, shift: ShiftWatch
+        self, loader: Loader, limits: Limits, metrics: Metrics, engine_threads: int, shift: ShiftWatch
     ) -> None:
-        self._cache = cache
+        self._loader = loader
         self._limits = limits
         self._metrics = metrics
         self._shift = shift
-        self._loader = ThreadPoolExecutor(1, thread_name_prefix="batchyard-load")
         self._engines = ThreadPoolExecutor(engine_threads, thread_name_prefix="batchyard-engine")
         self._wanted: dict[str, WantedModel] = {}
         self._models: dict[str, ServedModel] = {}
@@ -97,7 +94,7 @@ class Repository:
         for name in list(self._models):
             self._drop_model(name)
         await asyncio.gather(*self._closing)
-        self._loader.shutdown(wait=False, cancel_futures=True)
+        self._loader.close()
         self._engines.shutdown(wait=False)
 
     async def _apply_model(self, wanted: WantedModel) -> None:
@@ -116,10 +113,10 @@ class Repository:
 
     async def _load(self, wanted: Wanted, failures: dict[int, str]) -> ServedVersion | None:
         """None: it cannot be loaded, and `failures` tells why."""
-        loop = asyncio.get_running_loop()
         log.info("loading %s from %s", wanted.label, wanted.artifact_uri)
         try:
-            loaded = await loop.run_in_executor(self._loader, load, wanted, self._cache, self._limits.max_batch)
+            loaded = await self._loader.load(wanted, self._limits.max_batch)
+            log.info("%s is served by %s", wanted.label, loaded.engine.name)
             served = ServedVersion(
                 wanted,
                 loaded,
@@ -129,7 +126,7 @@ class Repository:
             )
             served.watch(self._shift.monitor(wanted, loaded.manifest))
             return served
-        except (ArtifactError, EngineError, LoadError) as error:
+        except (ArtifactError, LoadError) as error:
             failures[wanted.version] = str(error)
             log.error("%s is not served: %s", wanted.label, error)
         except Exception as error:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from batchyard.endpoint.security import Security
+from batchyard.serving.engines.catalogue import ENGINE_NAMES
 
 Transport = Literal["auto", "native", "grpcio"]
 
@@ -72,6 +73,8 @@ class Settings:
     """Where to write the addresses once everything answers."""
     security: Security = field(default_factory=Security)
     limits: Limits = field(default_factory=Limits)
+    engines: tuple[str, ...] = ENGINE_NAMES
+    """Those that may serve; on each version the installed ones are measured and the fastest serves."""
     max_message_bytes: int = 256 << 20
     """Largest request message; a larger one is answered RESOURCE_EXHAUSTED."""
     drain_seconds: float = 10.0
@@ -85,6 +88,9 @@ class Settings:
             if not host or not port.isdigit() or int(port) > 65535:
                 raise SettingsError(f"{flag} {address}: expected HOST:PORT, for example 127.0.0.1:0")
             self.security.check_bind(address)
+        unknown = [name for name in self.engines if name not in ENGINE_NAMES]
+        if unknown or not self.engines:
+            raise SettingsError(f"--engines {','.join(self.engines)}: expected some of {', '.join(ENGINE_NAMES)}")
         if self.max_message_bytes < 4096:
             raise SettingsError(f"--max-message-bytes {self.max_message_bytes}: expected at least 4096")
         if not 0 <= self.shift_sample_rate <= 1:
