@@ -52,5 +52,6 @@ def violation(field: str, description: str) -> SpecError:
 
 def _end_with_parent() -> None:
     """The control plane holds the other end of standard input: when that closes, nobody waits for the answer."""
-    sys.stdin.buffer.read()
+    while os.read(0, 1):  # not sys.stdin: its lock, held by a daemon thread, aborts the interpreter's end
+        pass
     os._exit(1)
