@@ -90,7 +90,7 @@ class SyncBatchNorm(_BatchNorm):
             return self._taken_in(outcome)
         if running is None:
             return F.batch_norm(x, None, None, self.weight, self.bias, True, 0.0, self.eps)
-        if self.momentum is not None and x.device.type == "cpu" and not torch.compiler.is_compiling():
+        if self.momentum is not None and x.is_cpu and not torch.compiler.is_compiling():
             return self._alone_on_cpu(x, running, self.momentum)
         return self._alone_on_device(x, running)
 
@@ -108,8 +108,9 @@ class SyncBatchNorm(_BatchNorm):
 
     def _running(self) -> Running:
         # Straight from the dictionaries: nn.Module's attribute access costs as much as a small kernel, every step.
-        buffers = self._buffers
-        return Running(*(cast(Tensor, buffers[name]) for name in Running._fields))
+        buffers = cast("dict[str, Tensor]", self._buffers)
+        tracked, skipped = buffers["num_batches_tracked"], buffers["skipped_batches"]
+        return Running(buffers["running_mean"], buffers["running_var"], tracked, skipped)
 
     def _with_fixed_statistics(self, x: Tensor, running: Running | None) -> Tensor:
         if running is None:
