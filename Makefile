@@ -6,10 +6,10 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help venv quickstart bench-nn test lint format typecheck unit proto up down system-packages clean
+.PHONY: help venv quickstart bench-nn bench-serving test lint format typecheck unit proto up down system-packages clean
 
 help: ## this list
-	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 venv: $(STAMP) ## create .venv from requirements.lock
 
@@ -35,6 +35,9 @@ unit: $(STAMP) ## the tests
 
 bench-nn: $(STAMP) ## the BN library against its peers, side by side; writes bench/results/nn.json
 	@$(BIN)/python -m bench.nn
+
+bench-serving: $(STAMP) system-packages ## the inference plane against Triton and MLServer; writes bench/results/serving.json
+	@$(BIN)/python -m bench.serving
 
 format: $(STAMP) ## rewrite sources in the house format
 	@$(BIN)/ruff check --quiet --fix . ; $(BIN)/ruff format --quiet .

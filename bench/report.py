@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 LEAST_ROUNDS = 5
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of malloc.h
@@ -65,13 +65,14 @@ class Row:
 
 Rounds = dict[str, list[float]]
 """Each contender's measurements, one for each round."""
+T = TypeVar("T")
 
 
-def alternate(contenders: Mapping[str, Callable[[], float]], rounds: int) -> Rounds:
+def alternate(contenders: Mapping[str, Callable[[], T]], rounds: int) -> dict[str, list[T]]:
     """Measures every contender once a round, in turn; every other round backwards, so that none always comes first."""
     if rounds < LEAST_ROUNDS:
         raise ValueError(f"{rounds} rounds given; a median needs {LEAST_ROUNDS} or more")
-    measured: Rounds = {name: [] for name in contenders}
+    measured: dict[str, list[T]] = {name: [] for name in contenders}
     for number in range(rounds):
         for name in list(contenders)[:: -1 if number % 2 else 1]:
             measured[name].append(contenders[name]())
@@ -153,8 +154,18 @@ def _processor() -> str:
     return models[0] if models else platform.processor() or "unknown processor"
 
 
-def result(bench: str, rows: Sequence[Row], packages: Sequence[str], device: str | None = None) -> dict[str, Any]:
-    """What a results file holds; `packages` are those whose versions matter, `device` a GPU that took part."""
+def result(
+    bench: str,
+    rows: Sequence[Row],
+    packages: Sequence[str],
+    device: str | None = None,
+    left_out: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """What a results file holds.
+
+    `packages` are those whose versions matter, `device` a GPU that took part, `left_out` what could not be measured
+    and why.
+    """
     return {
         "bench": bench,
         "machine": machine() if device is None else f"{machine()}, {device}",
@@ -162,6 +173,7 @@ def result(bench: str, rows: Sequence[Row], packages: Sequence[str], device: str
         "load": round(os.getloadavg()[0], 1),
         "versions": {"python": platform.python_version(), **{name: metadata.version(name) for name in packages}},
         "rows": [row.to_json() for row in rows],
+        **({"left_out": dict(left_out)} if left_out else {}),
     }
 
 
@@ -191,11 +203,20 @@ def _short(value: float) -> float:
     return float(f"{value:.4g}") if abs(value) < 1000 else round(value)
 
 
-def publish(bench: str, rows: Sequence[Row], packages: Sequence[str], path: Path, device: str | None = None) -> None:
-    """Prints the table and writes the results file."""
+def publish(
+    bench: str,
+    rows: Sequence[Row],
+    packages: Sequence[str],
+    path: Path,
+    device: str | None = None,
+    left_out: Mapping[str, str] | None = None,
+) -> None:
+    """Prints the table, with what was left out below it, and writes the results file. Arguments as of `result`."""
     print(table(rows))
+    for name, why in (left_out or {}).items():
+        print(f"not measured: {name}: {why}")
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(result(bench, rows, packages, device), indent=2) + "\n")
+    path.write_text(json.dumps(result(bench, rows, packages, device, left_out), indent=2) + "\n")
 
 
 def arguments(description: str | None, bench: str, *, rounds: int) -> argparse.ArgumentParser:

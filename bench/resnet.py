@@ -11,8 +11,12 @@ from batchyard.nn import SyncBatchNorm
 
 def resnet50() -> nn.Sequential:
     """For 1000 classes at 224x224, from torch's layers alone: other fusers know no others. Weights are random."""
-    plan = models.Plan(image_shape=(3, 224, 224), classes=1000, activation="relu")
-    network = models.build("resnet50", plan, seed=0)
+    return of_torchs_layers("resnet50", models.Plan(image_shape=(3, 224, 224), classes=1000, activation="relu"))
+
+
+def of_torchs_layers(architecture: str, plan: models.Plan) -> nn.Sequential:
+    """The network with torch's batch normalisation in place of ours."""
+    network = models.build(architecture, plan, seed=0)
     for name, module in list(network.named_modules()):
         if isinstance(module, SyncBatchNorm):
             network.set_submodule(name, nn.BatchNorm2d(module.num_features))

@@ -42,7 +42,7 @@ def test_a_bench_explains_itself(
     assert "usage:" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name", ["nn", "training_smoke"])
+@pytest.mark.parametrize("name", ["nn", "training_smoke", "serving"])
 def test_a_bench_begins_with_the_prediction_made_before_it_was_run(name: str) -> None:
     assert (BENCHES / f"{name}.py").read_text().startswith("# Predicted before the first measurement")
 

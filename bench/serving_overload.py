@@ -1,0 +1,154 @@
+"""Four times as many requests as a server can answer. A part of bench/serving.py.
+
+Answers must come nearly as fast as at the peak, and the rest must be refused at once, with RESOURCE_EXHAUSTED and a
+RetryInfo, in bounded memory. ResNet-18 is limited by its engine and has a short queue here; the MLP is limited by the
+transport, which slows its callers down before its queue, of the default length, is full.
+"""
+
+from __future__ import annotations
+
+import statistics
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+from google.rpc import error_details_pb2, status_pb2
+
+from batchyard.endpoint.status import DETAILS_KEY
+from bench import h2load, inference_plane, report
+from bench.h2load import Outcome, Shape
+from bench.inference_plane import Plane
+from bench.oip_target import Rows, Target
+
+FACTOR = 4
+GOODPUT_BAR = 0.9
+REFUSAL_BAR = 1.0
+"""A refusal takes no longer than an answer at the peak."""
+MEMORY_BAR = 1.25
+PEAK_SHAPE = Shape(connections=4, streams=16)
+SHAPE = Shape(connections=8, streams=256)
+"""Enough streams that the offered rate is not held back by requests that wait for their answers."""
+SHORT_QUEUE = ("--max-batch", "32", "--queue-rows", "64")
+SECONDS = 2.0
+"""One run takes about this."""
+PAUSE = 0.02
+"""Seconds between two requests of the probe."""
+REFUSED = "RESOURCE_EXHAUSTED"
+
+
+@dataclass
+class Probe:
+    """What a client of its own sees meanwhile."""
+
+    refusals: list[float] = field(default_factory=list)
+    """Seconds until each refusal."""
+    faults: list[str] = field(default_factory=list)
+    """Whatever is neither an answer nor a refusal as it should be."""
+
+    def ask_until(self, done: threading.Event, target: Target, rows: Rows) -> None:
+        """One request after the other."""
+        with grpc.insecure_channel(target.address) as channel:
+            while not done.wait(PAUSE):
+                began = time.perf_counter()
+                try:
+                    target.ask(channel, rows)
+                except grpc.RpcError as error:
+                    self._note(error, time.perf_counter() - began)
+
+    def _note(self, error: grpc.RpcError, seconds: float) -> None:
+        if error.code() is not grpc.StatusCode.RESOURCE_EXHAUSTED or not _has_retry_info(error):
+            self.faults.append(f"{error.code().name}: {error.details()}")
+        self.refusals.append(seconds)
+
+
+def _has_retry_info(error: grpc.RpcError) -> bool:
+    trailers: Any = error.trailing_metadata() or ()
+    packed = [value for key, value in trailers if key == DETAILS_KEY]
+    details = [detail for each in packed for detail in status_pb2.Status.FromString(each).details]
+    return any(detail.Is(error_details_pb2.RetryInfo.DESCRIPTOR) for detail in details)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Artifact:
+    """What is served."""
+
+    name: str
+    folder: Path
+    sha256: str
+    rows: Rows
+    """One, [1, features]."""
+
+
+def rows(name: str, artifact: Artifact, folder: Path, rounds: int, *options: str) -> list[report.Row]:
+    """Goodput, refusals and memory against the peak's. Raises RuntimeError for whatever is no answer and no refusal."""
+    with inference_plane.running(folder, *options) as plane:
+        plane.control.want(artifact.name, 1, artifact.folder, artifact.sha256)
+        target = Target(name="ours", address=plane.grpc, model=artifact.name, tensor="pixels", pixels=np.uint8)
+        target.wait_until_ready(plane.process, folder / "log")
+        load = Overload(target, artifact.rows)
+        before = plane.resident_bytes()
+        measured = report.alternate({"4x": load.overload, "peak": load.peak}, rounds)
+        _check(plane, measured["4x"] + measured["peak"], load.probes)
+        memory = plane.resident_bytes() / before
+    rates = {each: [outcome.rate for outcome in outcomes] for each, outcomes in measured.items()}
+    found = [report.compare(f"{name} at 4x its peak, answers", rates, "4x", "peak", unit="requests/s", bar=GOODPUT_BAR)]
+    refusals = [seconds for probe in load.probes for seconds in probe.refusals]
+    if refusals:
+        answer = statistics.median(outcome.quantile(0.5) for outcome in measured["peak"])
+        p99 = float(np.quantile(refusals, 0.99))
+        label = f"{name} at 4x its peak, refusals, p99"
+        found.append(_row(label, p99 * 1e3, "answer at the peak, p50", answer * 1e3, "ms", REFUSAL_BAR))
+    found.append(_row(f"{name} at 4x its peak, memory", memory, "before", 1.0, "", MEMORY_BAR))
+    return found
+
+
+def _row(name: str, ours: float, peer: str, value: float, unit: str, bar: float) -> report.Row:
+    return report.Row(name=name, ours=ours, peer=peer, peer_value=value, unit=unit, bar=bar)
+
+
+class Overload:
+    """Loads one target."""
+
+    def __init__(self, target: Target, rows: Rows) -> None:
+        self._target, self._rows = target, rows
+        self.probes: list[Probe] = []
+        with grpc.insecure_channel(target.address) as channel:
+            self._reply_bytes = target.ask(channel, rows)[1]
+        self._rate = self._run(PEAK_SHAPE, 200).rate
+        self._rate = self.peak().rate
+
+    def peak(self) -> Outcome:
+        """As many requests as are answered without a refusal."""
+        return self._run(PEAK_SHAPE, round(self._rate * SECONDS))
+
+    def overload(self) -> Outcome:
+        """FACTOR times as many a second."""
+        probe, done = Probe(), threading.Event()
+        self.probes.append(probe)
+        asking = threading.Thread(target=probe.ask_until, args=(done, self._target, self._rows))
+        asking.start()
+        try:
+            offered = self._rate * FACTOR
+            return self._run(SHAPE, round(offered * SECONDS), offered)
+        finally:
+            done.set()
+            asking.join()
+
+    def _run(self, shape: Shape, requests: int, rate: float | None = None) -> Outcome:
+        body = self._target.request(self._rows)
+        return h2load.run(self._target.address, body, self._reply_bytes, shape, requests, rate)
+
+
+def _check(plane: Plane, outcomes: Sequence[Outcome], probes: Sequence[Probe]) -> None:
+    """Whatever was not answered was refused: by the plane's own count, and as the probes saw it."""
+    if faults := [fault for probe in probes for fault in probe.faults]:
+        raise RuntimeError(f"{len(faults)} requests were neither answered nor refused as they should be: {faults[0]}")
+    unanswered = sum(outcome.sent - outcome.answered for outcome in outcomes) + sum(len(p.refusals) for p in probes)
+    failures = plane.failures()
+    if failures.get(REFUSED, 0) != sum(failures.values()) or failures.get(REFUSED, 0) < unanswered:
+        raise RuntimeError(f"{unanswered} requests were not answered; the plane counts {failures}")
