@@ -164,14 +164,19 @@ async def test_a_timeout_that_is_no_number_of_microseconds_is_refused(mnist: Ser
         assert "parameters[timeout]" in message
 
 
-async def test_shared_memory_is_refused_as_unsupported(mnist: Serving) -> None:
+async def test_a_tensor_in_shared_memory_needs_a_region_and_a_size(mnist: Serving) -> None:
     source, target = request_for(PIXELS), request_for(PIXELS)
-    source.inputs[0].parameters["shared_memory_region"].string_param = "region"
-    target.outputs.add(name="logits").parameters["shared_memory_region"].string_param = "region"
-    for request in (source, target):
+    del source.raw_input_contents[:]
+    target.outputs.add(name="logits")
+    for request, tensor in ((source, source.inputs[0]), (target, target.outputs[0])):
+        tensor.parameters["shared_memory_region"].string_param = "region"
         code, message, status = await refusal(mnist.stub.ModelInfer(request))
-        assert (code, reason_of(status)) == (grpc.StatusCode.UNIMPLEMENTED, "NO_SHARED_MEMORY")
+        assert (code, reason_of(status)) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_SHARED_MEMORY")
         assert "'mnist' version 1" in message
+        assert f"[{tensor.name!r}].parameters[shared_memory_byte_size]" in message
+        tensor.parameters["shared_memory_byte_size"].int64_param = PIXELS.nbytes
+        code, message, status = await refusal(mnist.stub.ModelInfer(request))
+        assert (code, reason_of(status)) == (grpc.StatusCode.NOT_FOUND, "REGION_NOT_FOUND")
 
 
 @pytest.mark.parametrize(

@@ -56,6 +56,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--insecure", action="store_true", help="allow an address that others can reach, without TLS and token")
     add("--engines", default=",".join(ENGINE_NAMES), metavar="NAME,...",
         help="engines that may serve; the fastest installed one does (%(default)s)")  # fmt: skip
+    add("--shared-memory", default="", metavar="PATTERN",
+        help="keys in /dev/shm that clients may register, such as 'client-*'; none if not given")  # fmt: skip
+    add("--model-control", default="none", choices=("none", "explicit"),
+        help="explicit: clients may load and unload models (%(default)s)")  # fmt: skip
+    add("--trace-dir", type=Path, metavar="DIR", help="where clients may have traces written; nowhere if not given")
     add("--max-batch", type=int, default=limits.max_batch, metavar="ROWS", help="rows in one batch (%(default)s)")
     add("--queue-rows", type=int, default=limits.queue_rows, metavar="ROWS", help="rows that may wait (%(default)s)")
     add("--queue-bytes", type=int, default=limits.queue_bytes, metavar="N", help="bytes that may wait (%(default)s)")
@@ -81,6 +86,9 @@ def _settings(given: argparse.Namespace) -> Settings:
             tls_cert=given.tls_cert, tls_key=given.tls_key, token_file=given.token_file, insecure=given.insecure
         ),
         limits=Limits(max_batch=given.max_batch, queue_rows=given.queue_rows, queue_bytes=given.queue_bytes),
+        shared_memory=given.shared_memory,
+        model_control=given.model_control,
+        trace_dir=given.trace_dir,
         max_message_bytes=given.max_message_bytes,
         drain_seconds=given.drain_seconds,
         shift_sample_rate=given.shift_sample_rate,

@@ -20,11 +20,14 @@ from batchyard.serving import transport
 from batchyard.serving.follower import Follower
 from batchyard.serving.loading import Loader
 from batchyard.serving.metrics import Metrics
-from batchyard.serving.oip import OpenInference
+from batchyard.serving.oip import OpenInference, extensions_of
 from batchyard.serving.oip.discovery import Discovery
 from batchyard.serving.oip.infer import Inference
+from batchyard.serving.oip.shared_memory import CudaSharedMemory, SystemSharedMemory
+from batchyard.serving.oip.stream import StreamInference
 from batchyard.serving.repository import Repository
 from batchyard.serving.settings import Settings
+from batchyard.serving.shared_memory import SharedMemory
 from batchyard.serving.shift_service import ShiftServicer
 from batchyard.serving.shift_watch import ShiftWatch
 from batchyard.serving.state import StateFile
@@ -45,6 +48,7 @@ class InferencePlane:
         loader = Loader(settings.cache, settings.engines)
         self._shift = ShiftWatch(settings.shift_sample_rate, settings.cache)
         self.repository = Repository(loader, settings.limits, self.metrics, cores, self._shift)
+        self.shared_memory = SharedMemory(settings.shared_memory)
         self.transport = transport.choose(settings.transport, settings.security)
         self._server = transport.make_server(self.transport, self._interceptors(), settings.max_message_bytes)
         add_servicer(OpenInference(self._parts()), self._server)
@@ -94,12 +98,18 @@ class InferencePlane:
         await self._server.stop(self._settings.drain_seconds)
         await self._web.stop()
         await self.repository.close()
+        self.shared_memory.unregister("")
         await asyncio.to_thread(self._shift.close)
 
     def _parts(self) -> Iterable[object]:
         """What answers the protocol's methods."""
-        yield Discovery(self.repository, metadata.version("batchyard"), extensions=("classification",))
-        yield Inference(self.repository, self.metrics)
+        settings, repository = self._settings, self.repository
+        inference = Inference(repository, self.metrics, self.shared_memory)
+        yield inference
+        yield StreamInference(inference.ModelInfer)
+        yield Discovery(repository, metadata.version("batchyard"), extensions_of(settings))
+        yield SystemSharedMemory(self.shared_memory)
+        yield CudaSharedMemory()
 
     def _interceptors(self) -> list[Any]:
         tokens = [TokenInterceptor(self._settings.security)] if self._settings.security.token else []

@@ -10,6 +10,7 @@ from batchyard.endpoint.security import Security
 from batchyard.serving.engines.catalogue import ENGINE_NAMES
 
 Transport = Literal["auto", "native", "grpcio"]
+ModelControlMode = Literal["none", "explicit"]
 
 
 class SettingsError(ValueError):
@@ -75,6 +76,12 @@ class Settings:
     limits: Limits = field(default_factory=Limits)
     engines: tuple[str, ...] = ENGINE_NAMES
     """Those that may serve; on each version the installed ones are measured and the fastest serves."""
+    shared_memory: str = ""
+    """Keys of this machine's shared memory that clients may register, as a shell pattern; empty: none."""
+    model_control: ModelControlMode = "none"
+    """explicit: clients may load and unload models."""
+    trace_dir: Path | None = None
+    """Where clients may have traces of requests written; None: nowhere."""
     max_message_bytes: int = 256 << 20
     """Largest request message; a larger one is answered RESOURCE_EXHAUSTED."""
     drain_seconds: float = 10.0

@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from batchyard.endpoint.errors import FieldViolation, InvalidInputError, UnsupportedError
+from batchyard.endpoint.errors import FieldViolation, InvalidInputError
 from batchyard.oip.messages import ModelInferRequest
+from batchyard.serving.shared_memory import REGION, SIZE, SharedMemory, span_of
+from batchyard.serving.shown import shown as shown
 
 Pixels = NDArray[np.float32] | NDArray[np.uint8]
 
@@ -22,9 +24,6 @@ DATATYPES: dict[str, tuple[np.dtype[Any], str]] = {
     "UINT8": (np.dtype("u1"), "uint_contents"),
 }
 """Datatype that pixels may have -> (NumPy's name for it, the typed field that carries it)."""
-
-LONGEST_SHOWN = 40
-"""Characters of a caller's own text that an error repeats: statuses travel in headers, whose size is bounded."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,17 +46,10 @@ class InputSpec:
         return InvalidInputError([FieldViolation(where, f"model {self.model}: {problem}")], reason="INVALID_TENSOR")
 
 
-def shown(text: str) -> str:
-    """A caller's text as it may be repeated in an error: quoted, escaped, cut."""
-    if len(text) <= LONGEST_SHOWN:
-        return ascii(text)
-    return f"{text[:LONGEST_SHOWN]!a}... ({len(text)} characters)"
-
-
-def read_rows(request: ModelInferRequest, spec: InputSpec) -> Pixels:
+def read_rows(request: ModelInferRequest, spec: InputSpec, shared_memory: SharedMemory) -> Pixels:
     """The request's pixels, [rows, features], a view of the message's own bytes where they came raw.
 
-    Raises InvalidInputError naming model, tensor and field; UnsupportedError for a tensor in shared memory.
+    Raises InvalidInputError naming model, tensor and field; NotFoundError for an unknown region of shared memory.
     """
     if len(request.inputs) != 1:
         names = ", ".join(shown(tensor.name) for tensor in request.inputs[:3])
@@ -69,13 +61,12 @@ def read_rows(request: ModelInferRequest, spec: InputSpec) -> Pixels:
         raise spec.invalid(
             "datatype", f"got {shown(tensor.datatype)}; expected {' or '.join(DATATYPES)} with raw pixels, 0 to 255"
         )
-    if tensor.parameters and "shared_memory_region" in tensor.parameters:
-        raise UnsupportedError(
-            f"model {spec.model}, input {spec.name!r}: this server reads no shared memory; send the bytes",
-            reason="NO_SHARED_MEMORY",
-        )
     rows = _rows_of(tensor.shape, spec)
     raw = request.raw_input_contents
+    if tensor.parameters and REGION in tensor.parameters:
+        if raw or tensor.HasField("contents"):
+            raise spec.invalid("", "got both a shared memory region and contents; send one of them")
+        return _from_shared_memory(tensor, rows, spec, shared_memory)
     if raw:
         if len(raw) != 1:
             raise spec.invalid("raw_input_contents", f"got {len(raw)} entries for one input")
@@ -116,6 +107,18 @@ def _from_raw(raw: bytes, datatype: str, rows: int, spec: InputSpec) -> Pixels:
             f"got {len(raw)} bytes; {rows} rows of {spec.features} {datatype} values are {expected} bytes",
         )
     return np.frombuffer(raw, dtype).reshape(rows, spec.features)
+
+
+def _from_shared_memory(
+    tensor: ModelInferRequest.InferInputTensor, rows: int, spec: InputSpec, shared_memory: SharedMemory
+) -> Pixels:
+    span = span_of(tensor.parameters, spec.model, f"inputs[{spec.name!r}]")
+    dtype, _ = DATATYPES[tensor.datatype]
+    expected = rows * spec.features * dtype.itemsize
+    if span.byte_size != expected:
+        problem = f"got {span.byte_size}; {rows} rows of {spec.features} {tensor.datatype} values are {expected} bytes"
+        raise spec.invalid(f"parameters[{SIZE}]", problem)
+    return shared_memory.read(span).view(dtype).reshape(rows, spec.features)
 
 
 def _from_typed(tensor: ModelInferRequest.InferInputTensor, rows: int, spec: InputSpec) -> Pixels:

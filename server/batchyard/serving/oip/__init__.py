@@ -1,14 +1,17 @@
 """GRPCInferenceService: the Open Inference Protocol and its extensions, one file for each.
 
 discovery        what there is and whether it answers
-infer            ModelInfer
+infer            ModelInfer, with the classification extension
+stream           ModelStreamInfer
+shared_memory    {System,Cuda}SharedMemory{Status,Register,Unregister}
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from batchyard.oip.contract import SERVICE
+from batchyard.serving.settings import Settings
 
 
 class OpenInference:
@@ -20,3 +23,10 @@ class OpenInference:
             for method in SERVICE.methods:
                 if (behaviour := getattr(part, method.name, None)) is not None:
                     setattr(self, method.name, behaviour)
+
+
+def extensions_of(settings: Settings) -> Iterator[str]:
+    """The protocol's names of the extensions that a server with these settings has."""
+    yield from ("classification",)
+    if settings.shared_memory:
+        yield "system_shared_memory"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any
 
 from batchyard.endpoint.errors import DomainError
@@ -15,7 +15,7 @@ SERVER_NAME = "batchyard"
 class Discovery:
     """Answers what clients ask before they infer."""
 
-    def __init__(self, repository: Repository, server_version: str, extensions: Sequence[str]) -> None:
+    def __init__(self, repository: Repository, server_version: str, extensions: Iterable[str]) -> None:
         """`extensions`: the protocol's names of those that this server has."""
         self._repository = repository
         self._server_version = server_version

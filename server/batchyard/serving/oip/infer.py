@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
-from batchyard.endpoint.errors import FieldViolation, InvalidInputError, UnsupportedError
+from batchyard.endpoint.errors import FieldViolation, InvalidInputError
 from batchyard.endpoint.status import code_of
 from batchyard.oip import messages
 from batchyard.serving.metrics import Metrics
 from batchyard.serving.model import ServedVersion
 from batchyard.serving.repository import Repository
 from batchyard.serving.request_queue import Scores
+from batchyard.serving.shared_memory import REGION, SharedMemory, Span, note_span, span_of
 from batchyard.serving.tensors import classify, read_rows, shown
 
 NO_DEADLINE_SECONDS = 10_000_000.0
@@ -22,9 +23,10 @@ NO_DEADLINE_SECONDS = 10_000_000.0
 class Inference:
     """ModelInfer over a repository."""
 
-    def __init__(self, repository: Repository, metrics: Metrics) -> None:
+    def __init__(self, repository: Repository, metrics: Metrics, shared_memory: SharedMemory) -> None:
         self._repository = repository
         self._metrics = metrics
+        self._shared_memory = shared_memory
 
     async def ModelInfer(self, request: messages.ModelInferRequest, context: Any) -> messages.ModelInferResponse:
         """One inference. Raises the domain errors of reading, batching and resolving."""
@@ -34,11 +36,11 @@ class Inference:
         try:
             served = self._repository.resolve(request.model_name, request.model_version)
             metrics = served.metrics
-            best = wanted_classes(request, served)
-            rows = read_rows(request, served.input_spec)
+            wish = read_wish(request, served, self._shared_memory) if request.outputs else PLAIN
+            rows = read_rows(request, served.input_spec, self._shared_memory)
             deadline = deadline_of(request, context)
             scores = await served.infer(rows, deadline)
-            response = respond(request, served, scores, best)
+            response = self._respond(request, served, scores, wish)
         except asyncio.CancelledError:
             metrics.failed("DEADLINE_EXCEEDED" if _has_passed(deadline) else "CANCELLED")
             raise
@@ -46,6 +48,27 @@ class Inference:
             metrics.failed(code_of(error).name)
             raise
         metrics.answered(len(scores), time.perf_counter() - began)
+        return response
+
+    def _respond(
+        self, request: messages.ModelInferRequest, served: ServedVersion, scores: Scores, wish: Wish
+    ) -> messages.ModelInferResponse:
+        """The reply: raw FP32 scores [rows, classes], or BYTES [rows, best] of "score:index:label"."""
+        response = messages.ModelInferResponse(model_name=served.name, model_version=served.version, id=request.id)
+        output = response.outputs.add(name=served.output.name)
+        if wish.best:
+            packed, count = classify(scores, wish.best, served.manifest.classes)
+            output.datatype = "BYTES"
+            output.shape.extend((len(scores), count))
+        else:
+            packed = scores.tobytes()
+            output.datatype = "FP32"
+            output.shape.extend(scores.shape)
+        if wish.span is not None:
+            self._shared_memory.write(wish.span, packed, f"output {served.output.name!r}")
+            note_span(output.parameters, wish.span)
+            packed = b""  # raw contents stay aligned with the outputs
+        response.raw_output_contents.append(packed)
         return response
 
 
@@ -70,44 +93,35 @@ def _has_passed(deadline: float | None) -> bool:
     return deadline is not None and deadline <= asyncio.get_running_loop().time()
 
 
-def wanted_classes(request: messages.ModelInferRequest, served: ServedVersion) -> int:
-    """How many classes the request wants for each row, or 0 for the scores themselves. Checks `outputs`."""
-    if not request.outputs:
-        return 0
+class Wish(NamedTuple):
+    """What a request wants of the output."""
+
+    best: int = 0
+    """Classes for each row; 0: the scores themselves."""
+    span: Span | None = None
+    """The shared memory to write it to; None: the reply."""
+
+
+PLAIN = Wish()
+
+
+def read_wish(request: messages.ModelInferRequest, served: ServedVersion, shared_memory: SharedMemory) -> Wish:
+    """What a request that names outputs wants. Raises InvalidInputError, NotFoundError."""
     name, model = served.output.name, served.wanted.label
     wanted = request.outputs[0]
     if len(request.outputs) > 1 or wanted.name != name:
         names = ", ".join(shown(output.name) for output in request.outputs[:3])
         problem = f"model {model}: got {len(request.outputs)} ({names}); the model has one output, {name!r}"
         raise InvalidInputError([FieldViolation("outputs", problem)])
-    if "shared_memory_region" in wanted.parameters:
-        raise UnsupportedError(
-            f"model {model}, output {name!r}: this server writes no shared memory; take the bytes",
-            reason="NO_SHARED_MEMORY",
-        )
+    span = None
+    if REGION in wanted.parameters:
+        span = span_of(wanted.parameters, model, f"outputs[{name!r}]")
+        shared_memory.check(span)  # before the work, not after it
     if "classification" not in wanted.parameters:
-        return 0
+        return Wish(0, span)
     count = wanted.parameters["classification"]
     if count.WhichOneof("parameter_choice") != "int64_param" or count.int64_param < 1:
         field = f"outputs[{name!r}].parameters[classification]"
         problem = f"model {model}: expected int64_param of at least 1: how many classes"
         raise InvalidInputError([FieldViolation(field, problem)])
-    return int(count.int64_param)
-
-
-def respond(
-    request: messages.ModelInferRequest, served: ServedVersion, scores: Scores, best: int
-) -> messages.ModelInferResponse:
-    """The reply: raw FP32 scores [rows, classes], or BYTES [rows, best] of "score:index:label"."""
-    response = messages.ModelInferResponse(model_name=served.name, model_version=served.version, id=request.id)
-    output = response.outputs.add(name=served.output.name)
-    if best:
-        packed, count = classify(scores, best, served.manifest.classes)
-        output.datatype = "BYTES"
-        output.shape.extend((len(scores), count))
-    else:
-        packed = scores.tobytes()
-        output.datatype = "FP32"
-        output.shape.extend(scores.shape)
-    response.raw_output_contents.append(packed)
-    return response
+    return Wish(count.int64_param, span)
