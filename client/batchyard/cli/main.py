@@ -11,6 +11,7 @@ from batchyard.cli import failures
 from batchyard.cli.jobs import job, jobs, submit
 from batchyard.cli.models import alias, model, models
 from batchyard.cli.predict import predict
+from batchyard.cli.recalibrate import recalibrate
 from batchyard.cli.service import down, status, up
 from batchyard.cli.shift import shift
 
@@ -54,6 +55,7 @@ def batchyard() -> None:
 
 
 model.add_command(shift)
+model.add_command(recalibrate)
 for _command in (up, down, status, submit, jobs, job, models, model, alias, predict):
     batchyard.add_command(_command)
 

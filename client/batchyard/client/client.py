@@ -18,6 +18,7 @@ from batchyard.client.events import Detail, Event
 from batchyard.client.hints import CONTROL_HINTS, INFERENCE_HINTS
 from batchyard.client.inference import Inference, InferResult, Prediction
 from batchyard.client.job_file import read_job
+from batchyard.client.recalibration import recalibration_requests
 from batchyard.client.settings import DEFAULT_CONTROL, DEFAULT_INFERENCE, Settings, read_settings, read_token
 from batchyard.client.tensors import Array
 from batchyard.client.watch import Watch, WatchOptions
@@ -215,6 +216,24 @@ class Client:
         """Points an alias at a version; the inference planes follow at once."""
         request = models_pb2.SetAliasRequest(model=model_name(model), alias=alias, version=version)
         return self._control(self._models.SetAlias, request)
+
+    def recalibrate(self, version: str, inputs: Array, *, prior: float = 16.0, timeout: float = 900.0) -> ModelVersion:
+        """A new version with the population statistics of unlabelled `inputs`; no alias moves. Never repeated.
+
+        Args:
+            version: models/{model}/versions/{n} or {model}@{alias}: what to start from.
+            inputs: raw pixels [N, C, H, W], N at least 2, uint8 or numbers from 0 to 255.
+            prior: how many samples the version's own statistics count as.
+            timeout: seconds; a small network takes a few.
+
+        Raises TensorError; PreconditionError where the model has no alias `production`, so that the new version would
+        answer at once, or where it cannot be certified.
+        """
+        requests = recalibration_requests(model_name(version), inputs, prior)
+        try:
+            return self._models.RecalibrateModel(requests, timeout=timeout, metadata=self._control.metadata)
+        except grpc.RpcError as error:
+            raise self._control.failure(error) from None
 
     # Inference
 

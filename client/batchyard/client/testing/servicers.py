@@ -92,6 +92,21 @@ class ModelsServicer(models_pb2_grpc.ModelServiceServicer):
         model.aliases[request.alias] = request.version
         return model
 
+    def RecalibrateModel(self, requests: Any, context: Any) -> ModelVersion:
+        """The source's copy as the next version."""
+        given = list(requests)
+        self._fake.arrived("RecalibrateModel", given, context)
+        spec = given[0].spec
+        source = self.GetModelVersion(models_pb2.GetModelVersionRequest(name=spec.name), context)
+        base, _, number = source.name.rpartition("/")
+        version = ModelVersion()
+        version.CopyFrom(source)
+        version.name, version.origin = f"{base}/{int(number) + 1}", "recalibrated"
+        version.sources[:] = [source.name]
+        version.recalibration.prior = spec.prior
+        self._fake.add_version(version)
+        return version
+
     def WatchServedModels(self, request: Any, context: Any) -> Iterator[models_pb2.WatchServedModelsResponse]:
         """UNIMPLEMENTED: inference planes follow the real thing."""
         abort(context, grpc.StatusCode.UNIMPLEMENTED, "the fake service has no inference planes")
