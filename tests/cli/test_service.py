@@ -84,10 +84,11 @@ def test_up_lives_in_a_session_of_its_own_and_logs_to_its_folder(run: Any, stand
 def test_up_hands_its_flags_on(run: Any, stand_in: Any, tmp_path: Path) -> None:
     stand_in("works")
     flags = ("--grpc", "127.0.0.1:0", "--workers", "3", "--datasets", "a", "--datasets", "b", "--executor", "local")
-    run("up", *flags, "--insecure")
+    run("up", *flags, "--shift-sample-rate", "0", "--insecure")
     words = (tmp_path / "batchyard-data" / "control.log").read_text().splitlines()[0].removeprefix("arguments ")
     assert json.loads(words) == [
-        "--grpc", "127.0.0.1:0", "--workers", "3", "--datasets", "a", "b", "--executor", "local", "--insecure"
+        "--grpc", "127.0.0.1:0", "--workers", "3", "--datasets", "a", "b", "--executor", "local",
+        "--shift-sample-rate", "0.0", "--insecure"
     ]  # fmt: skip
 
 

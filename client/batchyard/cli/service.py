@@ -40,6 +40,11 @@ _FILES = {"tls-cert": "PEM certificate.", "tls-key": "Its key.", "token-file": "
 def _service_flags(command: Any) -> Any:
     flags = [click.option(f"--{n}", metavar="HOST:PORT", help=text) for n, text in _ADDRESSES.items()]
     flags += [
+        click.option(
+            "--shift-sample-rate",
+            type=click.FloatRange(0, 1),
+            help="Share of the requests that covariate shift is measured on; 0: none [0.01].",
+        ),
         click.option("--executor", type=click.Choice(["ray", "local"]), help="What runs the workers [ray]."),
         click.option("--workers", type=click.IntRange(1), help="Workers that may run at once [the CPU cores]."),
         click.option("--datasets", multiple=True, type=click.Path(), help="A folder with data sets; may be repeated."),
@@ -176,7 +181,7 @@ def _arguments(flags: dict[str, Any]) -> list[str]:
             arguments += [flag, *value] if value else []
         elif value is True:
             arguments.append(flag)
-        elif value not in (None, False):
+        elif value is not None and value is not False:  # 0 is a value
             arguments += [flag, str(value)]
     return arguments
 

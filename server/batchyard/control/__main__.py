@@ -70,6 +70,8 @@ def _parser() -> argparse.ArgumentParser:
         help="Open Inference Protocol of the inference plane (%(default)s)")  # fmt: skip
     add("--inference-http", default=defaults["inference_http"].default, metavar="HOST:PORT",
         help="/metrics of the inference plane (%(default)s)")  # fmt: skip
+    add("--shift-sample-rate", type=float, metavar="SHARE",
+        help="share of its requests that covariate shift is measured on, 0 for none (default: its own)")  # fmt: skip
     add("--executor", default="ray", choices=EXECUTORS, help="what runs the jobs (%(default)s)")
     add("--ray-address", metavar="ADDRESS", help="an existing Ray cluster (default: one of our own, on this machine)")
     add("--workers", type=int, metavar="N", help="most worker processes at once here (default: one per CPU core)")
@@ -92,6 +94,7 @@ def _settings(given: argparse.Namespace) -> Settings:
         inference=not given.no_inference,
         inference_grpc=given.inference_grpc,
         inference_http=given.inference_http,
+        shift_sample_rate=given.shift_sample_rate,
         executor=given.executor,
         ray_address=given.ray_address,
         **({} if given.workers is None else {"workers": given.workers}),

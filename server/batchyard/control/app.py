@@ -124,6 +124,7 @@ class ControlPlane:
             grpc=self._settings.inference_grpc,
             http=self._settings.inference_http,
             security=self._settings.security,
+            shift_sample_rate=self._settings.shift_sample_rate,
         )
         self._inference = InferenceChild(options, changed=lambda: self._announce(folder))
         self._undo.push_async_callback(self._inference.stop)

@@ -50,6 +50,8 @@ class InferenceOptions:
     grpc: str
     http: str
     security: Security
+    shift_sample_rate: float | None = None
+    """None: its default."""
 
     def command(self) -> list[str]:
         """The whole command line."""
@@ -63,6 +65,7 @@ class InferenceOptions:
             "--tls-cert": self.security.tls_cert,
             "--tls-key": self.security.tls_key,
             "--token-file": self.security.token_file,
+            "--shift-sample-rate": self.shift_sample_rate,
         }
         flags = [part for flag, value in given.items() if value is not None for part in (flag, str(value))]
         insecure = ["--insecure"] if self.security.insecure else []

@@ -36,6 +36,8 @@ class Settings:
     """HOST:PORT of its Open Inference Protocol; port 0: any free one."""
     inference_http: str = "127.0.0.1:8002"
     """HOST:PORT of its /metrics; port 0: any free one."""
+    shift_sample_rate: float | None = None
+    """Share of the requests that its inference plane measures covariate shift on, 0 for none; None: its default."""
     executor: Literal["ray", "local"] = "ray"
     """ray: on a Ray cluster; local: plain subprocesses of this machine."""
     ray_address: str | None = None
@@ -53,6 +55,8 @@ class Settings:
         for flag, address in addresses:
             _check_address(flag, address)
             self.security.check_bind(address)
+        if self.shift_sample_rate is not None and not 0 <= self.shift_sample_rate <= 1:
+            raise SettingsError(f"--shift-sample-rate {self.shift_sample_rate:g}: expected a share, 0 to 1")
         if self.executor not in EXECUTORS:
             raise SettingsError(f"--executor {self.executor}: expected one of {', '.join(EXECUTORS)}")
         if self.ray_address is not None and self.executor != "ray":
