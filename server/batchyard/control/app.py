@@ -18,6 +18,7 @@ from batchyard.cluster.executor import Executor
 from batchyard.control.attempts import Attempts
 from batchyard.control.clock import Clock, SystemClock
 from batchyard.control.data_folder import DataFolder
+from batchyard.control.exchange import Exchange
 from batchyard.control.grpc_server import GrpcServer, reachable
 from batchyard.control.http_server import HttpServer
 from batchyard.control.inference_child import InferenceChild, InferenceOptions
@@ -30,6 +31,7 @@ from batchyard.control.scheduler import Scheduler
 from batchyard.control.settings import Settings
 from batchyard.control.store import jobs as job_store
 from batchyard.control.store.database import Database
+from batchyard.control.torch_tasks import TorchTasks
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +74,8 @@ class ControlPlane:
         attempts = Attempts(ledger, folder.artifacts, tuple(str(path.absolute()) for path in self._settings.datasets))
         scheduler = Scheduler(ledger, attempts, executor, read_certified_manifest)
         self.jobs, self.registry = Jobs(ledger, executor.capacity), Registry(ledger)
-        server = await self._serve(await self._measure(ledger))
+        tasks = TorchTasks(ledger, folder.tasks, folder.artifacts)
+        server = await self._serve(await self._measure(ledger), tasks)
         if self._settings.inference:
             await self._start_inference(folder)
         self._undo.push_async_callback(asyncio.to_thread, executor.close)
@@ -102,8 +105,9 @@ class ControlPlane:
         ledger.listen(_feed(metrics))
         return metrics
 
-    async def _serve(self, metrics: Metrics) -> GrpcServer:
-        server = GrpcServer(self.jobs, self.registry, self._settings.security)
+    async def _serve(self, metrics: Metrics, tasks: TorchTasks) -> GrpcServer:
+        exchange = Exchange(self.registry, tasks)
+        server = GrpcServer(self.jobs, self.registry, exchange, self._settings.security)
         self._undo.push_async_callback(server.stop)
         self.grpc_address = server.bind(self._settings.grpc)
         self._for_child = server.bind_for_child(self.grpc_address)
@@ -124,7 +128,6 @@ class ControlPlane:
             grpc=self._settings.inference_grpc,
             http=self._settings.inference_http,
             security=self._settings.security,
-            shift_sample_rate=self._settings.shift_sample_rate,
         )
         self._inference = InferenceChild(options, changed=lambda: self._announce(folder))
         self._undo.push_async_callback(self._inference.stop)

@@ -3,6 +3,7 @@
 batchyard.db        jobs, events, models (with -wal and -shm beside it)
 artifacts/          a folder for each published model
 executor/           what the executor keeps of the attempts that run
+tasks/              files of imports and exports under way
 inference/          the inference plane's cache; inference.log is what it prints
 control.json        where everything answers; there while the service runs
 control.lock        held by the control plane that owns the folder
@@ -61,6 +62,11 @@ class DataFolder:
     def executor(self) -> Path:
         """The executor's own folder."""
         return self.path / "executor"
+
+    @property
+    def tasks(self) -> Path:
+        """Scratch space of the tasks that run for calls."""
+        return self.path / "tasks"
 
     @property
     def inference(self) -> Path:

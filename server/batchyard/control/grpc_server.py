@@ -6,6 +6,7 @@ from typing import Any
 
 import grpc
 
+from batchyard.control.exchange import Exchange
 from batchyard.control.jobs import Jobs
 from batchyard.control.registry import Registry
 from batchyard.control.rpc.models import ModelServicer
@@ -30,13 +31,13 @@ STOP_SECONDS = 2.0
 class GrpcServer:
     """Bound at once, answering from `start` on."""
 
-    def __init__(self, jobs: Jobs, registry: Registry, security: Security) -> None:
+    def __init__(self, jobs: Jobs, registry: Registry, exchange: Exchange, security: Security) -> None:
         self._security = security
         self._server: Any = grpc.aio.server(
             interceptors=[StatusInterceptor(), TokenInterceptor(security)], options=OPTIONS
         )
         training_pb2_grpc.add_TrainingServiceServicer_to_server(TrainingServicer(jobs), self._server)
-        models_pb2_grpc.add_ModelServiceServicer_to_server(ModelServicer(registry), self._server)
+        models_pb2_grpc.add_ModelServiceServicer_to_server(ModelServicer(registry, exchange), self._server)
         self.health = add_standard_services(self._server, [training_pb2.DESCRIPTOR, models_pb2.DESCRIPTOR])
 
     def bind(self, address: str) -> str:

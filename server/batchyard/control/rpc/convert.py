@@ -27,17 +27,18 @@ _PHASES: Mapping[str | None, training_pb2.Progress.Phase.ValueType] = {
 
 def spec_mapping(spec: spec_pb2.TrainingJobSpec) -> dict[str, Any]:
     """The nested mapping that TrainingJobSpec.from_mapping reads: only fields that are set, integers as integers."""
-    return _mapping(spec)
+    return mapping(spec)
 
 
-def _mapping(message: Message) -> dict[str, Any]:
+def mapping(message: Message) -> dict[str, Any]:
+    """The fields of a message that are set, nested mappings for its messages."""
     return {field.name: _plain(field, value) for field, value in message.ListFields()}
 
 
 def _plain(field: FieldDescriptor, value: Any) -> Any:
     if field.is_repeated:
         return list(value)
-    return _mapping(value) if field.message_type is not None else value
+    return mapping(value) if field.message_type is not None else value
 
 
 def states(given: Iterable[int]) -> list[State]:

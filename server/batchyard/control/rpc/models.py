@@ -6,17 +6,19 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from batchyard.control import names
+from batchyard.control.exchange import Exchange
 from batchyard.control.registry import Registry
-from batchyard.control.rpc import convert
+from batchyard.control.rpc import convert, convert_exchange
+from batchyard.v1 import exchange_pb2, models_pb2_grpc
 from batchyard.v1 import models_pb2 as pb
-from batchyard.v1 import models_pb2_grpc
 
 
 class ModelServicer(models_pb2_grpc.ModelServiceServicer):
     """Each method converts, calls once and converts back."""
 
-    def __init__(self, registry: Registry) -> None:
+    def __init__(self, registry: Registry, exchange: Exchange) -> None:
         self._registry = registry
+        self._exchange = exchange
 
     async def GetModel(self, request: pb.GetModelRequest, context: Any) -> pb.Model:  # noqa: N802, D102
         return convert.model(await self._registry.get_model(names.parse_model(request.name)))
@@ -40,6 +42,24 @@ class ModelServicer(models_pb2_grpc.ModelServiceServicer):
     async def SetAlias(self, request: pb.SetAliasRequest, context: Any) -> pb.Model:  # noqa: N802, D102
         model = names.parse_model(request.model, "model")
         return convert.model(await self._registry.set_alias(model, request.alias, request.version))
+
+    async def ExportModelVersion(  # noqa: N802, D102
+        self, request: exchange_pb2.ExportModelVersionRequest, context: Any
+    ) -> AsyncIterator[exchange_pb2.ExportModelVersionResponse]:
+        model, which = names.parse_version(request.name)
+        async for part in self._exchange.export(model, which, convert_exchange.file_format(request.format)):
+            yield convert_exchange.export_response(part)
+
+    async def ImportModelVersion(  # noqa: N802, D102
+        self, requests: AsyncIterator[exchange_pb2.ImportModelVersionRequest], context: Any
+    ) -> pb.ModelVersion:
+        spec = await convert_exchange.import_spec(requests)
+        network, parts = convert.mapping(spec.network), convert_exchange.import_parts(requests)
+        return convert.model_version(await self._exchange.import_version(spec.model, spec.alias, network, parts))
+
+    async def CreateEnsemble(self, request: exchange_pb2.CreateEnsembleRequest, context: Any) -> pb.ModelVersion:  # noqa: N802, D102
+        members = [names.parse_version(member, f"members[{i}]") for i, member in enumerate(request.members)]
+        return convert.model_version(await self._exchange.create_ensemble(request.model, request.alias, members))
 
     async def WatchServedModels(  # noqa: N802, D102
         self, request: pb.WatchServedModelsRequest, context: Any
