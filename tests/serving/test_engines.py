@@ -150,10 +150,10 @@ def test_each_batch_goes_to_the_engine_of_its_size(tmp_path: Path) -> None:
 
     small, large = Named("small"), Named("large")
     both = EngineByBatch([(4, small), (16, large)])
-    for rows in (1, 4, 5, 16):
+    for rows in (1, 4, 5, 16, 17):
         both.run(np.zeros((rows, 1), np.float32))
     both.close()
-    assert (both.name, small.rows, large.rows) == ("small+large", [1, 4], [5, 16])
+    assert (both.name, small.rows, large.rows) == ("small+large", [1, 4], [5, 16, 17])
     assert small.closed
     assert large.closed
 

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from batchyard.cli import failures
+from batchyard.cli.engines import engines
 from batchyard.cli.jobs import job, jobs, submit
 from batchyard.cli.models import alias, model, models
 from batchyard.cli.predict import predict
@@ -55,6 +56,7 @@ def batchyard() -> None:
 
 
 model.add_command(shift)
+model.add_command(engines)
 model.add_command(recalibrate)
 for _command in (up, down, status, submit, jobs, job, models, model, alias, predict):
     batchyard.add_command(_command)

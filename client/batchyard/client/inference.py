@@ -67,6 +67,12 @@ class Inference:
         response: messages.ModelMetadataResponse = self._call(self._stub.ModelMetadata, request)
         return response
 
+    def config(self, model: str, version: str = "") -> messages.ModelConfig:
+        """How a model is batched and run; `parameters` hold what the engines took. Raises RpcError."""
+        request = messages.ModelConfigRequest(name=model, version=version)
+        response: messages.ModelConfigResponse = self._call(self._stub.ModelConfig, request)
+        return response.config
+
     def infer(
         self, model: str, inputs: Mapping[str, Array], *, version: str = "", timeout: float | None = None
     ) -> InferResult:

@@ -25,7 +25,7 @@ from batchyard.client.testing.servicers import (
     ShiftServicer,
     TrainingServicer,
 )
-from batchyard.oip import add_servicer
+from batchyard.oip import add_servicer, messages
 from batchyard.v1 import models_pb2_grpc, shift_pb2_grpc, training_pb2, training_pb2_grpc
 from batchyard.v1.models_pb2 import Model, ModelVersion
 from batchyard.v1.shift_pb2 import ModelShift, SampledInputs
@@ -41,6 +41,8 @@ class FakeService:
         self.versions: dict[str, ModelVersion] = {}
         self.functions: dict[str, Callable[[Array], Array]] = {}
         """Inference model name to what answers for it."""
+        self.configs: dict[str, messages.ModelConfig] = {}
+        """Inference model name to its configuration."""
         self.shifts: dict[str, ModelShift] = {}
         """Inference model name to the shift that is told of it."""
         self.sampled: dict[str, SampledInputs] = {}

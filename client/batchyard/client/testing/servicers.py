@@ -158,6 +158,10 @@ class InferenceServicer:
             outputs=[tensor(name=t.name, datatype=t.datatype, shape=t.shape) for t in version.outputs],
         )
 
+    def ModelConfig(self, request: Any, context: Any) -> messages.ModelConfigResponse:
+        self._fake.arrived("ModelConfig", request, context)
+        return messages.ModelConfigResponse(config=find(self._fake.configs, request.name.partition("@")[0], context))
+
     def ModelInfer(self, request: Any, context: Any) -> messages.ModelInferResponse:
         self._fake.arrived("ModelInfer", request, context)
         version = self._version(request.model_name, request.model_version, context)

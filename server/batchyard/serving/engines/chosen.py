@@ -19,7 +19,7 @@ class EngineByBatch:
 
     def __init__(self, shares: Sequence[tuple[int, Engine]]) -> None:
         """`shares`: up to how many rows, and who; rising."""
-        self._bounds = [up_to for up_to, _ in shares]
+        self._bounds = [up_to for up_to, _ in shares[:-1]]  # a batch larger than all is the last one's, too
         self._engines = [engine for _, engine in shares]
         self.name = "+".join(dict.fromkeys(engine.name for engine in self._engines))
 
