@@ -26,6 +26,7 @@ from batchyard.control.jobs import Jobs
 from batchyard.control.ledger import JobChange, Ledger
 from batchyard.control.metrics import Metrics
 from batchyard.control.notices import Notices
+from batchyard.control.recalibration import Recalibration
 from batchyard.control.registry import Registry
 from batchyard.control.scheduler import Scheduler
 from batchyard.control.settings import Settings
@@ -107,7 +108,8 @@ class ControlPlane:
 
     async def _serve(self, metrics: Metrics, tasks: TorchTasks) -> GrpcServer:
         exchange = Exchange(self.registry, tasks)
-        server = GrpcServer(self.jobs, self.registry, exchange, self._settings.security)
+        recalibration = Recalibration(self.registry, tasks)
+        server = GrpcServer(self.jobs, self.registry, exchange, recalibration, self._settings.security)
         self._undo.push_async_callback(server.stop)
         self.grpc_address = server.bind(self._settings.grpc)
         self._for_child = server.bind_for_child(self.grpc_address)
@@ -128,6 +130,7 @@ class ControlPlane:
             grpc=self._settings.inference_grpc,
             http=self._settings.inference_http,
             security=self._settings.security,
+            shift_sample_rate=self._settings.shift_sample_rate,
         )
         self._inference = InferenceChild(options, changed=lambda: self._announce(folder))
         self._undo.push_async_callback(self._inference.stop)

@@ -8,6 +8,7 @@ import grpc
 
 from batchyard.control.exchange import Exchange
 from batchyard.control.jobs import Jobs
+from batchyard.control.recalibration import Recalibration
 from batchyard.control.registry import Registry
 from batchyard.control.rpc.models import ModelServicer
 from batchyard.control.rpc.training import TrainingServicer
@@ -31,13 +32,16 @@ STOP_SECONDS = 2.0
 class GrpcServer:
     """Bound at once, answering from `start` on."""
 
-    def __init__(self, jobs: Jobs, registry: Registry, exchange: Exchange, security: Security) -> None:
+    def __init__(
+        self, jobs: Jobs, registry: Registry, exchange: Exchange, recalibration: Recalibration, security: Security
+    ) -> None:
         self._security = security
         self._server: Any = grpc.aio.server(
             interceptors=[StatusInterceptor(), TokenInterceptor(security)], options=OPTIONS
         )
         training_pb2_grpc.add_TrainingServiceServicer_to_server(TrainingServicer(jobs), self._server)
-        models_pb2_grpc.add_ModelServiceServicer_to_server(ModelServicer(registry, exchange), self._server)
+        models = ModelServicer(registry, exchange, recalibration)
+        models_pb2_grpc.add_ModelServiceServicer_to_server(models, self._server)
         self.health = add_standard_services(self._server, [training_pb2.DESCRIPTOR, models_pb2.DESCRIPTOR])
 
     def bind(self, address: str) -> str:

@@ -119,7 +119,7 @@ class ModelVersion:
     artifact_uri: str
     manifest_sha256: str
     manifest: Manifest
-    """Without the fold report's beta and gamma, which only the inference plane needs."""
+    """Without the probe and the fold report's beta and gamma, which only the inference plane needs."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,11 +12,12 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from batchyard.artifact.manifest import RecalibrationRecord
 from batchyard.control import names, records
 from batchyard.control.states import State
 from batchyard.endpoint.errors import FieldViolation, InvalidInputError
 from batchyard.training import events
-from batchyard.v1 import models_pb2, spec_pb2, training_pb2
+from batchyard.v1 import models_pb2, recalibration_pb2, spec_pb2, training_pb2
 
 _PHASES: Mapping[str | None, training_pb2.Progress.Phase.ValueType] = {
     "loading": training_pb2.Progress.LOADING,
@@ -178,7 +179,13 @@ def model_version(given: records.ModelVersion) -> models_pb2.ModelVersion:
         sources=manifest.sources,
         certificate_samples=manifest.certificate_samples,
         evaluated_samples=manifest.evaluated.samples,
+        recalibration=recalibration(manifest.recalibration),
     )
+
+
+def recalibration(given: RecalibrationRecord | None) -> recalibration_pb2.Recalibration | None:
+    """How a recalibrated version came about."""
+    return None if given is None else recalibration_pb2.Recalibration(**vars(given))
 
 
 def served_models(given: Collection[records.ServedModel]) -> models_pb2.WatchServedModelsResponse:

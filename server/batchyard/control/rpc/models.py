@@ -7,18 +7,20 @@ from typing import Any
 
 from batchyard.control import names
 from batchyard.control.exchange import Exchange
+from batchyard.control.recalibration import Recalibration
 from batchyard.control.registry import Registry
-from batchyard.control.rpc import convert, convert_exchange
-from batchyard.v1 import exchange_pb2, models_pb2_grpc
+from batchyard.control.rpc import convert, convert_exchange, convert_recalibration
+from batchyard.v1 import exchange_pb2, models_pb2_grpc, recalibration_pb2
 from batchyard.v1 import models_pb2 as pb
 
 
 class ModelServicer(models_pb2_grpc.ModelServiceServicer):
     """Each method converts, calls once and converts back."""
 
-    def __init__(self, registry: Registry, exchange: Exchange) -> None:
+    def __init__(self, registry: Registry, exchange: Exchange, recalibration: Recalibration) -> None:
         self._registry = registry
         self._exchange = exchange
+        self._recalibration = recalibration
 
     async def GetModel(self, request: pb.GetModelRequest, context: Any) -> pb.Model:  # noqa: N802, D102
         return convert.model(await self._registry.get_model(names.parse_model(request.name)))
@@ -60,6 +62,14 @@ class ModelServicer(models_pb2_grpc.ModelServiceServicer):
     async def CreateEnsemble(self, request: exchange_pb2.CreateEnsembleRequest, context: Any) -> pb.ModelVersion:  # noqa: N802, D102
         members = [names.parse_version(member, f"members[{i}]") for i, member in enumerate(request.members)]
         return convert.model_version(await self._exchange.create_ensemble(request.model, request.alias, members))
+
+    async def RecalibrateModel(  # noqa: N802, D102
+        self, requests: AsyncIterator[recalibration_pb2.RecalibrateModelRequest], context: Any
+    ) -> pb.ModelVersion:
+        spec = await convert_recalibration.spec(requests)
+        model, which = names.parse_version(spec.name, "spec.name")
+        parts = convert_recalibration.parts(requests)
+        return convert.model_version(await self._recalibration.recalibrate(model, which, spec.prior, parts))
 
     async def WatchServedModels(  # noqa: N802, D102
         self, request: pb.WatchServedModelsRequest, context: Any

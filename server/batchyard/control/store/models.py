@@ -101,4 +101,4 @@ def _version(row: Row[Any]) -> ModelVersion:
 
 def _without_statistics(manifest: Manifest) -> Manifest:
     report = tuple(dataclasses.replace(entry, beta=(), gamma=()) for entry in manifest.fold_report)
-    return dataclasses.replace(manifest, fold_report=report)
+    return dataclasses.replace(manifest, fold_report=report, probe=None)
