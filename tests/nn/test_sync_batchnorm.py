@@ -263,7 +263,7 @@ def test_gradients_are_those_of_finite_differences(workers: Any) -> None:
 
 
 def in_sub_groups(rank: int, xs: list[Tensor], size: int) -> Tensor:
-    model = convert_sync_batchnorm(nn.Sequential(nn.BatchNorm2d(3)), sync_group(size))
+    model = convert_sync_batchnorm(nn.Sequential(nn.BatchNorm2d(3)), sync_group_size=size)
     y: Tensor = model(xs[rank]).detach()
     return y
 
@@ -306,3 +306,5 @@ def test_bad_settings_and_inputs_are_refused_with_what_was_given() -> None:
         SyncBatchNorm(3, ghost_size=0)
     with pytest.raises(ValueError, match="does not divide 1 workers"):
         sync_group(2)
+    with pytest.raises(ValueError, match="a sync group of 3"):
+        convert_sync_batchnorm(nn.BatchNorm1d(3), sync_group_size=3)

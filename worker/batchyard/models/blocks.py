@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from batchyard.models.plan import Layers, Plan
+from batchyard.nn import run_together
 
 
 def convolution(plan: Plan, number: int, inputs: int, outputs: int, kernel: int, stride: int = 1) -> Layers:
@@ -33,6 +34,8 @@ def chain(plan: Plan, inputs: int, *stages: tuple[int, int, int]) -> Layers:
 class Branches(nn.Module):
     """Networks side by side on one input [N, C, H, W], their outputs concatenated along the channels.
 
+    Over several workers their normalisations at equal depth share one collective.
+
     Args:
         branches: by name; each is its layers in order, all of which halve the image or none does.
     """
@@ -44,4 +47,4 @@ class Branches(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, sum of the branches' channels, H', W']."""
-        return torch.cat([branch(x) for branch in self.children()], 1)
+        return torch.cat(run_together(self.children(), x), 1)

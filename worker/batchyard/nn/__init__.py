@@ -14,6 +14,7 @@ from batchyard.nn.input_normalization import InputNormalization
 from batchyard.nn.normalizers import normalizer, placement
 from batchyard.nn.population import population_statistics
 from batchyard.nn.sync_batchnorm import SyncBatchNorm
+from batchyard.nn.together import normalize_together, run_together
 
 __all__ = [
     "ActivationStats",
@@ -32,8 +33,10 @@ __all__ = [
     "convert_sync_batchnorm",
     "fold",
     "layer_probe",
+    "normalize_together",
     "normalizer",
     "placement",
     "population_statistics",
+    "run_together",
     "sync_group",
 ]

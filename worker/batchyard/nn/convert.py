@@ -18,17 +18,27 @@ CONVERTED = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 def convert_sync_batchnorm(
-    module: nn.Module, process_group: dist.ProcessGroup | None = None, *, ghost_size: int | None = None
+    module: nn.Module,
+    process_group: dist.ProcessGroup | None = None,
+    *,
+    sync_group_size: int | None = None,
+    ghost_size: int | None = None,
 ) -> nn.Module:
     """Replaces, in place, every nn.BatchNorm below `module` by a SyncBatchNorm over `process_group` (None: all).
 
     Parameters and buffers are taken over as they are, so that optimisers and tied weights stay valid; a BN that is used
     in several places is replaced by one that is. Normalisations of this library stay and get the group. `ghost_size` is
-    that of SyncBatchNorm.
+    that of SyncBatchNorm. With `sync_group_size` batches are shared by that many consecutive ranks, instead of by
+    `process_group`: a collective call (see `sync_group`).
 
     Returns `module`, or its replacement where it is a BN itself. Raises TypeError for a lazy BN or a subclass of
-    nn.BatchNorm, whose own forward would be lost.
+    nn.BatchNorm, whose own forward would be lost, and ValueError for both a group and a size, or a size that does not
+    divide the number of workers.
     """
+    if sync_group_size is not None:
+        if process_group is not None:
+            raise ValueError("both process_group and sync_group_size were given; give the one that says who shares")
+        process_group = sync_group(sync_group_size)
 
     def adopt(own: SyncBatchNorm | ZCAWhitening) -> None:
         own.process_group = process_group

@@ -78,7 +78,7 @@ class SyncBatchNorm(_BatchNorm):
         """
         if outcome is not None:
             return self._taken_in(outcome)
-        self.check_shape(input)
+        self._check_shape(input)
         running = self._running() if self.track_running_stats else None
         return self._in_training(input, running) if self.training else self._with_fixed_statistics(input, running)
 
@@ -86,7 +86,7 @@ class SyncBatchNorm(_BatchNorm):
         if self.ghost_size is not None:
             return self._in_ghost_batches(x, running, self.ghost_size)
         if world_size(self.process_group) > 1:
-            (outcome,) = normalizing()([self.branch(x)], self.process_group)
+            (outcome,) = _normalizing()([self.branch(x)], self.process_group)
             return self._taken_in(outcome)
         if running is None:
             return F.batch_norm(x, None, None, self.weight, self.bias, True, 0.0, self.eps)
@@ -94,8 +94,7 @@ class SyncBatchNorm(_BatchNorm):
             return self._alone_on_cpu(x, running, self.momentum)
         return self._alone_on_device(x, running)
 
-    def check_shape(self, input: Tensor) -> None:  # noqa: A002
-        """Raises ValueError unless `input` is (N, C, ...)."""
+    def _check_shape(self, input: Tensor) -> None:  # noqa: A002
         if input.dim() < 2 or input.shape[1] != self.num_features:
             raise ValueError(
                 f"{type(self).__name__} got an input of shape {list(input.shape)}; "
@@ -103,7 +102,8 @@ class SyncBatchNorm(_BatchNorm):
             )
 
     def branch(self, x: Tensor) -> Branch:
-        """What this layer asks of a normalisation over several workers."""
+        """What this layer asks of a normalisation over several workers. Raises ValueError for a wrong shape."""
+        self._check_shape(x)
         return Branch(x, self._parameters["weight"], self._parameters["bias"], self.eps)
 
     def _running(self) -> Running:
@@ -186,7 +186,7 @@ class SyncBatchNorm(_BatchNorm):
         return copied
 
 
-def normalizing() -> Callable[[Sequence[Branch], dist.ProcessGroup | None], list[Outcome]]:
+def _normalizing() -> Callable[[Sequence[Branch], dist.ProcessGroup | None], list[Outcome]]:
     """`synced_batch_norms`; in a compiled network one that the graph breaks at."""
     return _uncompiled() if torch.compiler.is_compiling() else synced_batch_norms
 
