@@ -48,7 +48,8 @@ async def test_reflection_lists_and_describes_every_service(mnist: Serving) -> N
     call = stub.ServerReflectionInfo(iter([ask(list_services=""), ask(file_containing_symbol=SERVICE_NAME)]))
     listed, described = [response async for response in call]
     names = {service.name for service in listed.list_services_response.service}
-    assert names == {SERVICE_NAME, "grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection"}
+    standard = {"grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection"}
+    assert names == {SERVICE_NAME, "batchyard.v1.ShiftService", *standard}
     files = [
         descriptor_pb2.FileDescriptorProto.FromString(packed)
         for packed in described.file_descriptor_response.file_descriptor_proto

@@ -19,18 +19,25 @@ from batchyard.oip.contract import FILES
 from batchyard.serving import transport
 from batchyard.serving.follower import Follower
 from batchyard.serving.loading import Loader
+from batchyard.serving.log_settings import LogSettings
 from batchyard.serving.metrics import Metrics
+from batchyard.serving.model_control import ModelControl
 from batchyard.serving.oip import OpenInference, extensions_of
 from batchyard.serving.oip.discovery import Discovery
 from batchyard.serving.oip.infer import Inference
+from batchyard.serving.oip.logs import Logging
+from batchyard.serving.oip.model_control import RepositoryControl
 from batchyard.serving.oip.shared_memory import CudaSharedMemory, SystemSharedMemory
+from batchyard.serving.oip.statistics import Statistics
 from batchyard.serving.oip.stream import StreamInference
+from batchyard.serving.oip.trace import TraceSettings
 from batchyard.serving.repository import Repository
 from batchyard.serving.settings import Settings
 from batchyard.serving.shared_memory import SharedMemory
 from batchyard.serving.shift_service import ShiftServicer
 from batchyard.serving.shift_watch import ShiftWatch
 from batchyard.serving.state import StateFile
+from batchyard.serving.tracing import Tracing
 from batchyard.serving.web import Web
 from batchyard.v1 import shift_pb2, shift_pb2_grpc
 
@@ -48,7 +55,10 @@ class InferencePlane:
         loader = Loader(settings.cache, settings.engines)
         self._shift = ShiftWatch(settings.shift_sample_rate, settings.cache)
         self.repository = Repository(loader, settings.limits, self.metrics, cores, self._shift)
+        self._model_control = ModelControl(self.repository, self._tell_health)
         self.shared_memory = SharedMemory(settings.shared_memory)
+        self._tracing = Tracing(settings.trace_dir)
+        self._log_settings = LogSettings(logging.getLogger())
         self.transport = transport.choose(settings.transport, settings.security)
         self._server = transport.make_server(self.transport, self._interceptors(), settings.max_message_bytes)
         add_servicer(OpenInference(self._parts()), self._server)
@@ -56,7 +66,7 @@ class InferencePlane:
         self._health = add_standard_services(self._server, (*FILES, shift_pb2.DESCRIPTOR))
         self._web = Web(self.metrics, self.repository, settings.security)
         state = StateFile(settings.cache)
-        self._follower = Follower(settings.control, self.repository, state, self.metrics, self._tell_health)
+        self._follower = Follower(settings.control, self.repository, state, self.metrics, self._model_control.apply)
         self._following: asyncio.Task[None] | None = None
         self.grpc_address = ""
         """HOST:PORT once started."""
@@ -99,17 +109,23 @@ class InferencePlane:
         await self._web.stop()
         await self.repository.close()
         self.shared_memory.unregister("")
+        await asyncio.to_thread(self._tracing.close)
+        self._log_settings.close()
         await asyncio.to_thread(self._shift.close)
 
     def _parts(self) -> Iterable[object]:
         """What answers the protocol's methods."""
         settings, repository = self._settings, self.repository
-        inference = Inference(repository, self.metrics, self.shared_memory)
+        inference = Inference(repository, self.metrics, self.shared_memory, self._tracing)
         yield inference
         yield StreamInference(inference.ModelInfer)
         yield Discovery(repository, metadata.version("batchyard"), extensions_of(settings))
         yield SystemSharedMemory(self.shared_memory)
         yield CudaSharedMemory()
+        yield Statistics(repository)
+        yield RepositoryControl(self._model_control, settings.model_control)
+        yield TraceSettings(self._tracing, repository)
+        yield Logging(self._log_settings)
 
     def _interceptors(self) -> list[Any]:
         tokens = [TokenInterceptor(self._settings.security)] if self._settings.security.token else []

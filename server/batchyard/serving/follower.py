@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import grpc
@@ -36,14 +36,14 @@ class Follower:
         repository: Repository,
         state: StateFile,
         metrics: Metrics,
-        on_change: Callable[[], Awaitable[None]],
+        apply: Callable[[Sequence[WantedModel]], Awaitable[None]],
     ) -> None:
-        """`on_change` is awaited after each change of what is served."""
+        """`apply` makes the repository serve what is wanted."""
         self._control = control
         self._repository = repository
         self._state = state
         self._metrics = metrics
-        self._on_change = on_change
+        self._apply_models = apply
         self._wanted: tuple[WantedModel, ...] | None = None
         self._told = asyncio.Event()
 
@@ -61,8 +61,7 @@ class Follower:
         log.info(
             "starting from what was served last: %s", ", ".join(model.name for model in state.serving) or "nothing"
         )
-        await self._repository.apply(state.serving)
-        await self._on_change()
+        await self._apply_models(state.serving)
         self._wanted = state.wanted
         self._told.set()
 
@@ -82,8 +81,7 @@ class Follower:
             await self._apply(self._wanted or ())
 
     async def _apply(self, wanted: tuple[WantedModel, ...]) -> None:
-        await self._repository.apply(wanted)
-        await self._on_change()
+        await self._apply_models(wanted)
         try:
             await asyncio.to_thread(self._state.write, State(serving=tuple(self._repository.serving), wanted=wanted))
         except OSError as error:

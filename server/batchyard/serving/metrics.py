@@ -7,6 +7,7 @@ request. A version's series exist while it is served and go with it.
 
 from __future__ import annotations
 
+import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 
@@ -54,6 +55,16 @@ class Histogram:
         return cumulated
 
 
+class Batches:
+    """Batches of one size."""
+
+    __slots__ = ("count", "seconds")
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.seconds = 0.0
+
+
 class VersionMetrics:
     """What one served version counts."""
 
@@ -62,18 +73,39 @@ class VersionMetrics:
         self.requests = 0
         self.rows = 0
         self.failures: dict[str, int] = {}
+        self.failed_seconds = 0.0
         self.request_seconds = Histogram(SECONDS)
         self.queue_seconds = Histogram(SECONDS)
         self.engine_seconds = Histogram(SECONDS)
-        self.batch_rows = Histogram(ROWS)
+        self.batches: dict[int, Batches] = {}
+        """Rows of a batch -> the batches that had so many."""
+        self.compute_seconds = 0.0
+        """Each request's batch in the engine, all requests together."""
+        self.last_batch = 0.0
+        """Seconds since the epoch when a batch ended; 0: none has."""
         self.queued_rows: Callable[[], int] = lambda: 0
         self.shift: Callable[[], ShiftReport] | None = None
         """Tells the shift of live data; None: nobody measures it."""
 
-    def batch_ran(self, rows: int, seconds: float) -> None:
-        """The engine took `seconds` for a batch of `rows`."""
-        self.batch_rows.observe(rows)
+    def batch_ran(self, rows: int, seconds: float, requests: int = 1) -> None:
+        """The engine took `seconds` for a batch of `rows`, those of so many `requests`."""
         self.engine_seconds.observe(seconds)
+        batches = self.batches.get(rows)
+        if batches is None:
+            batches = self.batches[rows] = Batches()
+        batches.count += 1
+        batches.seconds += seconds
+        self.compute_seconds += requests * seconds
+        self.last_batch = time.time()
+
+    @property
+    def batch_rows(self) -> Histogram:
+        """The batches by their rows."""
+        histogram = Histogram(ROWS)
+        for rows, batches in self.batches.items():
+            histogram.counts[bisect_left(ROWS, rows)] += batches.count
+            histogram.total += rows * batches.count
+        return histogram
 
     def request_waited(self, seconds: float) -> None:
         """A request left the queue for the engine after `seconds`."""
@@ -85,9 +117,10 @@ class VersionMetrics:
         self.rows += rows
         self.request_seconds.observe(seconds)
 
-    def failed(self, code: str) -> None:
-        """A request was answered with this gRPC code instead."""
+    def failed(self, code: str, seconds: float = 0.0) -> None:
+        """A request was answered with this gRPC code instead, `seconds` after it was read."""
         self.requests += 1
+        self.failed_seconds += seconds
         self.failures[code] = self.failures.get(code, 0) + 1
 
 

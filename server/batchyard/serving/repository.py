@@ -36,7 +36,8 @@ class Repository:
         self._routes: dict[tuple[str, str], ServedVersion] = {}
         self._informed = False
         self._applying = asyncio.Lock()
-        self._closing: set[asyncio.Task[None]] = set()
+        self._withheld: frozenset[str] = frozenset()
+        self._closing: dict[asyncio.Task[None], ServedVersion] = {}
 
     def resolve(self, name: str, version: str) -> ServedVersion:
         """The version that answers to `name` ("mnist" or "mnist@alias") and `version` ("" or a number).
@@ -52,6 +53,16 @@ class Repository:
         """Numbers of the served versions of a model, rising."""
         model = self._models.get(name.partition("@")[0])
         return [str(number) for number in sorted(model.versions)] if model else []
+
+    def served_versions(self, name: str = "") -> list[ServedVersion]:
+        """The versions of one model that are served, or of all."""
+        models = [self._models[name]] if name in self._models else [] if name else self._models.values()
+        return [served for model in models for _, served in sorted(model.versions.items())]
+
+    @property
+    def closing(self) -> list[tuple[str, int]]:
+        """Models and versions that take no more requests and answer those that they have."""
+        return [(served.name, served.wanted.version) for served in self._closing.values()]
 
     @property
     def informed(self) -> bool:
@@ -75,14 +86,14 @@ class Repository:
         """What is served now, in the terms of what was wanted."""
         return [model.as_wanted() for model in self._models.values()]
 
-    async def apply(self, wanted: Sequence[WantedModel]) -> None:
+    async def apply(self, wanted: Sequence[WantedModel], withheld: frozenset[str] = frozenset()) -> None:
         """Serves what is wanted: loads what is missing, swaps names over, lets go of the rest once it has drained.
 
         A version that cannot be loaded is tried again at the next call; until then the names that should be its own
-        stay with the version that has them.
+        stay with the version that has them. `withheld`: models that would be wanted if no client had unloaded them.
         """
         async with self._applying:
-            self._wanted = {model.name: model for model in wanted}
+            self._wanted, self._withheld = {model.name: model for model in wanted}, withheld
             for model in wanted:
                 await self._apply_model(model)
             for name in self._models.keys() - self._wanted.keys():
@@ -151,8 +162,8 @@ class Repository:
     def _retire(self, versions: Iterable[ServedVersion]) -> None:
         for served in versions:
             task = asyncio.get_running_loop().create_task(self._close(served))
-            self._closing.add(task)
-            task.add_done_callback(self._closing.discard)
+            self._closing[task] = served
+            task.add_done_callback(self._closing.pop)
 
     async def _close(self, served: ServedVersion) -> None:
         await served.close()
@@ -164,6 +175,8 @@ class Repository:
         wanted = self._wanted.get(base)
         if wanted is not None:
             return why_nobody_answers(wanted, self._models.get(base), name, version)
+        if base in self._withheld:
+            return UnavailableError(f"model {base!r} was unloaded from this server by a client", reason="UNLOADED")
         if not self._informed:
             return UnavailableError("no model is loaded yet: still starting", reason="STARTING")
         known = ", ".join(sorted(self._wanted)[:10]) or "none"

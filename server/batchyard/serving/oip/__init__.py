@@ -27,6 +27,10 @@ class OpenInference:
 
 def extensions_of(settings: Settings) -> Iterator[str]:
     """The protocol's names of the extensions that a server with these settings has."""
-    yield from ("classification",)
+    yield from ("classification", "model_configuration", "schedule_policy", "statistics", "logging")
+    if settings.model_control == "explicit":
+        yield from ("model_repository", "model_repository(unload_dependents)")
     if settings.shared_memory:
         yield "system_shared_memory"
+    if settings.trace_dir is not None:
+        yield "trace"

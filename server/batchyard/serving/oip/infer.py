@@ -15,6 +15,7 @@ from batchyard.serving.repository import Repository
 from batchyard.serving.request_queue import Scores
 from batchyard.serving.shared_memory import REGION, SharedMemory, Span, note_span, span_of
 from batchyard.serving.tensors import classify, read_rows, shown
+from batchyard.serving.tracing import Tracing
 
 NO_DEADLINE_SECONDS = 10_000_000.0
 """Transports give a huge number, or none, for a call without a deadline."""
@@ -23,30 +24,41 @@ NO_DEADLINE_SECONDS = 10_000_000.0
 class Inference:
     """ModelInfer over a repository."""
 
-    def __init__(self, repository: Repository, metrics: Metrics, shared_memory: SharedMemory) -> None:
+    def __init__(self, repository: Repository, metrics: Metrics, shared_memory: SharedMemory, tracing: Tracing) -> None:
         self._repository = repository
         self._metrics = metrics
         self._shared_memory = shared_memory
+        self._tracing = tracing
 
     async def ModelInfer(self, request: messages.ModelInferRequest, context: Any) -> messages.ModelInferResponse:
         """One inference. Raises the domain errors of reading, batching and resolving."""
         began = time.perf_counter()
         metrics = self._metrics.unknown
+        trace = None
         deadline = None
         try:
             served = self._repository.resolve(request.model_name, request.model_version)
             metrics = served.metrics
+            if self._tracing.active:
+                trace = self._tracing.begin(served.name, served.version, request.id)
             wish = read_wish(request, served, self._shared_memory) if request.outputs else PLAIN
             rows = read_rows(request, served.input_spec, self._shared_memory)
+            if trace is not None:
+                trace.mark("QUEUE_START")
             deadline = deadline_of(request, context)
             scores = await served.infer(rows, deadline)
+            if trace is not None:
+                trace.mark("COMPUTE_END")
             response = self._respond(request, served, scores, wish)
         except asyncio.CancelledError:
             metrics.failed("DEADLINE_EXCEEDED" if _has_passed(deadline) else "CANCELLED")
             raise
         except Exception as error:
-            metrics.failed(code_of(error).name)
+            metrics.failed(code_of(error).name, time.perf_counter() - began)
             raise
+        finally:
+            if trace is not None:
+                trace.end()
         metrics.answered(len(scores), time.perf_counter() - began)
         return response
 
