@@ -9,6 +9,7 @@ import click
 
 from batchyard.cli import failures
 from batchyard.cli.engines import engines
+from batchyard.cli.exchange import ensemble, export_, import_
 from batchyard.cli.jobs import job, jobs, submit
 from batchyard.cli.models import alias, model, models
 from batchyard.cli.predict import predict
@@ -58,6 +59,8 @@ def batchyard() -> None:
 model.add_command(shift)
 model.add_command(engines)
 model.add_command(recalibrate)
+for _command in (export_, import_, ensemble):
+    model.add_command(_command)
 for _command in (up, down, status, submit, jobs, job, models, model, alias, predict):
     batchyard.add_command(_command)
 

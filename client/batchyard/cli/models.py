@@ -97,6 +97,13 @@ def _versions(client: Client, model: Model, limit: int) -> list[ModelVersion]:
     return list(islice(client.versions(model.name), limit))
 
 
+def version_name(client: Client, given: str) -> str:
+    """The resource name for MODEL (its latest version), MODEL@ALIAS or MODEL/VERSION."""
+    model = client.model(given.partition("@")[0].partition("/")[0])
+    name = _version_name(given, model)
+    return name if name.startswith("models/") else f"models/{name}"
+
+
 def _version_name(given: str, model: Model) -> str:
     """The resource name for MODEL, MODEL@ALIAS or MODEL/VERSION."""
     if "@" in given:
@@ -115,6 +122,12 @@ def _aliases(model: Model, version: ModelVersion) -> list[str]:
     return sorted(name for name, number in model.aliases.items() if number == _number(version))
 
 
+def _accuracy(version: ModelVersion) -> str:
+    """Empty where nobody has measured it."""
+    measured = version.evaluated_samples or version.training_job
+    return share(version.accuracy_unfolded) if measured else ""
+
+
 def _certificate(version: ModelVersion) -> str:
     proof = version.certificate
     verdict = "" if proof.passed else " NOT PASSED"
@@ -126,10 +139,10 @@ def _row(model: Model, version: ModelVersion) -> tuple[str, ...]:
         model.name.removeprefix("models/"),
         str(_number(version)),
         ", ".join(_aliases(model, version)) or ABSENT,
-        share(version.accuracy_unfolded),
+        _accuracy(version) or ABSENT,
         _certificate(version),
-        version.dataset,
-        version.training_job.removeprefix("trainingJobs/"),
+        version.dataset or ABSENT,
+        version.training_job.removeprefix("trainingJobs/") or version.origin,
         when(version.create_time),
     )
 
@@ -137,6 +150,7 @@ def _row(model: Model, version: ModelVersion) -> tuple[str, ...]:
 def _facts(model: Model, version: ModelVersion) -> list[tuple[str, str]]:
     proof = version.certificate
     verdict = "passed" if proof.passed else "NOT passed: no inference plane serves it"
+    kind = version.certificate_samples
     return [
         ("model", model.name.removeprefix("models/")),
         ("version", str(_number(version))),
@@ -144,12 +158,14 @@ def _facts(model: Model, version: ModelVersion) -> list[tuple[str, str]]:
         ("created", when(version.create_time)),
         ("job", version.training_job.removeprefix("trainingJobs/")),
         ("architecture", f"{version.architecture}, {version.parameter_count:,} parameters"),
-        ("dataset", f"{version.dataset} (sha256 {version.dataset_sha256[:12]})"),
+        ("origin", version.origin),
+        ("made from", ", ".join(name.removeprefix("models/").replace("/versions/", "/") for name in version.sources)),
+        ("dataset", version.dataset and f"{version.dataset} (sha256 {version.dataset_sha256[:12]})"),
         ("classes", ", ".join(version.classes)),
-        ("accuracy before folding", share(version.accuracy_unfolded)),
+        ("accuracy before folding", _accuracy(version)),
         ("population statistics", version.population_statistics),
         ("certificate", f"{verdict}; largest error {proof.max_error:.3g}, allowed {proof.bound:.3g}, "
-                        f"{proof.samples:,} samples"),
+                        f"{proof.samples:,} {f'{kind} ' if kind else ''}samples"),
         *((f"input {t.name}", f"{t.datatype} {list(t.shape)}") for t in version.inputs),
         *((f"output {t.name}", f"{t.datatype} {list(t.shape)}") for t in version.outputs),
         ("artifact", version.artifact_uri),

@@ -15,6 +15,7 @@ from batchyard.client import errors
 from batchyard.client.calls import Caller
 from batchyard.client.channel import open_channel
 from batchyard.client.events import Detail, Event
+from batchyard.client.exchange import Exchange
 from batchyard.client.hints import CONTROL_HINTS, INFERENCE_HINTS
 from batchyard.client.inference import Inference, InferResult, Prediction
 from batchyard.client.job_file import read_job
@@ -78,6 +79,8 @@ class Client:
 
         channel, self._control = connect(control, "control plane", CONTROL_HINTS)
         self._training, self._models = TrainingServiceStub(channel), ModelServiceStub(channel)
+        self.exchange = Exchange(self._models, self._control)
+        """Export, import and ensembles of model versions."""
         self._health = health_pb2_grpc.HealthStub(channel)
         self.inference = Inference(*connect(inference, "inference plane", INFERENCE_HINTS))
 

@@ -4,6 +4,7 @@ BatchyardError
 ├── ConfigurationError        an address, a token file or a certificate cannot be used
 ├── JobFileError              a job file cannot be read or is not a job spec; carries field violations
 ├── TensorError               an array cannot be sent, or an answer cannot be read
+├── TransferError             a file of an import or export cannot be read or written, or arrived damaged
 ├── WaitTimeoutError          wait() gave up before the job had ended; also a TimeoutError
 └── RpcError                  the service answered with an error, or did not answer; carries google.rpc details
     ├── InvalidRequestError     INVALID_ARGUMENT; carries field violations
@@ -62,6 +63,10 @@ class JobFileError(BatchyardError):
 
 class TensorError(BatchyardError):
     """An array cannot be sent, or an answer cannot be read."""
+
+
+class TransferError(BatchyardError):
+    """A file of an import or export cannot be read or written, or arrived damaged."""
 
 
 class WaitTimeoutError(BatchyardError, TimeoutError):

@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Hashable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from google.protobuf.descriptor import FieldDescriptor
@@ -18,6 +18,8 @@ from google.protobuf.message import Message
 
 from batchyard.client.errors import FieldViolation, JobFileError
 from batchyard.v1.spec_pb2 import TrainingJobSpec
+
+M = TypeVar("M", bound=Message)
 
 _HINT = "Correct the job file; the README and examples/ show every key."
 
@@ -44,12 +46,25 @@ def read_job(
     name, mapping = _load(source)
     for path, text in overrides:
         mapping = _override(mapping, path, text)
-    spec = TrainingJobSpec()
+    return _read(TrainingJobSpec(), mapping, name)
+
+
+def read_message(message: M, source: Mapping[str, Any] | str | os.PathLike[str]) -> M:
+    """`message` filled from a nested mapping, the path of a YAML file or YAML text, as `read_job` reads a job.
+
+    Raises:
+        JobFileError: as read_job.
+    """
+    name, mapping = _load(source)
+    return _read(message, mapping, name)
+
+
+def _read(message: M, mapping: Any, name: str) -> M:
     problems: list[FieldViolation] = []
-    _fill(spec, mapping, "", problems)
+    _fill(message, mapping, "", problems)
     if problems:
         raise JobFileError(f"{name}: {'; '.join(map(str, problems))}", violations=problems, hint=_HINT)
-    return spec
+    return message
 
 
 def parse_yaml(text: str, name: str) -> Any:

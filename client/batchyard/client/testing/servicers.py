@@ -14,7 +14,7 @@ from batchyard.client.events import ENDED
 from batchyard.client.tensors import make_request, read_outputs
 from batchyard.client.testing.details import abort, find, page_of
 from batchyard.oip import messages
-from batchyard.v1 import models_pb2, models_pb2_grpc, shift_pb2_grpc, training_pb2, training_pb2_grpc
+from batchyard.v1 import exchange_pb2, models_pb2, models_pb2_grpc, shift_pb2_grpc, training_pb2, training_pb2_grpc
 from batchyard.v1.models_pb2 import Model, ModelVersion
 from batchyard.v1.shift_pb2 import ModelShift, SampledInputs
 from batchyard.v1.training_pb2 import StateChange, TrainingJob, WatchTrainingJobResponse
@@ -106,6 +106,18 @@ class ModelsServicer(models_pb2_grpc.ModelServiceServicer):
         version.recalibration.prior = spec.prior
         self._fake.add_version(version)
         return version
+
+    def ExportModelVersion(self, request: Any, context: Any) -> Iterator[exchange_pb2.ExportModelVersionResponse]:
+        """UNIMPLEMENTED: there are no artifacts."""
+        abort(context, grpc.StatusCode.UNIMPLEMENTED, "the fake service has no artifacts to export")
+
+    def ImportModelVersion(self, request: Any, context: Any) -> ModelVersion:
+        """UNIMPLEMENTED: nothing is folded here."""
+        abort(context, grpc.StatusCode.UNIMPLEMENTED, "the fake service folds no networks")
+
+    def CreateEnsemble(self, request: Any, context: Any) -> ModelVersion:
+        """UNIMPLEMENTED: nothing is folded here."""
+        abort(context, grpc.StatusCode.UNIMPLEMENTED, "the fake service folds no networks")
 
     def WatchServedModels(self, request: Any, context: Any) -> Iterator[models_pb2.WatchServedModelsResponse]:
         """UNIMPLEMENTED: inference planes follow the real thing."""
