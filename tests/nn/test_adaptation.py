@@ -1,4 +1,4 @@
-"""adapt_statistics against equation 1 computed by hand, layer after layer."""
+"""adapt_statistics against the rule of Schneider et al. 2020, computed by hand, layer after layer."""
 
 from __future__ import annotations
 

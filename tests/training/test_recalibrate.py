@@ -93,7 +93,9 @@ def test_a_recalibrated_version_knows_its_source_and_is_right_where_the_source_w
     assert accuracy(recalibrated[0], dark) > 0.85
 
 
-def test_its_statistics_are_those_of_equation_1(source: tuple[Path, str], recalibrated: tuple[Path, str]) -> None:
+def test_its_statistics_are_the_weighted_mean_of_old_and_new(
+    source: tuple[Path, str], recalibrated: tuple[Path, str]
+) -> None:
     expected, found = rebuild(source[0], verify(*source)), rebuild(recalibrated[0], verify(*recalibrated))
     adapt_statistics(expected, torch.from_numpy(darker(DIGITS.train.images[:400])), 8.0)
     for name, value in found.state_dict().items():

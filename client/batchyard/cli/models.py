@@ -147,6 +147,11 @@ def _row(model: Model, version: ModelVersion) -> tuple[str, ...]:
     )
 
 
+def _recalibration(version: ModelVersion) -> str:
+    made = version.recalibration
+    return f"{made.samples:,} unlabelled inputs, a prior of {made.prior:g} samples" if made.samples else ""
+
+
 def _facts(model: Model, version: ModelVersion) -> list[tuple[str, str]]:
     proof = version.certificate
     verdict = "passed" if proof.passed else "NOT passed: no inference plane serves it"
@@ -160,6 +165,7 @@ def _facts(model: Model, version: ModelVersion) -> list[tuple[str, str]]:
         ("architecture", f"{version.architecture}, {version.parameter_count:,} parameters"),
         ("origin", version.origin),
         ("made from", ", ".join(name.removeprefix("models/").replace("/versions/", "/") for name in version.sources)),
+        ("recalibrated with", _recalibration(version)),
         ("dataset", version.dataset and f"{version.dataset} (sha256 {version.dataset_sha256[:12]})"),
         ("classes", ", ".join(version.classes)),
         ("accuracy before folding", _accuracy(version)),

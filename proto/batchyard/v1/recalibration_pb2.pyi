@@ -64,7 +64,7 @@ class RecalibrationSpec(_message.Message):
     """models/{model}/versions/{n}, or models/{model}@{alias}: the version to start from. It does not change."""
     prior: _builtins.float
     """How many samples the version's own statistics count as: statistics = (prior * own + n * new) / (prior + n). 0 or
-    more; 0 takes the new ones alone. Source: Schneider et al. 2020, arXiv 2006.16971, equation 1.
+    more; 0 takes the new ones alone. Source: Schneider et al. 2020, arXiv 2006.16971.
     """
     def __init__(
         self,

@@ -17,7 +17,7 @@ def adapt_statistics(model: nn.Module, inputs: Tensor, prior: float) -> tuple[st
     """Moves the running statistics of every BN towards those of `inputs`; returns the names of the layers moved.
 
     With n inputs, running_mean <- (prior * running_mean + n * mean) / (prior + n), and the same with the variance:
-    equation 1 of Schneider et al. 2020, "Improving robustness against common corruptions by covariate shift
+    the rule of Schneider et al. 2020, "Improving robustness against common corruptions by covariate shift
     adaptation" (arXiv 2006.16971). Each layer's new statistics are of what it reads once the layers before it have
     theirs, in one forward pass of all inputs. The model runs in evaluation mode, and is in its own mode afterwards.
 
