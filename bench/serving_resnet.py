@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -70,7 +71,8 @@ def publish(uri: Path, model: nn.Module, name: str) -> str:
 
 
 def eager(model: nn.Module, rows: int) -> Callable[[], object]:
-    """One batch through the unfolded network."""
+    """One batch through the unfolded network, on all cores."""
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
     images = torch.tensor(pixels(rows).reshape(-1, *IMAGE))
 
     def call() -> object:
@@ -81,8 +83,10 @@ def eager(model: nn.Module, rows: int) -> Callable[[], object]:
 
 
 @contextmanager
-def chosen_engine(artifact: Path, sha256: str, name: str, cache: Path, rows: int) -> Iterator[Callable[[], object]]:
-    """One batch through the engine that our plane chooses, in this process."""
+def chosen_engine(
+    artifact: Path, sha256: str, name: str, cache: Path, rows: int
+) -> Iterator[tuple[str, Callable[[], object]]]:
+    """The name of the engine that our plane chooses, and one batch through it in this process."""
     from batchyard.serving.engines.catalogue import ENGINE_NAMES
     from batchyard.serving.loading import Loader, Wanted
     from batchyard.serving.settings import Limits
@@ -92,7 +96,7 @@ def chosen_engine(artifact: Path, sha256: str, name: str, cache: Path, rows: int
     loaded = asyncio.run(loader.load(wanted, Limits().max_batch))
     batch = pixels(rows).astype(np.float32)
     try:
-        yield lambda: loaded.engine.run(batch)
+        yield loaded.engine.name, lambda: loaded.engine.run(batch)
     finally:
         loaded.engine.close()
         loader.close()
