@@ -48,7 +48,7 @@ def test_promtool_accepts_the_configuration_and_the_rules() -> None:
     assert "prometheus.yml is valid prometheus config file syntax" in promtool("check", "config", "prometheus.yml")
     # Its files lie in the container; without --syntax-only promtool would look for them here.
     assert "is valid" in promtool("check", "config", "--syntax-only", "prometheus.tls.yml")
-    assert "8 rules found" in promtool("check", "rules", "rules.yml")
+    assert "9 rules found" in promtool("check", "rules", "rules.yml")
 
 
 def test_alerts_fire_when_they_should_and_only_then() -> None:

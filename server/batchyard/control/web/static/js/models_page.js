@@ -4,7 +4,7 @@ import { get } from "./api.js";
 import { el, fill } from "./dom.js";
 import * as format from "./format.js";
 import { statePill } from "./parts.js";
-import { versionDetails } from "./version.js";
+import { measured, versionDetails } from "./version.js";
 
 export async function modelsPage(main, _, { signal, onLink }) {
   document.title = "Models · Batchyard";
@@ -46,7 +46,7 @@ function versionRows(version, aliases) {
     el("td", { "data-label": "Version" }, el("strong", { text: number })),
     el("td", { "data-label": "Aliases" }, chips.length > 0 ? chips : "–"),
     el("td", { "data-label": "Certificate" }, statePill(passed ? "passed" : "not passed", passed ? "Passed" : "Not passed")),
-    el("td", { "data-label": "Accuracy" }, format.percent(version.accuracy_unfolded)),
+    el("td", { "data-label": "Accuracy" }, measured(version)),
     el("td", { "data-label": "Published" }, format.date(version.create_time)),
     el("td", { class: "right" }, toggle)), details];
 }

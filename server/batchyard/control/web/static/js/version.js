@@ -12,17 +12,29 @@ export function versionDetails(version) {
     report.length > 0 ? foldTable(report) : el("p", { class: "soft", text: "The network has no normalisation layer to fold." }));
 }
 
+/** Accuracy before folding; a version that was made without labels has none. */
+export function measured(version) {
+  const known = Number(version.evaluated_samples) > 0 || version.training_job;
+  return format.percent(known ? version.accuracy_unfolded : null);
+}
+
+function origin(version) {
+  if (!version.training_job) return ["Origin", [version.origin, ...version.sources.map((name) => name.split("/").filter((_, i) => i % 2).join(" / "))].join(" ← ")];
+  const id = format.id(version.training_job);
+  return ["Job", el("a", { href: `#/jobs/${encodeURIComponent(id)}`, text: id })];
+}
+
 function describe(version) {
   const [, model, , number] = version.name.split("/");
   return [
     ["Version", el("strong", { text: `${model} / ${number}` })],
-    ["Accuracy, held out", format.percent(version.accuracy_unfolded)],
+    ["Accuracy, held out", measured(version)],
     ["Parameters", format.integer(version.parameter_count)],
     ["Statistics", version.population_statistics],
     ["Input", signature(version.inputs)],
     ["Output", signature(version.outputs)],
     ["Published", format.date(version.create_time)],
-    ["Job", el("a", { href: `#/jobs/${encodeURIComponent(format.id(version.training_job))}`, text: format.id(version.training_job) })],
+    origin(version),
     ["Artifact", el("code", { text: version.artifact_uri })],
     ["Manifest", el("code", { text: version.manifest_sha256 })],
   ];
