@@ -82,10 +82,10 @@ def _part(spec: Mapping[str, Any], folder: Path, prefix: str, files: dict[str, b
 
 
 def _samples(network: Ensemble, folders: Sequence[Path]) -> Tensor:
-    """Of each member's samples an equal share."""
-    each = -(-CERTIFICATE_SAMPLES // len(folders))
-    inputs = torch.cat([torch.from_numpy(read_samples(folder).inputs[:each]) for folder in folders])
+    """Of all members' samples, spread evenly."""
+    inputs = torch.cat([torch.from_numpy(read_samples(folder).inputs) for folder in folders])
     inputs = torch.unique(inputs, dim=0)  # members of one dataset have the same samples
+    inputs = inputs[:: -(-len(inputs) // CERTIFICATE_SAMPLES)].contiguous()
     certain = decided(run_in_parts(network, inputs), inputs)
     if not len(certain):
         cause = "the ensemble decides for no class on any of its members' samples"
