@@ -84,11 +84,12 @@ def test_up_lives_in_a_session_of_its_own_and_logs_to_its_folder(run: Any, stand
 def test_up_hands_its_flags_on(run: Any, stand_in: Any, tmp_path: Path) -> None:
     stand_in("works")
     flags = ("--grpc", "127.0.0.1:0", "--workers", "3", "--datasets", "a", "--datasets", "b", "--executor", "local")
-    run("up", *flags, "--shift-sample-rate", "0", "--insecure")
+    opened = ("--shared-memory", "client-*", "--model-control", "explicit", "--trace-dir", "traces")
+    run("up", *flags, *opened, "--shift-sample-rate", "0", "--insecure")
     words = (tmp_path / "batchyard-data" / "control.log").read_text().splitlines()[0].removeprefix("arguments ")
     assert json.loads(words) == [
         "--grpc", "127.0.0.1:0", "--workers", "3", "--datasets", "a", "b", "--executor", "local",
-        "--shift-sample-rate", "0.0", "--insecure"
+        *opened, "--shift-sample-rate", "0.0", "--insecure"
     ]  # fmt: skip
 
 

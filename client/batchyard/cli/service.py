@@ -45,6 +45,21 @@ def _service_flags(command: Any) -> Any:
             type=click.FloatRange(0, 1),
             help="Share of the requests that covariate shift is measured on; 0: none [0.01].",
         ),
+        click.option(
+            "--shared-memory",
+            metavar="PATTERN",
+            help="Keys in /dev/shm that inference clients may register, such as 'client-*' [none].",
+        ),
+        click.option(
+            "--model-control",
+            type=click.Choice(["none", "explicit"]),
+            help="explicit: inference clients may load and unload models [none].",
+        ),
+        click.option(
+            "--trace-dir",
+            type=click.Path(file_okay=False),
+            help="Where inference clients may have traces written [nowhere].",
+        ),
         click.option("--executor", type=click.Choice(["ray", "local"]), help="What runs the workers [ray]."),
         click.option("--workers", type=click.IntRange(1), help="Workers that may run at once [the CPU cores]."),
         click.option("--datasets", multiple=True, type=click.Path(), help="A folder with data sets; may be repeated."),

@@ -72,6 +72,10 @@ def _parser() -> argparse.ArgumentParser:
         help="/metrics of the inference plane (%(default)s)")  # fmt: skip
     add("--shift-sample-rate", type=float, metavar="SHARE",
         help="share of its requests that covariate shift is measured on, 0 for none (default: its own)")  # fmt: skip
+    add("--shared-memory", metavar="PATTERN",
+        help="keys in /dev/shm that inference clients may register, such as 'client-*' (default: none)")  # fmt: skip
+    add("--model-control", choices=("none", "explicit"), help="explicit: inference clients may load and unload models")
+    add("--trace-dir", type=Path, metavar="DIR", help="where inference clients may have traces written")
     add("--executor", default="ray", choices=EXECUTORS, help="what runs the jobs (%(default)s)")
     add("--ray-address", metavar="ADDRESS", help="an existing Ray cluster (default: one of our own, on this machine)")
     add("--workers", type=int, metavar="N", help="most worker processes at once here (default: one per CPU core)")
@@ -95,6 +99,9 @@ def _settings(given: argparse.Namespace) -> Settings:
         inference_grpc=given.inference_grpc,
         inference_http=given.inference_http,
         shift_sample_rate=given.shift_sample_rate,
+        shared_memory=given.shared_memory,
+        model_control=given.model_control,
+        trace_dir=given.trace_dir,
         executor=given.executor,
         ray_address=given.ray_address,
         **({} if given.workers is None else {"workers": given.workers}),

@@ -52,6 +52,9 @@ class InferenceOptions:
     security: Security
     shift_sample_rate: float | None = None
     """None: its default."""
+    shared_memory: str | None = None
+    model_control: str | None = None
+    trace_dir: Path | None = None
 
     def command(self) -> list[str]:
         """The whole command line."""
@@ -66,6 +69,9 @@ class InferenceOptions:
             "--tls-key": self.security.tls_key,
             "--token-file": self.security.token_file,
             "--shift-sample-rate": self.shift_sample_rate,
+            "--shared-memory": self.shared_memory,
+            "--model-control": self.model_control,
+            "--trace-dir": self.trace_dir,
         }
         flags = [part for flag, value in given.items() if value is not None for part in (flag, str(value))]
         insecure = ["--insecure"] if self.security.insecure else []

@@ -38,6 +38,12 @@ class Settings:
     """HOST:PORT of its /metrics; port 0: any free one."""
     shift_sample_rate: float | None = None
     """Share of the requests that its inference plane measures covariate shift on, 0 for none; None: its default."""
+    shared_memory: str | None = None
+    """Keys in /dev/shm that clients of its inference plane may register, as a shell pattern; None: none."""
+    model_control: Literal["none", "explicit"] | None = None
+    """explicit: clients of its inference plane may load and unload models."""
+    trace_dir: Path | None = None
+    """Where clients of its inference plane may have traces written; None: nowhere."""
     executor: Literal["ray", "local"] = "ray"
     """ray: on a Ray cluster; local: plain subprocesses of this machine."""
     ray_address: str | None = None
