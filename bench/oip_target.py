@@ -55,6 +55,11 @@ class Target:
             raise RuntimeError(f"{self.name} gave {len(reply.raw_output_contents)} raw outputs; expected one")
         return np.frombuffer(reply.raw_output_contents[0], np.float32).reshape(len(rows), -1), len(packed)
 
+    def send(self, channel: grpc.Channel, rows: Rows) -> Any:
+        """The same without waiting: gRPC's future of the reply's bytes."""
+        call: Any = channel.unary_unary(h2load.PATH, None, None)
+        return call.future(self.request(rows), timeout=30)
+
     def check(self, rows: Rows, expected: NDArray[np.floating[Any]]) -> int:
         """Asks for all rows in one request, then for each alone. Returns the size of the reply to all of them.
 

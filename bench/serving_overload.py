@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -51,19 +52,23 @@ class Probe:
     """Whatever is neither an answer nor a refusal as it should be."""
 
     def ask_until(self, done: threading.Event, target: Target, rows: Rows) -> None:
-        """One request after the other."""
+        """One request after the other, without waiting: whoever waits for answers asks when there is room again."""
+        calls = []
         with grpc.insecure_channel(target.address) as channel:
             while not done.wait(PAUSE):
-                began = time.perf_counter()
-                try:
-                    target.ask(channel, rows)
-                except grpc.RpcError as error:
-                    self._note(error, time.perf_counter() - began)
+                call = target.send(channel, rows)
+                call.add_done_callback(partial(self._note, time.perf_counter()))
+                calls.append(call)
+            for call in calls:
+                call.exception()  # waits
 
-    def _note(self, error: grpc.RpcError, seconds: float) -> None:
+    def _note(self, began: float, call: Any) -> None:
+        error = call.exception()
+        if error is None:
+            return
+        self.refusals.append(time.perf_counter() - began)
         if error.code() is not grpc.StatusCode.RESOURCE_EXHAUSTED or not _has_retry_info(error):
             self.faults.append(f"{error.code().name}: {error.details()}")
-        self.refusals.append(seconds)
 
 
 def _has_retry_info(error: grpc.RpcError) -> bool:
@@ -94,7 +99,7 @@ def rows(name: str, artifact: Artifact, folder: Path, rounds: int, *options: str
         before = plane.resident_bytes()
         measured = report.alternate({"4x": load.overload, "peak": load.peak}, rounds)
         _check(plane, measured["4x"] + measured["peak"], load.probes)
-        memory = plane.resident_bytes() / before
+        after = plane.resident_bytes()
     rates = {each: [outcome.rate for outcome in outcomes] for each, outcomes in measured.items()}
     found = [report.compare(f"{name} at 4x its peak, answers", rates, "4x", "peak", unit="requests/s", bar=GOODPUT_BAR)]
     refusals = [seconds for probe in load.probes for seconds in probe.refusals]
@@ -103,7 +108,7 @@ def rows(name: str, artifact: Artifact, folder: Path, rounds: int, *options: str
         p99 = float(np.quantile(refusals, 0.99))
         label = f"{name} at 4x its peak, refusals, p99"
         found.append(_row(label, p99 * 1e3, "answer at the peak, p50", answer * 1e3, "ms", REFUSAL_BAR))
-    found.append(_row(f"{name} at 4x its peak, memory", memory, "before", 1.0, "", MEMORY_BAR))
+    found.append(_row(f"{name} at 4x its peak, memory", after / 1e6, "before", before / 1e6, "MB", MEMORY_BAR))
     return found
 
 
