@@ -40,7 +40,7 @@ async def probed(serving: Serving) -> Serving:
     return serving
 
 
-async def shift_after(serving: Serving, pixels: Any) -> shift_pb2.ModelShift:
+async def shift_after(serving: Serving, pixels: Any, name: str = "mnist@production") -> shift_pb2.ModelShift:
     """The shift once these pixels, too, have been sent and measured."""
     before = (await stub_of(serving).GetShift(shift_pb2.GetShiftRequest(model="mnist"))).rows
     for at in range(0, len(pixels), 16):
@@ -48,9 +48,7 @@ async def shift_after(serving: Serving, pixels: Any) -> shift_pb2.ModelShift:
     monitor = serving.plane.repository.resolve("mnist", "").shift
     assert monitor is not None
     await until(lambda: monitor.report().rows == before + len(pixels), "every row is measured")
-    found: shift_pb2.ModelShift = await stub_of(serving).GetShift(
-        shift_pb2.GetShiftRequest(model="mnist@production", channels=-1)
-    )
+    found: shift_pb2.ModelShift = await stub_of(serving).GetShift(shift_pb2.GetShiftRequest(model=name, channels=-1))
     return found
 
 
@@ -101,6 +99,18 @@ async def test_the_newest_sampled_inputs_are_those_that_were_sent(probed: Servin
     assert (given.model, given.version, given.datatype) == ("mnist", "1", "UINT8")
     assert tuple(given.shape) == (20, 1, 28, 28)
     assert np.array_equal(np.frombuffer(given.raw, np.uint8).reshape(tuple(given.shape)), pixels[4:])
+
+
+async def test_no_inputs_are_kept_where_the_operator_wants_none(serving: Serving) -> None:
+    await serving.start(shift_sample_rate=1.0, shift_keep_rows=0)
+    serving.wish(version(serving))
+    await serving.until_version(1)
+    await shift_after(serving, NETWORK.clean(16), name="mnist")
+    code, message, status = await refusal(
+        stub_of(serving).GetSampledInputs(shift_pb2.GetSampledInputsRequest(model="mnist"))
+    )
+    assert (code, reason_of(status)) == (grpc.StatusCode.FAILED_PRECONDITION, "INPUTS_NOT_KEPT")
+    assert "--shift-keep-rows" in message
 
 
 async def test_a_probe_that_cannot_run_harms_no_inference(serving: Serving) -> None:

@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from batchyard.artifact.manifest import ProbedLayer, ProbeRecord
-from batchyard.serving.shift_monitor import KEPT_ROWS, WAITING_ROWS, ShiftMonitor
+from batchyard.serving.shift_monitor import WAITING_ROWS, ShiftMonitor
 from batchyard.serving.shift_probe import ProbeError
 from batchyard.serving.shift_sampler import ROWS_OF_A_REQUEST, Chooser, RowStore, copy_of_some
 from tests.serving.harness import until
@@ -41,7 +41,7 @@ def executor() -> Iterator[ThreadPoolExecutor]:
 
 
 def monitored(probe: Any, executor: ThreadPoolExecutor, rate: float = 1.0) -> ShiftMonitor:
-    return ShiftMonitor("'mnist' version 1", RECORD, lambda: probe, rate, executor)
+    return ShiftMonitor("'mnist' version 1", RECORD, lambda: probe, rate, executor, keep_rows=100)
 
 
 def test_every_request_is_chosen_with_the_same_chance() -> None:
@@ -100,7 +100,7 @@ async def test_while_the_probe_is_busy_a_bounded_number_waits_and_the_rest_is_dr
     report = monitor.report()
     assert report.rows == 0
     assert report.dropped_rows == WAITING_ROWS - 2  # half of them, but for those that are being measured
-    assert len(monitor.newest_rows(KEPT_ROWS)) == KEPT_ROWS
+    assert len(monitor.newest_rows(1000)) == 100
     probe.gate.set()
     await until(lambda: monitor.report().rows == WAITING_ROWS + 2, "what waited is measured")
 
@@ -117,7 +117,7 @@ async def test_a_probe_that_fails_ends_the_measuring_and_says_why(executor: Thre
     def broken() -> Any:
         raise ProbeError("ONNX Runtime cannot load probe.onnx: garbage")
 
-    monitor = ShiftMonitor("'mnist' version 1", RECORD, broken, 1.0, executor)
+    monitor = ShiftMonitor("'mnist' version 1", RECORD, broken, 1.0, executor, keep_rows=0)
     monitor.offer(np.zeros((1, 2), np.float32))
     await until(lambda: bool(monitor.report().failure), "the failure is known")
     assert "garbage" in monitor.report().failure

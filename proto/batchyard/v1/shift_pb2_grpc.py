@@ -65,7 +65,8 @@ class ShiftServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def GetSampledInputs(self, request, context):
-        """The inputs of the newest sampled requests, for RecalibrateModel. FAILED_PRECONDITION as above.
+        """The inputs of the newest sampled requests, for RecalibrateModel: of every caller's, unless the operator keeps none.
+        FAILED_PRECONDITION as above, or none are kept.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -40,7 +40,9 @@ class ShiftServiceStub:
     GetShift: _grpc.UnaryUnaryMultiCallable[_shift_pb2.GetShiftRequest, _shift_pb2.ModelShift]
     """FAILED_PRECONDITION: requests are not sampled, or the version has no probe graph."""
     GetSampledInputs: _grpc.UnaryUnaryMultiCallable[_shift_pb2.GetSampledInputsRequest, _shift_pb2.SampledInputs]
-    """The inputs of the newest sampled requests, for RecalibrateModel. FAILED_PRECONDITION as above."""
+    """The inputs of the newest sampled requests, for RecalibrateModel: of every caller's, unless the operator keeps none.
+    FAILED_PRECONDITION as above, or none are kept.
+    """
 
 @_typing.type_check_only
 class ShiftServiceAsyncStub(ShiftServiceStub):
@@ -54,7 +56,9 @@ class ShiftServiceAsyncStub(ShiftServiceStub):
     GetShift: _aio.UnaryUnaryMultiCallable[_shift_pb2.GetShiftRequest, _shift_pb2.ModelShift]  # type: ignore[assignment]
     """FAILED_PRECONDITION: requests are not sampled, or the version has no probe graph."""
     GetSampledInputs: _aio.UnaryUnaryMultiCallable[_shift_pb2.GetSampledInputsRequest, _shift_pb2.SampledInputs]  # type: ignore[assignment]
-    """The inputs of the newest sampled requests, for RecalibrateModel. FAILED_PRECONDITION as above."""
+    """The inputs of the newest sampled requests, for RecalibrateModel: of every caller's, unless the operator keeps none.
+    FAILED_PRECONDITION as above, or none are kept.
+    """
 
 class ShiftServiceServicer(metaclass=_abc_1.ABCMeta):
     """Covariate shift on an inference plane: whether live data is like the training data.
@@ -77,6 +81,8 @@ class ShiftServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _shift_pb2.GetSampledInputsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_shift_pb2.SampledInputs, _abc.Awaitable[_shift_pb2.SampledInputs]]:
-        """The inputs of the newest sampled requests, for RecalibrateModel. FAILED_PRECONDITION as above."""
+        """The inputs of the newest sampled requests, for RecalibrateModel: of every caller's, unless the operator keeps none.
+        FAILED_PRECONDITION as above, or none are kept.
+        """
 
 def add_ShiftServiceServicer_to_server(servicer: ShiftServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

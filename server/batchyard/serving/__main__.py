@@ -70,6 +70,8 @@ def _parser() -> argparse.ArgumentParser:
         help="time for requests in flight at the end (%(default)s)")  # fmt: skip
     add("--shift-sample-rate", type=float, default=defaults["shift_sample_rate"].default, metavar="SHARE",
         help="share of the requests that covariate shift is measured on, 0 for none (%(default)s)")  # fmt: skip
+    add("--shift-keep-rows", type=int, default=defaults["shift_keep_rows"].default, metavar="ROWS",
+        help="newest sampled inputs to keep, for every caller to read; 0 for none (%(default)s)")  # fmt: skip
     return parser
 
 
@@ -92,6 +94,7 @@ def _settings(given: argparse.Namespace) -> Settings:
         max_message_bytes=given.max_message_bytes,
         drain_seconds=given.drain_seconds,
         shift_sample_rate=given.shift_sample_rate,
+        shift_keep_rows=given.shift_keep_rows,
     )
 
 

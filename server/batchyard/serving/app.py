@@ -53,7 +53,7 @@ class InferencePlane:
         self.metrics = Metrics()
         cores = len(os.sched_getaffinity(0))
         loader = Loader(settings.cache, settings.engines)
-        self._shift = ShiftWatch(settings.shift_sample_rate, settings.cache)
+        self._shift = ShiftWatch(settings.shift_sample_rate, settings.shift_keep_rows, settings.cache)
         self.repository = Repository(loader, settings.limits, self.metrics, cores, self._shift)
         self._model_control = ModelControl(self.repository, self._tell_health)
         self.shared_memory = SharedMemory(settings.shared_memory)

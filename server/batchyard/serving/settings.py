@@ -88,6 +88,8 @@ class Settings:
     """How long requests in flight may take to end when the process stops."""
     shift_sample_rate: float = 0.01
     """Share of the requests that covariate shift is measured on; 0: none."""
+    shift_keep_rows: int = 1024
+    """Newest sampled inputs of each version that stay in memory to recalibrate with; any caller may read them; 0: none."""
 
     def __post_init__(self) -> None:
         for flag, address in (("--grpc", self.grpc), ("--http", self.http)):
@@ -102,5 +104,7 @@ class Settings:
             raise SettingsError(f"--max-message-bytes {self.max_message_bytes}: expected at least 4096")
         if not 0 <= self.shift_sample_rate <= 1:
             raise SettingsError(f"--shift-sample-rate {self.shift_sample_rate:g}: expected a share, 0 to 1")
+        if self.shift_keep_rows < 0:
+            raise SettingsError(f"--shift-keep-rows {self.shift_keep_rows}: expected 0 or more")
         if self.drain_seconds < 0:
             raise SettingsError(f"--drain-seconds {self.drain_seconds}: expected 0 or more")

@@ -30,8 +30,8 @@ RUN_SECONDS = 0.01
 MOST_ROWS = 64
 """Of one run."""
 WAITING_ROWS, WAITING_BYTES = 1024, 16 << 20
-KEPT_ROWS, KEPT_BYTES = 1024, 16 << 20
-"""The newest sampled rows stay in memory: RecalibrateModel may ask for them."""
+KEPT_BYTES = 16 << 20
+"""Most memory for the newest sampled rows, which stay: RecalibrateModel may ask for them."""
 
 log = logging.getLogger(__name__)
 
@@ -50,18 +50,28 @@ class ShiftMonitor:
     """Watches one version. Belongs to the event loop that makes it."""
 
     def __init__(
-        self, label: str, record: ProbeRecord, open_probe: Callable[[], Probe], rate: float, executor: Executor
+        self,
+        label: str,
+        record: ProbeRecord,
+        open_probe: Callable[[], Probe],
+        rate: float,
+        executor: Executor,
+        keep_rows: int,
     ) -> None:
-        """`open_probe` is called on the executor at the first chosen request; `rate` is above 0, at most 1."""
+        """`open_probe` is called on the executor at the first chosen request; `rate` is above 0, at most 1.
+
+        The newest `keep_rows` sampled rows stay in memory.
+        """
         self.label = label
         self.record = record
         self.rate = rate
+        self.keep_rows = keep_rows
         self._open_probe = open_probe
         self._executor = executor
         self._loop = asyncio.get_running_loop()
         self._chooser = Chooser(rate)
         self._waiting = RowStore(WAITING_ROWS, WAITING_BYTES)
-        self._kept = RowStore(KEPT_ROWS, KEPT_BYTES)
+        self._kept = RowStore(keep_rows, KEPT_BYTES)
         self._window = Window(sum(len(layer.channels) for layer in record.layers))
         self._probe: Probe | None = None
         self._running = False

@@ -7,7 +7,7 @@ from typing import Any
 from batchyard.endpoint.errors import FieldViolation, InvalidInputError, PreconditionError
 from batchyard.serving.model import ServedVersion
 from batchyard.serving.repository import Repository
-from batchyard.serving.shift_monitor import KEPT_ROWS, ShiftMonitor
+from batchyard.serving.shift_monitor import ShiftMonitor
 from batchyard.serving.shift_report import LEAST_ROWS, LayerReport
 from batchyard.serving.shift_window import WINDOW_ROWS
 from batchyard.v1 import shift_pb2 as pb
@@ -51,7 +51,11 @@ class ShiftServicer(shift_pb2_grpc.ShiftServiceServicer):
         if request.rows < 0:
             _refuse("rows", f"{request.rows} given; expected how many, or 0 for all that are kept")
         served = self._repository.resolve(request.model, request.version)
-        rows = _monitor(served).newest_rows(min(request.rows or KEPT_ROWS, KEPT_ROWS))
+        monitor = _monitor(served)
+        if not monitor.keep_rows:
+            text = f"model {served.wanted.label}: this inference plane keeps no inputs (--shift-keep-rows 0)"
+            raise PreconditionError(text, reason="INPUTS_NOT_KEPT")
+        rows = monitor.newest_rows(min(request.rows or monitor.keep_rows, monitor.keep_rows))
         return pb.SampledInputs(
             model=served.name,
             version=served.version,
