@@ -9,10 +9,12 @@ from collections.abc import AsyncIterator, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from batchyard.endpoint.errors import FieldViolation, InvalidInputError
+from batchyard.endpoint.errors import DeadlineError, FieldViolation, InvalidInputError
 
 MOST_BYTES = 4 << 30
 """All files of one upload together."""
+STALL_SECONDS = 60.0
+"""A caller that sends nothing for so long has gone, and others want its place."""
 SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -33,7 +35,7 @@ async def receive(parts: AsyncIterator[FileHeader | bytes], folder: Path, legal:
     names: set[str] = set()
     total = 0
     current: _Incoming | None = None
-    async for part in parts:
+    while (part := await _next(parts)) is not None:
         if isinstance(part, bytes):
             if current is None:
                 raise _violation("chunk", "a chunk came before any file; send the file's header first")
@@ -50,6 +52,16 @@ async def receive(parts: AsyncIterator[FileHeader | bytes], folder: Path, legal:
     if current is not None:
         current.finish()
     return names
+
+
+async def _next(parts: AsyncIterator[FileHeader | bytes]) -> FileHeader | bytes | None:
+    """The next part; None after the last. Raises DeadlineError for a caller that sends no more."""
+    try:
+        async with asyncio.timeout(STALL_SECONDS):
+            return await anext(parts, None)
+    except TimeoutError:
+        text = f"nothing arrived for {STALL_SECONDS:g} s: send the files again"
+        raise DeadlineError(text, reason="UPLOAD_STALLED") from None
 
 
 class _Incoming:
