@@ -89,7 +89,7 @@ class Settings:
     shift_sample_rate: float = 0.01
     """Share of the requests that covariate shift is measured on; 0: none."""
     shift_keep_rows: int = 1024
-    """Newest sampled inputs of each version that stay in memory to recalibrate with; any caller may read them; 0: none."""
+    """Newest sampled inputs of each version that stay in memory, to recalibrate with. All callers may read them."""
 
     def __post_init__(self) -> None:
         for flag, address in (("--grpc", self.grpc), ("--http", self.http)):
