@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from batchyard.nn import ActivationStats, SyncBatchNorm, certify, fold
+from batchyard.nn import ActivationStats, SyncBatchNorm, certify, fold, normalizer, sync_group
 
 
 def network(activation: type[nn.Module] = nn.Sigmoid) -> Any:
@@ -95,6 +95,81 @@ def test_a_watched_network_folds() -> None:
     assert [e.status for e in folded.report] == ["folded"]
     assert certify(folded, model, (x,)).passed
     stats.detach()
+
+
+def test_several_forward_passes_add_up_as_one_batch() -> None:
+    model, x = network(), torch.randn(400, 4)
+    stats = ActivationStats(model)
+    model(x[:10])
+    stats.collect()  # finds out that a sigmoid follows
+    for part in torch.split(x, 20):  # more parts than are kept apart
+        model(part)
+    (layer,) = stats.collect()
+    assert layer.samples == 400
+    assert layer.smallest_batch == 20
+    z = torch.cat([model[:2](part) for part in torch.split(x, 20)]).detach()
+    assert layer.saturated == pytest.approx((z.abs() > 4).double().mean().item(), abs=1e-6)
+    assert abs(layer.p50 - z.median().item()) < 0.06 * z.std().item()
+
+
+def test_values_that_are_not_numbers_do_not_move_the_percentiles_of_other_layers() -> None:
+    torch.manual_seed(1)
+    model = nn.Sequential(nn.Linear(4, 50), SyncBatchNorm(50), nn.Sigmoid(), nn.Linear(50, 5), SyncBatchNorm(5))
+    stats = ActivationStats(model)
+    x = torch.randn(200, 4)
+    model(x)
+    healthy = stats.collect()[0]
+    with torch.no_grad():
+        model[3].weight.fill_(torch.nan)  # type: ignore[operator]
+    model(x)
+    first, second = stats.collect()
+    assert first.p50 == pytest.approx(healthy.p50, abs=0.05)
+    assert second.skipped == 1
+
+
+def test_convolutions_are_measured_with_the_first_samples_and_an_activation_in_place() -> None:
+    torch.manual_seed(1)
+    hidden = [nn.Conv2d(3, 8, 3), SyncBatchNorm(8), nn.ReLU(inplace=True)]
+    model: Any = nn.Sequential(*hidden, nn.Conv2d(8, 4, 3), SyncBatchNorm(4))
+    stats = ActivationStats(model)
+    x = torch.randn(64, 3, 40, 40)
+    for _ in range(2):
+        model(x)
+        first, second = stats.collect()
+    z = model[1](model[0](x)).detach()
+    for value, p in ((first.p15, 0.15), (first.p50, 0.50), (first.p85, 0.85)):
+        assert abs(value - z.flatten()[::7].quantile(p).item()) < 0.06
+    assert (first.samples, first.smallest_batch) == (8 * 38 * 38, 64 * 38 * 38)
+    assert (second.samples, second.smallest_batch) == (8 * 36 * 36, 64 * 36 * 36)
+
+
+def test_what_normalises_after_the_nonlinearity_is_measured_before_it() -> None:
+    model = nn.Sequential(nn.Linear(4, 50), nn.Tanh(), normalizer("standardize_post", 50))
+    stats = ActivationStats(model)
+    model(torch.randn(30, 4))
+    (layer,) = stats.collect()
+    assert (layer.name, layer.smallest_batch) == ("1", None)
+
+
+def test_the_smallest_batch_is_what_shares_its_statistics() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), SyncBatchNorm(8, ghost_size=4))
+    stats = ActivationStats(model)
+    model(torch.randn(11, 3, 5, 5))
+    assert stats.collect()[0].smallest_batch == 3 * 3 * 3  # 11 samples in ghost batches of 4, 4 and 3
+
+
+def batches_of_groups(rank: int, sizes: list[int]) -> list[int | None]:
+    pair = sync_group(2)
+    layers = [SyncBatchNorm(3), SyncBatchNorm(3, process_group=pair), nn.BatchNorm1d(3)]
+    stats = ActivationStats(nn.Sequential(*layers))
+    for layer in layers:
+        layer(torch.randn(sizes[rank], 3))
+    return [layer.smallest_batch for layer in stats.collect()]
+
+
+def test_over_workers_the_smallest_batch_is_that_of_all_of_a_pair_or_of_each(workers: Any) -> None:
+    for found in workers.run(4, batches_of_groups, [5, 2, 3, 9]):
+        assert found == [19, 7, 2]
 
 
 def one_share(rank: int, xs: list[Tensor]) -> list[Any]:

@@ -11,8 +11,10 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.hooks import RemovableHandle
 
-from batchyard.nn.activation_sums import Shared, WatchedLayer, pack_sums, share
+from batchyard.nn.activation_layer import WatchedLayer
+from batchyard.nn.activation_sums import Shared, pack_sums, share
 from batchyard.nn.collectives import world_size
+from batchyard.nn.sync_batchnorm import SyncBatchNorm
 
 ACTIVATIONS = (
     nn.Sigmoid, nn.Tanh, nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.SELU, nn.CELU,
@@ -43,6 +45,9 @@ class LayerActivations:
     None for a single worker."""
     samples: int
     """Values per channel that the moments come from: m of the paper."""
+    smallest_batch: int | None
+    """Values per channel that share their statistics, in the smallest batch: over all workers where they normalise
+    together, in one ghost batch where there are any. None without BN."""
     skipped: int
     """Batches so far whose statistics were not finite (SyncBatchNorm only)."""
 
@@ -60,7 +65,7 @@ class ActivationStats:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        normalised = {name: m for name, m in model.named_modules() if isinstance(m, _BatchNorm)}
+        normalised = {name: m for name, m in model.named_modules() if isinstance(m, _BatchNorm) and not _is_after(m)}
         plain = {name: m for name, m in model.named_modules() if isinstance(m, ACTIVATIONS)}
         self._layers = [WatchedLayer(name, module) for name, module in (normalised or plain).items()]
         self._unrecognised = list(plain.values()) if normalised else []
@@ -86,8 +91,7 @@ class ActivationStats:
     def _measuring(self, layer: WatchedLayer) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
         def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
             if module.training:
-                with torch.no_grad():
-                    layer.measure(inputs[0], output)
+                layer.measure(inputs[0], output)
 
         hook.observes_only = True  # type: ignore[attr-defined]  # fold may take it off a copy
         return hook
@@ -116,11 +120,12 @@ class ActivationStats:
             if self.enabled:
                 self.detach()
                 self.enabled = True
-        packed = pack_sums(self._layers)
         workers = world_size(process_group)
+        slots = [0] * len(self._layers) if workers == 1 else [_slot(layer, process_group) for layer in self._layers]
+        packed = pack_sums(self._layers, slots, workers)
         if workers > 1:
             dist.all_reduce(packed, group=process_group)
-        shared = share(self._layers, packed)
+        shared = share(self._layers, packed, workers)
         return [_result(layer, s, workers > 1) for layer, s in zip(self._layers, shared, strict=True) if s is not None]
 
     def detach(self) -> None:
@@ -141,5 +146,20 @@ def _result(layer: WatchedLayer, shared: Shared, several: bool) -> LayerActivati
         drift=shared.drift if layer.tracks else None,
         worker_spread=shared.spread if several else None,
         samples=shared.samples,
+        smallest_batch=shared.smallest_batch if layer.normalises else None,
         skipped=layer.skipped,
     )
+
+
+def _is_after(module: nn.Module) -> bool:
+    """Whether a normalisation's place is after the nonlinearity, so that what it returns is no pre-activation."""
+    return getattr(module, "placement", "before") == "after"
+
+
+def _slot(layer: WatchedLayer, process_group: dist.ProcessGroup | None) -> int:
+    """The place in `process_group` of the first of the workers that normalise this layer together."""
+    bn = layer.module
+    if not isinstance(bn, SyncBatchNorm) or bn.ghost_size is not None:
+        return dist.get_rank(process_group)
+    everyone = dist.get_process_group_ranks(process_group)
+    return everyone.index(min(set(dist.get_process_group_ranks(bn.process_group)) & set(everyone)))
