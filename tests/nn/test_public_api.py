@@ -39,7 +39,7 @@ def test_results_have_the_documented_fields() -> None:
     assert {"module", "report"} <= set(by.FoldedModel.__dataclass_fields__)
     assert {"name", "status", "into", "reason"} <= set(by.FoldEntry.__dataclass_fields__)
     assert {"passed", "max_error", "bound", "digest", "expected"} <= set(by.Certificate.__dataclass_fields__)
-    layer = {"name", "p15", "p50", "p85", "saturated", "dead", "drift", "worker_spread"}
+    layer = {"name", "p15", "p50", "p85", "saturated", "dead", "drift", "worker_spread", "smallest_batch"}
     assert layer <= set(by.LayerActivations.__dataclass_fields__)
 
 

@@ -647,6 +647,8 @@ class LayerStatistics(_message.Message):
         DEAD_FIELD_NUMBER: _builtins.int
         DRIFT_FIELD_NUMBER: _builtins.int
         WORKER_SPREAD_FIELD_NUMBER: _builtins.int
+        SMALLEST_BATCH_FIELD_NUMBER: _builtins.int
+        SKIPPED_FIELD_NUMBER: _builtins.int
         name: _builtins.str
         p15: _builtins.float
         """Percentiles of the activation function's input (Figure 1b, c of the paper)."""
@@ -657,9 +659,17 @@ class LayerStatistics(_message.Message):
         dead: _builtins.float
         """Share in [0, 1] of units that were never active in the batches measured."""
         drift: _builtins.float
-        """Batch against running statistics: mean over channels of (batch mean - running mean)^2 / running variance."""
+        """Batch against running statistics, both mean and standard deviation: root mean square over channels, in running
+        standard deviations. Absent without running statistics.
+        """
         worker_spread: _builtins.float
-        """Largest difference of workers' means, in standard deviations."""
+        """Standard deviation of the workers' means, in standard deviations: root mean square over channels. Absent for a
+        single worker.
+        """
+        smallest_batch: _builtins.int
+        """Values per channel that the smallest batch was normalised over. Absent without normalisation."""
+        skipped: _builtins.int
+        """Batches so far that left the running statistics as they were, because theirs were not finite."""
         def __init__(
             self,
             *,
@@ -671,17 +681,23 @@ class LayerStatistics(_message.Message):
             dead: _builtins.float = ...,
             drift: _builtins.float | None = ...,
             worker_spread: _builtins.float | None = ...,
+            smallest_batch: _builtins.int | None = ...,
+            skipped: _builtins.int = ...,
         ) -> None: ...
-        _HasFieldArgType: _TypeAlias = _typing.Literal["_drift", b"_drift", "_worker_spread", b"_worker_spread", "drift", b"drift", "worker_spread", b"worker_spread"]  # noqa: Y015
+        _HasFieldArgType: _TypeAlias = _typing.Literal["_drift", b"_drift", "_smallest_batch", b"_smallest_batch", "_worker_spread", b"_worker_spread", "drift", b"drift", "smallest_batch", b"smallest_batch", "worker_spread", b"worker_spread"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["_drift", b"_drift", "_worker_spread", b"_worker_spread", "dead", b"dead", "drift", b"drift", "name", b"name", "p15", b"p15", "p50", b"p50", "p85", b"p85", "saturated", b"saturated", "worker_spread", b"worker_spread"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["_drift", b"_drift", "_smallest_batch", b"_smallest_batch", "_worker_spread", b"_worker_spread", "dead", b"dead", "drift", b"drift", "name", b"name", "p15", b"p15", "p50", b"p50", "p85", b"p85", "saturated", b"saturated", "skipped", b"skipped", "smallest_batch", b"smallest_batch", "worker_spread", b"worker_spread"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         _WhichOneofReturnType__drift: _TypeAlias = _typing.Literal["drift"]  # noqa: Y015
         _WhichOneofArgType__drift: _TypeAlias = _typing.Literal["_drift", b"_drift"]  # noqa: Y015
+        _WhichOneofReturnType__smallest_batch: _TypeAlias = _typing.Literal["smallest_batch"]  # noqa: Y015
+        _WhichOneofArgType__smallest_batch: _TypeAlias = _typing.Literal["_smallest_batch", b"_smallest_batch"]  # noqa: Y015
         _WhichOneofReturnType__worker_spread: _TypeAlias = _typing.Literal["worker_spread"]  # noqa: Y015
         _WhichOneofArgType__worker_spread: _TypeAlias = _typing.Literal["_worker_spread", b"_worker_spread"]  # noqa: Y015
         @_typing.overload
         def WhichOneof(self, oneof_group: _WhichOneofArgType__drift) -> _WhichOneofReturnType__drift | None: ...
+        @_typing.overload
+        def WhichOneof(self, oneof_group: _WhichOneofArgType__smallest_batch) -> _WhichOneofReturnType__smallest_batch | None: ...
         @_typing.overload
         def WhichOneof(self, oneof_group: _WhichOneofArgType__worker_spread) -> _WhichOneofReturnType__worker_spread | None: ...
 

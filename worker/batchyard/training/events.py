@@ -77,6 +77,8 @@ class Layer:
     dead: float
     drift: float | None = None
     worker_spread: float | None = None
+    smallest_batch: int | None = None
+    skipped: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

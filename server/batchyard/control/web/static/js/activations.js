@@ -67,5 +67,7 @@ function further(layer) {
   const shown = [["saturated", format.percent(layer.saturated, 1)], ["dead", format.percent(layer.dead, 1)]];
   if (layer.drift !== undefined) shown.push(["drift", format.decimal(layer.drift, 3)]);
   if (layer.worker_spread !== undefined) shown.push(["worker spread", format.decimal(layer.worker_spread)]);
+  if (layer.smallest_batch !== undefined) shown.push(["smallest batch", format.integer(layer.smallest_batch)]);
+  if (layer.skipped > 0) shown.push(["batches skipped", format.integer(layer.skipped)]);
   return shown;
 }
