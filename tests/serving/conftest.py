@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from tests.serving.batch_bench import Bench
 from tests.serving.harness import Serving
 
 
@@ -28,3 +30,12 @@ async def mnist(serving: Serving) -> Serving:
     serving.wish(serving.version(1), aliases={"production": 1})
     await serving.until_version(1)
     return serving
+
+
+@pytest.fixture
+async def bench() -> AsyncIterator[Bench]:
+    with ThreadPoolExecutor(2) as executor:
+        bench = Bench(executor)
+        yield bench
+        bench.engine.let(1000)
+        await bench.batcher.drain()

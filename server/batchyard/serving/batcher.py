@@ -2,7 +2,7 @@
 
 The batcher is adaptive. While the engine is idle, a request runs at once, together with whatever arrived in the same
 turn of the event loop; while it is busy, requests gather and the next batch takes up to `max_batch` rows of them, in
-order of arrival. Nobody waits for company.
+the order of their turns. Nobody waits for company unless the policy has a `queue_delay`.
 
 Everything but the engine itself happens on the event loop, so there are no locks. An engine that is faster than a
 change of threads runs on the loop too (`inline`).
@@ -19,7 +19,9 @@ from typing import Protocol
 import numpy as np
 
 from batchyard.endpoint.errors import UnavailableError
+from batchyard.serving.batching import BatchPolicy
 from batchyard.serving.request_queue import Request, RequestQueue, Scores
+from batchyard.serving.suspects import Suspects
 from batchyard.serving.tensors import Pixels
 
 WEIGHT_OF_THE_LAST_BATCH = 0.2
@@ -29,8 +31,8 @@ WEIGHT_OF_THE_LAST_BATCH = 0.2
 class BatchObserver(Protocol):
     """Is told what the batcher does; called on the event loop."""
 
-    def batch_ran(self, rows: int, seconds: float) -> None:
-        """The engine took `seconds` for a batch of `rows`."""
+    def batch_ran(self, rows: int, seconds: float, requests: int) -> None:
+        """The engine took `seconds` for a batch of `rows`, those of so many `requests`."""
 
     def request_waited(self, seconds: float) -> None:
         """A request left the queue for the engine after `seconds`."""
@@ -42,13 +44,11 @@ class BatchError(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class BatchPlan:
-    """How one model version is batched."""
+    """What one model version's batcher always knows; what may change is its BatchPolicy."""
 
     model: str
     """For messages: the model and its version."""
     row_shape: tuple[int, ...]
-    max_batch: int
-    queue_rows: int
     inline: bool
     """Run the engine on the event loop: right when a batch takes less time than a change of threads."""
 
@@ -57,50 +57,74 @@ class Batcher:
     """Feeds one engine. Belongs to the event loop that makes it."""
 
     def __init__(
-        self, run: Callable[[Scores], Scores], plan: BatchPlan, executor: Executor, observer: BatchObserver
+        self,
+        run: Callable[[Scores], Scores],
+        plan: BatchPlan,
+        policy: BatchPolicy,
+        executor: Executor,
+        observer: BatchObserver,
     ) -> None:
-        """`run` maps [n, *row_shape] to [n, outputs], n up to plan.max_batch; it is never called twice at a time."""
+        """`run` maps [n, *row_shape] to [n, outputs], any n from 1; it is never called twice at a time."""
         self._run = run
         self._plan = plan
         self._executor = executor
         self._observer = observer
         self._loop = asyncio.get_running_loop()
-        self._queue = RequestQueue(plan.model, plan.queue_rows)
+        self._queue = RequestQueue(plan.model, policy.queue_rows, policy.levels)
+        self._suspects = Suspects()
         self._busy = False
+        self._company: asyncio.TimerHandle | None = None
+        """Ends the wait for company."""
         self._closing = False
         self._in_flight = 0
         self._at_rest = asyncio.Event()
         self._at_rest.set()
         self._seconds_per_row = 0.0
-        self._buffer = np.empty((plan.max_batch, *plan.row_shape), np.float32)
-        self._flat_buffer = self._buffer.reshape(plan.max_batch, -1)
+        self.policy = policy
+        """Changed by `change` alone."""
+        self._allocate(policy.max_batch)
 
     @property
     def queued_rows(self) -> int:
         """Rows that wait."""
         return self._queue.rows
 
-    async def submit(self, rows: Pixels, deadline: float | None = None) -> Scores:
+    def change(self, policy: BatchPolicy, plan: BatchPlan) -> None:
+        """From the next batch on. What waits stays, even where the new policy would not have let it in."""
+        self.policy, self._plan = policy, plan
+        self._queue.change(policy.queue_rows, policy.levels)
+        self._look_again()
+
+    async def submit(
+        self, rows: Pixels, deadline: float | None = None, level: int = 0, late_at: float | None = None
+    ) -> Scores:
         """The engine's outputs for `rows` [n, features], in their order.
 
-        `deadline` is in the event loop's time. A request that is cancelled leaves the queue.
+        `deadline` is in the event loop's time, and so is `late_at`, after which the request stands at the end of the
+        queue. `level`: the priority, 1 the highest; 0: the policy's default. A request that is cancelled leaves the
+        queue.
         Raises OverloadedError at once when the queue is full, DeadlineError as soon as the deadline passes in the
         queue, UnavailableError when the version is being closed, BatchError when the engine fails.
         """
         if self._closing:
             raise UnavailableError(f"model {self._plan.model} is being unloaded; try again", reason="UNLOADING")
-        self._queue.check_room(len(rows), deadline, self._seconds_per_row)
+        policy = self.policy
+        level = min(level or policy.default_level, policy.levels)
+        self._queue.make_room(len(rows), level, deadline, self._seconds_per_row)
         self._begin()
         try:
-            if len(rows) <= self._plan.max_batch:
-                return await self._answer_to(self._enqueue(rows, deadline))
-            return await self._answer_in_parts(rows, deadline)
+            if len(rows) <= policy.max_batch:
+                return await self._answer_to(self._enqueue(rows, deadline, level, late_at))
+            size = policy.max_batch
+            parts = [rows[at : at + size] for at in range(0, len(rows), size)]
+            return await self._answer_in_parts([self._enqueue(part, deadline, level, late_at) for part in parts])
         finally:
             self._end()
 
     async def drain(self) -> None:
         """Takes no more requests and returns when every one that it has is answered and the engine is at rest."""
         self._closing = True
+        self._look_again()
         await self._at_rest.wait()
 
     def _begin(self) -> None:
@@ -112,12 +136,12 @@ class Batcher:
         if not self._in_flight:
             self._at_rest.set()
 
-    def _enqueue(self, rows: Pixels, deadline: float | None) -> Request:
+    def _enqueue(self, rows: Pixels, deadline: float | None, level: int, late_at: float | None) -> Request:
         if not self._busy:
             # At the end of this turn of the loop: what arrives with us goes with us.
             self._busy = True
             self._loop.call_soon(self._start_batch)
-        return self._queue.add(rows, deadline)
+        return self._queue.add(rows, deadline, level, late_at)
 
     async def _answer_to(self, request: Request) -> Scores:
         try:
@@ -125,10 +149,8 @@ class Batcher:
         finally:
             self._queue.leave(request)
 
-    async def _answer_in_parts(self, rows: Pixels, deadline: float | None) -> Scores:
+    async def _answer_in_parts(self, parts: Sequence[Request]) -> Scores:
         """For a request larger than a batch. Its parts stay in order; one that fails takes the others along."""
-        size = self._plan.max_batch
-        parts = [self._enqueue(rows[at : at + size], deadline) for at in range(0, len(rows), size)]
         try:
             return np.concatenate(await asyncio.gather(*(part.future for part in parts)))
         finally:
@@ -136,11 +158,14 @@ class Batcher:
                 self._queue.leave(part)
                 part.future.cancel()
 
+    def _look_again(self) -> None:
+        """Decides anew whether to start a batch, if the engine is idle and something waits for company."""
+        if not self._busy and self._queue:
+            self._busy = True
+            self._loop.call_soon(self._start_batch)
+
     def _start_batch(self) -> None:
-        taken = self._queue.take(self._plan.max_batch)
-        now = self._loop.time()
-        for request in taken:
-            self._observer.request_waited(now - request.arrived)
+        taken = self._suspects.next() or self._next_batch()
         if not taken:
             self._busy = False
         elif self._plan.inline:
@@ -148,6 +173,24 @@ class Batcher:
         else:
             self._begin()  # the engine itself, so that drain() waits for it even when every caller has left
             self._executor.submit(self._run_elsewhere, taken)
+
+    def _next_batch(self) -> list[Request]:
+        """The requests whose turn it is, taken out of the queue; none while they wait for company."""
+        policy, queue = self.policy, self._queue
+        chosen, full = queue.next_batch(policy.max_batch, policy.preferred)
+        if self._company is not None:
+            self._company.cancel()
+            self._company = None
+        now = self._loop.time()
+        if policy.queue_delay and chosen and not full and not self._closing:
+            patience = min(_waits_until(request, policy.queue_delay) for request in chosen)
+            if patience > now:
+                self._company = self._loop.call_at(patience, self._look_again)
+                return []
+        queue.take(chosen)
+        for request in chosen:
+            self._observer.request_waited(now - request.arrived)
+        return chosen
 
     def _run_elsewhere(self, taken: Sequence[Request]) -> None:
         outcome = self._run_batch(taken)
@@ -159,36 +202,58 @@ class Batcher:
 
     def _run_batch(self, taken: Sequence[Request]) -> tuple[Scores | Exception, float]:
         """The engine's outputs or what it raised, and its seconds. The pixels' one copy, cast included, is here."""
+        end = sum([request.count for request in taken])
+        if len(self._buffer) != (size := max(end, self.policy.max_batch)):
+            self._allocate(size)
         end, buffer = 0, self._flat_buffer
         for request in taken:
             begin, end = end, end + request.count
             buffer[begin:end] = request.rows
         began = self._loop.time()
         try:
-            outcome: Scores | Exception = self._run(self._buffer[:end])
+            scores = self._run(self._buffer[:end])
+            if len(scores) != end:
+                raise ValueError(f"the engine answered {len(scores)} rows to {end}")
         except Exception as error:  # whatever an engine raises belongs to this batch's callers
-            outcome = error
-        return outcome, self._loop.time() - began
+            return error, self._loop.time() - began
+        return scores, self._loop.time() - began
+
+    def _allocate(self, rows: int) -> None:
+        self._buffer = np.empty((rows, *self._plan.row_shape), np.float32)
+        self._flat_buffer = self._buffer.reshape(rows, -1)
 
     def _finish_batch(self, taken: Sequence[Request], outcome: Scores | Exception, seconds: float) -> None:
-        end = 0
-        for request in taken:
-            begin, end = end, end + request.count
-            if request.future.done():
-                continue
-            if isinstance(outcome, Exception):
-                request.future.set_exception(self._failure(outcome))
-            else:
-                request.future.set_result(outcome[begin:end])
-        self._observer.batch_ran(end, seconds)
-        self._seconds_per_row += WEIGHT_OF_THE_LAST_BATCH * (seconds / end - self._seconds_per_row)
-        if self._queue:
+        rows = sum([request.count for request in taken])
+        if not isinstance(outcome, Exception):
+            _deliver(taken, outcome)
+        elif not self._suspects.split(taken):
+            self._fail(taken, outcome)
+        self._observer.batch_ran(rows, seconds, len(taken))
+        self._seconds_per_row += WEIGHT_OF_THE_LAST_BATCH * (seconds / rows - self._seconds_per_row)
+        if self._queue or self._suspects:
             self._loop.call_soon(self._start_batch)
         else:
             self._busy = False
 
-    def _failure(self, cause: Exception) -> BatchError:
+    def _fail(self, taken: Sequence[Request], cause: Exception) -> None:
         """An error of each caller's own: one that many tasks raise would collect all their tracebacks."""
-        error = BatchError(f"the engine failed on a batch of model {self._plan.model}: {type(cause).__name__}")
-        error.__cause__ = cause
-        return error
+        for request in taken:
+            if not request.future.done():
+                error = BatchError(f"the engine failed on a batch of model {self._plan.model}: {type(cause).__name__}")
+                error.__cause__ = cause
+                request.future.set_exception(error)
+
+
+def _deliver(taken: Sequence[Request], scores: Scores) -> None:
+    end = 0
+    for request in taken:
+        begin, end = end, end + request.count
+        if not request.future.done():
+            request.future.set_result(scores[begin:end])
+
+
+def _waits_until(request: Request, queue_delay: float) -> float:
+    """For company: not longer than half of the time that the request has."""
+    if request.deadline is not None:
+        queue_delay = min(queue_delay, (request.deadline - request.arrived) / 2)
+    return request.arrived + queue_delay

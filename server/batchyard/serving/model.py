@@ -7,6 +7,7 @@ from concurrent.futures import Executor
 
 from batchyard.artifact.manifest import Manifest, Signature
 from batchyard.serving.batcher import Batcher, BatchPlan
+from batchyard.serving.batching import BatchPolicy, ModelSettings, make_policy
 from batchyard.serving.loading import Loaded, Wanted
 from batchyard.serving.metrics import VersionMetrics
 from batchyard.serving.request_queue import Scores
@@ -27,7 +28,12 @@ class ServedVersion:
     """A loaded version behind its batcher. Belongs to the event loop that makes it."""
 
     def __init__(
-        self, wanted: Wanted, loaded: Loaded, limits: Limits, executor: Executor, metrics: VersionMetrics
+        self,
+        wanted: Wanted,
+        loaded: Loaded,
+        limits: Limits,
+        executor: Executor,
+        metrics: VersionMetrics,
     ) -> None:
         self.wanted = wanted
         self.manifest: Manifest = loaded.manifest
@@ -35,20 +41,14 @@ class ServedVersion:
         """Which engines were tried on this machine, what they took, which serve, and why the others do not."""
         self.metrics = metrics
         self._engine = loaded.engine
-        row_shape = self.input.shape[1:]
-        features = math.prod(row_shape)
-        waiting = limits.rows_that_may_wait(features * FP32_BYTES)
-        self.input_spec = InputSpec(
-            model=wanted.label, name=self.input.name, row_shape=row_shape, features=features, max_rows=waiting
-        )
-        plan = BatchPlan(
-            model=wanted.label,
-            row_shape=row_shape,
-            max_batch=limits.max_batch,
-            queue_rows=waiting,
-            inline=loaded.seconds_per_batch < INLINE_BELOW_SECONDS,
-        )
-        self.batcher = Batcher(loaded.engine.run, plan, executor, metrics)
+        self._limits = limits
+        self._seconds_per_row = loaded.seconds_per_batch / limits.max_batch
+        self._features = math.prod(self.input.shape[1:])
+        self.settings = ModelSettings()
+        """What the control plane asks for; `policy` is what is done."""
+        policy = self._policy()
+        self.input_spec = self._input_spec(policy)
+        self.batcher = Batcher(loaded.engine.run, self._plan(policy), policy, executor, metrics)
         metrics.queued_rows = lambda: self.batcher.queued_rows
         self.shift: ShiftMonitor | None = None
 
@@ -57,6 +57,20 @@ class ServedVersion:
         self.shift = shift
         if shift is not None:
             self.metrics.shift = shift.report
+
+    @property
+    def policy(self) -> BatchPolicy:
+        """How requests are queued and batched now."""
+        return self.batcher.policy
+
+    def change(self, settings: ModelSettings) -> None:
+        """Queues and batches as asked from now on; the engine stays as it is."""
+        if settings == self.settings:
+            return
+        self.settings = settings
+        policy = self._policy()
+        self.input_spec = self._input_spec(policy)
+        self.batcher.change(policy, self._plan(policy))
 
     @property
     def name(self) -> str:
@@ -83,11 +97,13 @@ class ServedVersion:
         """The one output tensor."""
         return self.manifest.outputs[0]
 
-    async def infer(self, rows: Pixels, deadline: float | None) -> Scores:
-        """[n, features] -> [n, outputs]. Raises what Batcher.submit raises."""
+    async def infer(
+        self, rows: Pixels, deadline: float | None = None, level: int = 0, late_at: float | None = None
+    ) -> Scores:
+        """[n, features] -> [n, outputs]. Takes and raises what Batcher.submit does."""
         if self.shift is not None:
             self.shift.offer(rows)
-        return await self.batcher.submit(rows, deadline)
+        return await self.batcher.submit(rows, deadline, level, late_at)
 
     async def close(self) -> None:
         """Answers what it has, then frees the engine."""
@@ -95,3 +111,22 @@ class ServedVersion:
         if self.shift is not None:
             self.shift.close()
         self._engine.close()
+
+    def _policy(self) -> BatchPolicy:
+        return make_policy(self.settings, self._limits, self._features * FP32_BYTES, self.wanted.label)
+
+    def _plan(self, policy: BatchPolicy) -> BatchPlan:
+        return BatchPlan(
+            model=self.wanted.label,
+            row_shape=self.input.shape[1:],
+            inline=self._seconds_per_row * policy.max_batch < INLINE_BELOW_SECONDS,
+        )
+
+    def _input_spec(self, policy: BatchPolicy) -> InputSpec:
+        return InputSpec(
+            model=self.wanted.label,
+            name=self.input.name,
+            row_shape=self.input.shape[1:],
+            features=self._features,
+            max_rows=policy.queue_rows,
+        )

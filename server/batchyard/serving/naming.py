@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from batchyard.endpoint.errors import DomainError, NotFoundError, UnavailableError
+from batchyard.serving.batching import ModelSettings
 from batchyard.serving.loading import Wanted
 from batchyard.serving.model import ServedVersion
 from batchyard.serving.tensors import shown
@@ -22,6 +23,8 @@ class WantedModel:
     latest: int
     aliases: Mapping[str, int]
     versions: Mapping[int, Wanted]
+    settings: ModelSettings = field(default_factory=ModelSettings)
+    """How it is queued and batched."""
 
 
 @dataclass(kw_only=True)
@@ -74,6 +77,7 @@ class ServedModel:
             latest=self.latest.wanted.version if self.latest else self.wanted.latest,
             aliases={**self.wanted.aliases, **served},
             versions={number: version.wanted for number, version in self.versions.items()},
+            settings=self.wanted.settings,
         )
 
 

@@ -117,6 +117,8 @@ class Repository:
             if served is not None:
                 after.versions[number] = served
         after.name_versions(before)
+        for served in after.versions.values():
+            served.change(wanted.settings)
         self._models[wanted.name] = after
         self._swap_routes(wanted.name, after)
         kept = {id(served) for served in after.versions.values()}

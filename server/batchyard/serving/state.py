@@ -11,9 +11,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from batchyard.serving.batching import ModelSettings
 from batchyard.serving.loading import Wanted, folder_of
 from batchyard.serving.naming import WantedModel
-from batchyard.v1 import models_pb2
+from batchyard.v1 import models_pb2, serving_pb2
 
 SCHEMA_VERSION = 1
 PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -87,7 +88,17 @@ def _model_from_proto(served: models_pb2.ServedModel) -> WantedModel:
         latest=served.model.latest_version,
         aliases=dict(served.model.aliases),
         versions={version.version: version for version in versions},
+        settings=_settings_from_proto(served.model.serving_settings),
     )
+
+
+def _settings_from_proto(asked: serving_pb2.ServingSettings) -> ModelSettings:
+    values = {field.name: value for field, value in asked.ListFields()}
+    if "preferred_batch_sizes" in values:
+        values["preferred_batch_sizes"] = tuple(values["preferred_batch_sizes"])
+    if "timeout_action" in values:
+        values["timeout_action"] = asked.TimeoutAction.Name(asked.timeout_action)
+    return ModelSettings(**values)
 
 
 def _version_from_proto(model: str, version: models_pb2.ModelVersion) -> Wanted:
@@ -106,7 +117,13 @@ def _model_from_json(values: dict[str, Any]) -> WantedModel:
         latest=int(values["latest"]),
         aliases={str(alias): int(number) for alias, number in values["aliases"].items()},
         versions={version.version: version for version in versions},
+        settings=_settings_from_json(values.get("settings", {})),
     )
+
+
+def _settings_from_json(values: dict[str, Any]) -> ModelSettings:
+    sizes = tuple(values.get("preferred_batch_sizes", ()))
+    return ModelSettings(**{**values, "preferred_batch_sizes": sizes})
 
 
 def _plain(name: str) -> str:

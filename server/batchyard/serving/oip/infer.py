@@ -13,12 +13,10 @@ from batchyard.serving.metrics import Metrics
 from batchyard.serving.model import ServedVersion
 from batchyard.serving.repository import Repository
 from batchyard.serving.request_queue import Scores
+from batchyard.serving.request_terms import NO_TERMS, read_terms
 from batchyard.serving.shared_memory import REGION, SharedMemory, Span, note_span, span_of
 from batchyard.serving.tensors import classify, read_rows, shown
 from batchyard.serving.tracing import Tracing
-
-NO_DEADLINE_SECONDS = 10_000_000.0
-"""Transports give a huge number, or none, for a call without a deadline."""
 
 
 class Inference:
@@ -35,7 +33,7 @@ class Inference:
         began = time.perf_counter()
         metrics = self._metrics.unknown
         trace = None
-        deadline = None
+        terms = NO_TERMS
         try:
             served = self._repository.resolve(request.model_name, request.model_version)
             metrics = served.metrics
@@ -45,13 +43,13 @@ class Inference:
             rows = read_rows(request, served.input_spec, self._shared_memory)
             if trace is not None:
                 trace.mark("QUEUE_START")
-            deadline = deadline_of(request, context)
-            scores = await served.infer(rows, deadline)
+            terms = read_terms(request, context, served.policy, served.wanted.label)
+            scores = await served.infer(rows, *terms)
             if trace is not None:
                 trace.mark("COMPUTE_END")
             response = self._respond(request, served, scores, wish)
         except asyncio.CancelledError:
-            metrics.failed("DEADLINE_EXCEEDED" if _has_passed(deadline) else "CANCELLED")
+            metrics.failed("DEADLINE_EXCEEDED" if _has_passed(terms.deadline) else "CANCELLED")
             raise
         except Exception as error:
             metrics.failed(code_of(error).name, time.perf_counter() - began)
@@ -82,23 +80,6 @@ class Inference:
             packed = b""  # raw contents stay aligned with the outputs
         response.raw_output_contents.append(packed)
         return response
-
-
-def deadline_of(request: messages.ModelInferRequest, context: Any) -> float | None:
-    """The earlier of the call's deadline and the request's own `timeout` (microseconds), in the event loop's time."""
-    remaining = context.time_remaining()
-    if remaining is None or remaining > NO_DEADLINE_SECONDS:
-        remaining = None
-    if request.parameters and "timeout" in request.parameters:
-        given = request.parameters["timeout"]
-        if given.WhichOneof("parameter_choice") != "int64_param" or given.int64_param < 0:
-            raise InvalidInputError(
-                [FieldViolation("parameters[timeout]", "expected int64_param, microseconds, 0 or more (0: none)")]
-            )
-        if given.int64_param:
-            seconds = given.int64_param / 1e6
-            remaining = seconds if remaining is None else min(seconds, remaining)
-    return None if remaining is None else asyncio.get_running_loop().time() + remaining
 
 
 def _has_passed(deadline: float | None) -> bool:
