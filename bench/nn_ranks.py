@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from batchyard import models
+from batchyard.models.blocks import Branches
 from batchyard.nn import SyncBatchNorm
 from bench import report
 from bench.naive_sync import NaiveSyncBatchNorm
@@ -37,6 +38,9 @@ CPU_CASES = [Case((60, 100)), Case((240, 100)), Case((12, 64, 56, 56)), Case((12
 CUDA_CASES = [Case((384, 256, 56, 56), torch.channels_last), Case((384, 2048, 7, 7), torch.channels_last)]
 """The whole batch; every worker has an equal share of it."""
 MLP_STEP = "step of the MLP 784-100-100-100-10 under DDP, batch 60"
+INCEPTION_STEP = "step of BN-Inception, width 0.25, under DDP, batch 8 at 32x32, branches sharing collectives"
+"""On two workers: 33 collectives in each direction instead of 69."""
+APART = "69 collectives each way"
 SLICE_SECONDS = 0.03
 DEADLINE = 300
 """Seconds for one group of workers."""
@@ -58,9 +62,9 @@ def _rows(rounds: int, sizes: tuple[int, ...], device: str, peer: str) -> list[r
     found = []
     for size in sizes:
         for case, measured in start_workers(size, device, max(report.LEAST_ROUNDS, rounds // 3)).items():
-            name = f"{size} workers, {device}, {case}"
-            measured[peer] = measured.pop("peer")
-            found.append(report.compare(name, measured, "ours", peer, unit="us", bar=BAR, scale=1e6))
+            name, other = f"{size} workers, {device}, {case}", APART if case == INCEPTION_STEP else peer
+            measured[other] = measured.pop("peer")
+            found.append(report.compare(name, measured, "ours", other, unit="us", bar=BAR, scale=1e6))
     return found
 
 
@@ -118,8 +122,10 @@ def _measure(device: str, rounds: int) -> Results:
         _require_equal([layer(x) for layer in layers.values()])
         calls = {name: forward_backward(layer, x) for name, layer in layers.items()}
         results[str(case)] = _alternate(calls, rounds, device)
-    steps = {name: _mlp_step(kind, device) for name, kind in kinds.items()}
-    results[MLP_STEP] = _alternate(steps, rounds, device)
+    results[MLP_STEP] = _alternate({name: _mlp_step(kind, device) for name, kind in kinds.items()}, rounds, device)
+    if device == "cpu" and dist.get_world_size() == 2:
+        steps = {"ours": _inception_step(device, apart=False), "peer": _inception_step(device, apart=True)}
+        results[INCEPTION_STEP] = _alternate(steps, rounds, device)
     return results
 
 
@@ -158,11 +164,36 @@ def _mlp_step(kind: Callable[[int], nn.Module], device: str) -> Callable[[], obj
     for name, layer in list(network.named_children()):
         if isinstance(layer, nn.modules.batchnorm._BatchNorm):
             setattr(network, name, kind(layer.num_features))
+    return _step(network, (60, 1, 28, 28), device)
+
+
+class _Apart(nn.Module):
+    """Branches whose normalisations each make collectives of their own."""
+
+    def __init__(self, branches: Branches) -> None:
+        super().__init__()
+        self._modules = branches._modules
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([branch(x) for branch in self.children()], 1)
+
+
+def _inception_step(device: str, *, apart: bool) -> Callable[[], object]:
+    """A training step of the paper's Inception, small, with its branches as they are or apart."""
+    network = models.build("inception_bn", models.Plan(image_shape=(3, 32, 32), classes=10, width=0.25), seed=0)
+    for name, block in list(network.named_children()):
+        if apart and isinstance(block, Branches):
+            setattr(network, name, _Apart(block))
+    return _step(network, (8, 3, 32, 32), device)
+
+
+def _step(network: nn.Module, batch: tuple[int, ...], device: str) -> Callable[[], object]:
+    """A training step over `batch`, images of all workers together; gradients reduced by DDP."""
     with warnings.catch_warnings(action="ignore", category=FutureWarning):  # torch 2.13 renames the setting
         model = DistributedDataParallel(network.to(device), broadcast_buffers=False)
     optimizer = torch.optim.SGD(model.parameters(), 0.01, fused=True)
-    share = 60 // dist.get_world_size()
-    x, labels = torch.randn(share, 1, 28, 28, device=device), torch.randint(0, 10, (share,), device=device)
+    share = batch[0] // dist.get_world_size()
+    x, labels = torch.randn(share, *batch[1:], device=device), torch.randint(0, 10, (share,), device=device)
 
     def step() -> None:
         optimizer.zero_grad()

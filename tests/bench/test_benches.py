@@ -122,7 +122,7 @@ def test_the_cuda_comparison_runs_eagerly_on_any_device() -> None:
 
 def test_two_workers_measure_every_case() -> None:
     measured = nn_ranks.start_workers(2, "cpu", report.LEAST_ROUNDS)
-    assert set(measured) == {*map(str, nn_ranks.CPU_CASES), nn_ranks.MLP_STEP}
+    assert set(measured) == {*map(str, nn_ranks.CPU_CASES), nn_ranks.MLP_STEP, nn_ranks.INCEPTION_STEP}
     for rounds in measured.values():
         assert set(rounds) == {"ours", "peer"}
         assert all(len(each) == report.LEAST_ROUNDS and min(each) > 0 for each in rounds.values())

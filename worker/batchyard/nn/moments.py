@@ -23,7 +23,7 @@ class Moments(NamedTuple):
     """The moments of one batch over all workers, in fp64; per channel, shape [C], but for the count."""
 
     total: Tensor
-    """m, a scalar: samples per channel over all workers."""
+    """m, of one element: samples per channel over all workers."""
     mean: Tensor
     """mu."""
     var: Tensor
@@ -40,8 +40,12 @@ class Centred(NamedTuple):
 
     values: Tensor
     """x - centre, of the shape of x, in the dtype that everything about x is computed in."""
-    centre: Tensor | float
-    """Near this worker's mean, fp64 [C]; 0 where the values are fp64 and few."""
+    centre: Tensor | None
+    """Near this worker's mean, fp64 [C]; None for 0, where the values are fp64 and few."""
+
+    def offset(self, mean: Tensor) -> Tensor:
+        """`mean` as the values have it."""
+        return mean if self.centre is None else mean - self.centre
 
 
 def statistics_dtype(x: Tensor) -> torch.dtype:
@@ -79,7 +83,7 @@ def centred(x: Tensor, near: Tensor | None = None) -> Centred:
     """`x` minus `near`, [C], or minus its own mean; each rounded to the dtype of the statistics. Owns its memory."""
     dtype = statistics_dtype(x)
     if x.numel() <= (0 if x.is_cuda else SMALL):
-        return Centred(x.to(torch.float64, copy=True), 0.0)
+        return Centred(x.to(torch.float64, copy=True), None)
     centre = x.mean(averaged_dims(x), dtype=dtype) if near is None else near.to(dtype)
     return Centred(x - centre.view(channel_shape(x)), centre.double())
 
@@ -93,7 +97,7 @@ def pack(x: Tensor) -> Tensor:
     return pack_centred(*centred(x))
 
 
-def pack_centred(values: Tensor, centre: Tensor | float) -> Tensor:
+def pack_centred(values: Tensor, centre: Tensor | None) -> Tensor:
     """`pack` of values + centre.
 
     torch's CPU kernel for moments adds up one by one: its variance is off by 4e-4 over 800,000 fp32 values in
@@ -102,8 +106,8 @@ def pack_centred(values: Tensor, centre: Tensor | float) -> Tensor:
     channels, dims = values.shape[1], averaged_dims(values)
     count = values.numel() // channels
     packed = values.new_full((2 * channels + 1,), count, dtype=torch.float64)
-    first, second = packed[:channels], packed[channels:-1]
-    if isinstance(centre, float):
+    first, second, _ = packed.split([channels, channels, 1])  # type: ignore[no-untyped-call]
+    if centre is None:
         torch.sum(values, dims, out=first)
         torch.sum(values * values, dims, out=second)
         return packed
@@ -119,10 +123,11 @@ def pack_centred(values: Tensor, centre: Tensor | float) -> Tensor:
 
 def unpack(packed: Tensor) -> Moments:
     """Moments from the sum of all workers' `pack`; not finite where the count is 0."""
-    count = packed[-1]
-    mean, mean_of_squares = (packed[:-1] / count).chunk(2)
+    channels = len(packed) // 2
+    first, second, count = packed.split([channels, channels, 1])  # type: ignore[no-untyped-call]
+    mean = first / count
     # NaN and infinity pass through clamp: a poisoned batch stays visible.
-    return Moments(count, mean, torch.addcmul(mean_of_squares, mean, mean, value=-1).clamp_(min=0))
+    return Moments(count, mean, torch.addcmul(second / count, mean, mean, value=-1).clamp_(min=0))
 
 
 def batch_moments(x: Tensor, group: dist.ProcessGroup | None) -> Moments:

@@ -30,14 +30,19 @@ def move_towards(statistics: Pairs, tracked: Tensor, skipped: Tensor, momentum: 
 
 def _by_host(statistics: Pairs, tracked: Tensor, skipped: Tensor, momentum: float | None) -> None:
     """Looks at the values, which on a CPU are at hand: a third of the operations."""
-    # In the dtype of the running statistics, because a variance that is finite in fp64 may be infinite there.
-    if not all(math.isfinite(batch.to(r.dtype).sum(dtype=torch.float64).item()) for r, batch in statistics):
+    # Smaller than what is infinite in the dtype of the running statistics, which may be narrower than the batch's.
+    if not all(_largest(batch) <= torch.finfo(running.dtype).max for running, batch in statistics):
         skipped.add_(1)
         return
     tracked.add_(1)
     step = momentum if momentum is not None else 1.0 / tracked.item()
     for running, batch in statistics:
-        running.add_(batch - running, alpha=step)
+        running.lerp_(batch.to(running.dtype), step)
+
+
+def _largest(values: Tensor) -> float:
+    """The largest absolute value; NaN where one is."""
+    return float(torch.linalg.vector_norm(values, math.inf))
 
 
 def _on_device(statistics: Pairs, tracked: Tensor, skipped: Tensor, momentum: float | None) -> None:

@@ -92,12 +92,13 @@ class _SyncedBatchNorms(torch.autograd.Function):
         *given: Tensor | None,
     ) -> tuple[Tensor, ...]:
         ys, saved = [], []
-        for i, (values, (count, mean, var)) in enumerate(zip(inputs, moments, strict=True)):
+        for i, (centred_x, (count, mean, var)) in enumerate(zip(inputs, moments, strict=True)):
             x, weight, bias = given[3 * i : 3 * i + 3]
             assert x is not None
             invstd = (var + eps[i]).rsqrt_()
             a = invstd if weight is None else invstd * weight
-            ys.append(_scale_and_shift(values, mean, a, bias).to(x.dtype))
+            shift = torch.addcmul(torch.zeros_like(a) if bias is None else bias, centred_x.offset(mean), a, value=-1)
+            ys.append(_scale_and_shift(centred_x.values, a, shift).to(x.dtype))
             saved += [x, weight, count, mean, invstd, a]
         ctx.save_for_backward(*saved)
         ctx.group, ctx.eps = group, eps
@@ -106,8 +107,8 @@ class _SyncedBatchNorms(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *dys: Tensor | None) -> tuple[Tensor | None, ...]:
-        each = len(ctx.saved_tensors) // len(dys)
-        branches = [_Saved._make([*ctx.saved_tensors[i * each : (i + 1) * each], eps]) for i, eps in enumerate(ctx.eps)]
+        saved, each = ctx.saved_tensors, len(_Saved._fields) - 1
+        branches = [_Saved._make([*saved[i * each : (i + 1) * each], eps]) for i, eps in enumerate(ctx.eps)]
         # Where a branch goes nowhere the other workers still wait in the collective.
         given = [torch.zeros_like(b.x) if dy is None else dy for dy, b in zip(dys, branches, strict=True)]
         backward = _differentiable_backward if torch.is_grad_enabled() else _backward
@@ -116,14 +117,13 @@ class _SyncedBatchNorms(torch.autograd.Function):
         return *[None] * _SETTINGS, *(g if needed else None for g, needed in zip(gradients, wanted, strict=True))
 
 
-def _scale_and_shift(x: Centred, mean: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
-    """(x - mean) * scale + bias per channel, in place of the values of `x`."""
-    shift = (x.centre - mean) * scale
-    if bias is not None:
-        shift = shift + bias
-    values, shape = x.values, channel_shape(x.values)
-    # Two operations: torch has no fast kernel for both at once where channels are not the last dimension in memory.
-    return values.mul_(scale.to(values.dtype).view(shape)).add_(shift.to(values.dtype).view(shape))
+def _scale_and_shift(values: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """Values * scale + shift per channel, in place.
+
+    Two operations: torch has no fast kernel for both at once where channels are not the last dimension in memory.
+    """
+    shape, dtype = channel_shape(values), values.dtype
+    return values.mul_(scale.to(dtype).view(shape)).add_(shift.to(dtype).view(shape))
 
 
 Gradients = tuple[Tensor, Tensor, Tensor]
@@ -136,9 +136,10 @@ def _backward(dys: list[Tensor], branches: list[_Saved], group: dist.ProcessGrou
     totals = sum_together(shares, group)
     results: list[Gradients] = []
     for dy, x, branch, share, summed in zip(dys, inputs, branches, shares, totals, strict=True):
-        sum_dy_xhat, sum_dy = (summed / branch.total).chunk(2)
-        b = branch.a * branch.invstd * sum_dy_xhat
-        dx = _scale_and_shift(x, branch.mean, -b, -branch.a * sum_dy)
+        mean_dy_xhat, mean_dy = (summed / branch.total).chunk(2)
+        minus_a, slope = -branch.a, branch.invstd * mean_dy_xhat
+        shift = torch.addcmul(mean_dy, slope, x.offset(branch.mean), value=-1)
+        dx = _scale_and_shift(x.values, slope.mul_(minus_a), shift.mul_(minus_a))
         a = branch.a.to(dx.dtype).view(channel_shape(dx))
         dgamma, dbeta = share.chunk(2)
         results.append((dx.addcmul_(dy.to(dx.dtype), a), dgamma, dbeta))
@@ -156,8 +157,9 @@ def _local_sums(dy: Tensor, x: Centred, branch: _Saved) -> Tensor:
         return torch.cat([dgamma, dbeta]).double()
     dy = dy.to(values.dtype)
     sum_dy = dy.sum(dims).double()
-    sum_dy_centred = torch.addcmul((dy * values).sum(dims).double(), sum_dy, x.centre - branch.mean)
-    return torch.cat([sum_dy_centred * branch.invstd, sum_dy])
+    sum_dy_values = (dy * values).sum(dims).double()
+    sum_dy_centred = torch.addcmul(sum_dy_values, sum_dy, x.offset(branch.mean), value=-1)
+    return torch.cat([sum_dy_centred.mul_(branch.invstd), sum_dy])
 
 
 def _differentiable_backward(
