@@ -85,11 +85,11 @@ def test_up_hands_its_flags_on(run: Any, stand_in: Any, tmp_path: Path) -> None:
     stand_in("works")
     flags = ("--grpc", "127.0.0.1:0", "--workers", "3", "--datasets", "a", "--datasets", "b", "--executor", "local")
     opened = ("--shared-memory", "client-*", "--model-control", "explicit", "--trace-dir", "traces")
-    run("up", *flags, *opened, "--shift-sample-rate", "0", "--insecure")
+    run("up", *flags, "--engines", "openvino", *opened, "--shift-sample-rate", "0", "--insecure")
     words = (tmp_path / "batchyard-data" / "control.log").read_text().splitlines()[0].removeprefix("arguments ")
     assert json.loads(words) == [
         "--grpc", "127.0.0.1:0", "--workers", "3", "--datasets", "a", "b", "--executor", "local",
-        *opened, "--shift-sample-rate", "0.0", "--insecure"
+        "--engines", "openvino", *opened, "--shift-sample-rate", "0.0", "--insecure"
     ]  # fmt: skip
 
 

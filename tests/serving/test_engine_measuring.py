@@ -20,6 +20,7 @@ from batchyard.serving.engines.choice import batch_sizes
 from batchyard.serving.engines.interface import Network
 from batchyard.serving.engines.timings import FILE
 from batchyard.serving.loading import Loaded, Loader, LoadError, Wanted, folder_of
+from batchyard.serving.settings import Control, Settings, SettingsError
 from bench.small_artifact import SmallNetwork, publish
 from tests.serving.convolutions import SmallConvolutions
 from tests.serving.harness import assert_is_answer, until
@@ -58,7 +59,7 @@ def shelf(tmp_path: Path) -> Shelf:
 
 
 @pytest.mark.parametrize("network", [SmallNetwork(seed=1), SmallConvolutions(seed=1)], ids=["mlp", "convolutions"])
-async def test_every_engine_is_timed_at_every_size_and_one_that_passed_serves(
+async def test_every_engine_is_checked_and_timed_and_one_that_passed_serves(
     shelf: Shelf, network: SmallNetwork
 ) -> None:
     shelf.publish(network)
@@ -71,8 +72,10 @@ async def test_every_engine_is_timed_at_every_size_and_one_that_passed_serves(
         assert trial.passed, trial.reason
         assert trial.error is not None
         assert 0 < trial.error < 1e-3
-        assert list(trial.seconds) == batch_sizes(MAX_BATCH)
-        assert all(0 < seconds < 1 for seconds in trial.seconds.values())
+        timed = list(trial.seconds)
+        assert timed[0] == 1
+        assert timed == batch_sizes(MAX_BATCH)[: len(timed)]  # a busy machine may be out of time before the largest
+        assert all(seconds > 0 for seconds in trial.seconds.values())
     assert loaded.engine.name in ENGINE_NAMES
     pixels = network.pixels(5).astype(np.float32)
     assert_is_answer(loaded.engine.run(pixels), network, pixels)
@@ -106,6 +109,12 @@ def errors_of(engine: str, manifest: Manifest, folder: Path) -> list[float]:
     numbers = {1, len(os.sched_getaffinity(0))}
     opened = [open_engine(engine, network, threads) for threads in numbers]
     return [check_against_certificate(one, samples, 1e-3, MAX_BATCH) for one in opened]
+
+
+@pytest.mark.parametrize("engines", [(), ("onnxruntime", "tensorrt"), ("",)], ids=str)
+def test_engines_that_nobody_knows_are_refused_with_those_that_exist(engines: tuple[str, ...], tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"--engines .*: expected some of onnxruntime, openvino, torch"):
+        Settings(control=Control(address="127.0.0.1:1"), cache=tmp_path, engines=engines)
 
 
 async def test_when_no_engine_is_right_the_version_is_refused_with_every_reason(shelf: Shelf) -> None:

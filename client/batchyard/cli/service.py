@@ -45,6 +45,7 @@ def _service_flags(command: Any) -> Any:
             type=click.FloatRange(0, 1),
             help="Share of the requests that covariate shift is measured on; 0: none [0.01].",
         ),
+        click.option("--engines", metavar="NAME,...", help="Engines that may serve [all that are installed]."),
         click.option(
             "--shared-memory",
             metavar="PATTERN",

@@ -72,6 +72,7 @@ def _parser() -> argparse.ArgumentParser:
         help="/metrics of the inference plane (%(default)s)")  # fmt: skip
     add("--shift-sample-rate", type=float, metavar="SHARE",
         help="share of its requests that covariate shift is measured on, 0 for none (default: its own)")  # fmt: skip
+    add("--engines", metavar="NAME,...", help="engines that may serve (default: all that are installed)")
     add("--shared-memory", metavar="PATTERN",
         help="keys in /dev/shm that inference clients may register, such as 'client-*' (default: none)")  # fmt: skip
     add("--model-control", choices=("none", "explicit"), help="explicit: inference clients may load and unload models")
@@ -99,6 +100,7 @@ def _settings(given: argparse.Namespace) -> Settings:
         inference_grpc=given.inference_grpc,
         inference_http=given.inference_http,
         shift_sample_rate=given.shift_sample_rate,
+        engines=given.engines,
         shared_memory=given.shared_memory,
         model_control=given.model_control,
         trace_dir=given.trace_dir,

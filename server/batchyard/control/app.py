@@ -131,6 +131,7 @@ class ControlPlane:
             http=self._settings.inference_http,
             security=self._settings.security,
             shift_sample_rate=self._settings.shift_sample_rate,
+            engines=self._settings.engines,
             shared_memory=self._settings.shared_memory,
             model_control=self._settings.model_control,
             trace_dir=self._settings.trace_dir,

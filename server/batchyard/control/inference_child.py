@@ -52,6 +52,7 @@ class InferenceOptions:
     security: Security
     shift_sample_rate: float | None = None
     """None: its default."""
+    engines: str | None = None
     shared_memory: str | None = None
     model_control: str | None = None
     trace_dir: Path | None = None
@@ -69,6 +70,7 @@ class InferenceOptions:
             "--tls-key": self.security.tls_key,
             "--token-file": self.security.token_file,
             "--shift-sample-rate": self.shift_sample_rate,
+            "--engines": self.engines,
             "--shared-memory": self.shared_memory,
             "--model-control": self.model_control,
             "--trace-dir": self.trace_dir,

@@ -38,6 +38,8 @@ class Settings:
     """HOST:PORT of its /metrics; port 0: any free one."""
     shift_sample_rate: float | None = None
     """Share of the requests that its inference plane measures covariate shift on, 0 for none; None: its default."""
+    engines: str | None = None
+    """Names of the engines that its inference plane may use, with commas between; None: all that are installed."""
     shared_memory: str | None = None
     """Keys in /dev/shm that clients of its inference plane may register, as a shell pattern; None: none."""
     model_control: Literal["none", "explicit"] | None = None
