@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import Any
 
@@ -37,6 +38,17 @@ async def test_requests_rows_batches_and_their_times_are_counted(mnist: Serving)
     assert [(batch.batch_size, batch.compute_infer.count) for batch in after.batch_stats] == [(1, 1), (4, 2)]
     assert sum(batch.compute_infer.ns for batch in after.batch_stats) == pytest.approx(counted.compute_infer.ns, abs=3)
     assert began * 1e3 - 1 <= after.last_inference <= time.time() * 1e3 + 1
+
+
+async def test_requests_that_share_a_batch_each_count_its_time(mnist: Serving) -> None:
+    served = mnist.plane.repository.resolve("mnist", "")
+    rows = PIXELS.reshape(4, -1)
+    await asyncio.gather(*(served.infer(rows, None) for _ in range(3)))
+    (counted,) = await statistics(mnist, "mnist")
+    (batch,) = counted.batch_stats
+    assert (batch.batch_size, batch.compute_infer.count, counted.execution_count) == (12, 1, 1)
+    assert (counted.inference_stats.queue.count, counted.inference_stats.compute_infer.count) == (3, 3)
+    assert counted.inference_stats.compute_infer.ns == pytest.approx(3 * batch.compute_infer.ns, abs=3)
 
 
 async def test_every_version_of_a_model_or_of_all_or_one_alone(serving: Serving) -> None:

@@ -23,6 +23,7 @@ from batchyard.serving.log_settings import LogSettings
 from batchyard.serving.metrics import Metrics
 from batchyard.serving.model_control import ModelControl
 from batchyard.serving.oip import OpenInference, extensions_of
+from batchyard.serving.oip.config import Configuration
 from batchyard.serving.oip.discovery import Discovery
 from batchyard.serving.oip.infer import Inference
 from batchyard.serving.oip.logs import Logging
@@ -122,6 +123,7 @@ class InferencePlane:
         yield Discovery(repository, metadata.version("batchyard"), extensions_of(settings))
         yield SystemSharedMemory(self.shared_memory)
         yield CudaSharedMemory()
+        yield Configuration(repository)
         yield Statistics(repository)
         yield RepositoryControl(self._model_control, settings.model_control)
         yield TraceSettings(self._tracing, repository)
