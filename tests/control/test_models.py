@@ -9,7 +9,7 @@ import grpc
 import pytest
 
 from batchyard.training.events import Ended
-from batchyard.v1 import models_pb2
+from batchyard.v1 import models_pb2, serving_pb2
 from tests.control.harness import PATIENCE, Service, artifact, publishing, refused
 
 
@@ -158,3 +158,52 @@ async def test_an_alias_set_to_where_it_points_already_tells_nobody(service: Ser
         await set_alias(service, "digits", "canary", 1)
         assert dict((await watch.read()).models[0].model.aliases) == {"production": 1, "canary": 1}
     watch.cancel()
+
+
+async def update(service: Service, mask: list[str], **settings: Any) -> models_pb2.Model:
+    model = models_pb2.Model(name="models/digits", serving_settings=serving_pb2.ServingSettings(**settings))
+    request = models_pb2.UpdateModelRequest(model=model)
+    request.update_mask.paths.extend(mask)
+    found = await service.models.UpdateModel(request)
+    assert isinstance(found, models_pb2.Model)
+    return found
+
+
+async def test_how_a_model_is_served_changes_field_by_field_and_inference_planes_hear_it(service: Service) -> None:
+    await publish(service, "digits", alias="production")
+    watch = service.models.WatchServedModels(models_pb2.WatchServedModelsRequest())
+    async with asyncio.timeout(PATIENCE):
+        assert not (await watch.read()).models[0].model.HasField("serving_settings")
+        await update(service, [], max_batch_size=64, preferred_batch_sizes=[8, 64], timeout_action="DELAY")
+        heard = (await watch.read()).models[0].model.serving_settings
+    assert (heard.max_batch_size, list(heard.preferred_batch_sizes)) == (64, [8, 64])
+    path = "serving_settings.max_batch_size"
+    assert not (await update(service, [path], priority_levels=3)).serving_settings.HasField("max_batch_size")
+    stored = await service.models.GetModel(models_pb2.GetModelRequest(name="models/digits"))
+    assert list(stored.serving_settings.preferred_batch_sizes) == [8, 64]
+    assert not stored.serving_settings.HasField("priority_levels")  # the mask did not name it
+    assert not (await update(service, ["serving_settings"])).HasField("serving_settings")
+    watch.cancel()
+
+
+@pytest.mark.parametrize(
+    ("settings", "field"),
+    [
+        ({"max_batch_size": 0}, "max_batch_size"),
+        ({"max_queue_delay_microseconds": -1}, "max_queue_delay_microseconds"),
+        ({"preferred_batch_sizes": [8, 4]}, "preferred_batch_sizes"),
+        ({"preferred_batch_sizes": [8], "max_batch_size": 4}, "preferred_batch_sizes"),
+        ({"priority_levels": 2, "default_priority_level": 3}, "default_priority_level"),
+        ({"timeout_action": 7}, "timeout_action"),
+    ],
+)
+async def test_settings_that_cannot_be_are_refused_by_name(
+    service: Service, settings: dict[str, Any], field: str
+) -> None:
+    await publish(service, "digits")
+    async with refused() as found:
+        await update(service, [], **settings)
+    assert list(found[0].fields) == [f"serving_settings.{field}"]
+    async with refused() as found:
+        await update(service, ["aliases"])
+    assert list(found[0].fields) == ["update_mask"]

@@ -39,6 +39,7 @@ from batchyard.client.job_file import read_job
 from batchyard.client.plain import plain
 from batchyard.client.settings import Settings, read_settings
 from batchyard.v1.models_pb2 import Model, ModelVersion
+from batchyard.v1.serving_pb2 import ServingSettings
 from batchyard.v1.shift_pb2 import ModelShift
 from batchyard.v1.spec_pb2 import TrainingJobSpec
 from batchyard.v1.training_pb2 import (
@@ -78,6 +79,7 @@ __all__ = [
     "Prediction",
     "RpcError",
     "ServiceError",
+    "ServingSettings",
     "Settings",
     "StateChange",
     "StepMetrics",

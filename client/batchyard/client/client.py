@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from typing import Any, Self
 
 import grpc
+from google.protobuf.field_mask_pb2 import FieldMask
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from batchyard.client import errors
@@ -26,6 +27,7 @@ from batchyard.client.watch import Watch, WatchOptions
 from batchyard.v1 import models_pb2, training_pb2
 from batchyard.v1.models_pb2 import Model, ModelVersion
 from batchyard.v1.models_pb2_grpc import ModelServiceStub
+from batchyard.v1.serving_pb2 import ServingSettings
 from batchyard.v1.spec_pb2 import TrainingJobSpec
 from batchyard.v1.training_pb2 import LogLine, StateChange, TrainingJob
 from batchyard.v1.training_pb2_grpc import TrainingServiceStub
@@ -219,6 +221,14 @@ class Client:
         """Points an alias at a version; the inference planes follow at once."""
         request = models_pb2.SetAliasRequest(model=model_name(model), alias=alias, version=version)
         return self._control(self._models.SetAlias, request)
+
+    def set_serving_settings(self, model: str, settings: ServingSettings, fields: Sequence[str]) -> Model:
+        """Changes these fields of how a model is served; those not set in `settings` take their defaults again."""
+        request = models_pb2.UpdateModelRequest(
+            model=Model(name=model_name(model), serving_settings=settings),
+            update_mask=FieldMask(paths=[f"serving_settings.{field}" for field in fields]),
+        )
+        return self._control(self._models.UpdateModel, request)
 
     def recalibrate(self, version: str, inputs: Array, *, prior: float = 16.0, timeout: float = 900.0) -> ModelVersion:
         """A new version with the population statistics of unlabelled `inputs`; no alias moves. Never repeated.

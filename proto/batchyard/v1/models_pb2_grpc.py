@@ -62,6 +62,11 @@ class ModelServiceStub(object):
                 request_serializer=batchyard_dot_v1_dot_models__pb2.SetAliasRequest.SerializeToString,
                 response_deserializer=batchyard_dot_v1_dot_models__pb2.Model.FromString,
                 _registered_method=True)
+        self.UpdateModel = channel.unary_unary(
+                '/batchyard.v1.ModelService/UpdateModel',
+                request_serializer=batchyard_dot_v1_dot_models__pb2.UpdateModelRequest.SerializeToString,
+                response_deserializer=batchyard_dot_v1_dot_models__pb2.Model.FromString,
+                _registered_method=True)
         self.ExportModelVersion = channel.unary_stream(
                 '/batchyard.v1.ModelService/ExportModelVersion',
                 request_serializer=batchyard_dot_v1_dot_exchange__pb2.ExportModelVersionRequest.SerializeToString,
@@ -123,6 +128,13 @@ class ModelServiceServicer(object):
 
     def SetAlias(self, request, context):
         """Points an alias at a version, creating it if there is none; the inference planes follow at once.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateModel(self, request, context):
+        """Changes how a model is served; the inference planes follow at once, without loading anything anew.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -192,6 +204,11 @@ def add_ModelServiceServicer_to_server(servicer, server):
             'SetAlias': grpc.unary_unary_rpc_method_handler(
                     servicer.SetAlias,
                     request_deserializer=batchyard_dot_v1_dot_models__pb2.SetAliasRequest.FromString,
+                    response_serializer=batchyard_dot_v1_dot_models__pb2.Model.SerializeToString,
+            ),
+            'UpdateModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateModel,
+                    request_deserializer=batchyard_dot_v1_dot_models__pb2.UpdateModelRequest.FromString,
                     response_serializer=batchyard_dot_v1_dot_models__pb2.Model.SerializeToString,
             ),
             'ExportModelVersion': grpc.unary_stream_rpc_method_handler(
@@ -355,6 +372,33 @@ class ModelService(object):
             target,
             '/batchyard.v1.ModelService/SetAlias',
             batchyard_dot_v1_dot_models__pb2.SetAliasRequest.SerializeToString,
+            batchyard_dot_v1_dot_models__pb2.Model.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/batchyard.v1.ModelService/UpdateModel',
+            batchyard_dot_v1_dot_models__pb2.UpdateModelRequest.SerializeToString,
             batchyard_dot_v1_dot_models__pb2.Model.FromString,
             options,
             channel_credentials,

@@ -45,6 +45,8 @@ class ModelServiceStub:
     """Newest first."""
     SetAlias: _grpc.UnaryUnaryMultiCallable[_models_pb2.SetAliasRequest, _models_pb2.Model]
     """Points an alias at a version, creating it if there is none; the inference planes follow at once."""
+    UpdateModel: _grpc.UnaryUnaryMultiCallable[_models_pb2.UpdateModelRequest, _models_pb2.Model]
+    """Changes how a model is served; the inference planes follow at once, without loading anything anew."""
     ExportModelVersion: _grpc.UnaryStreamMultiCallable[_exchange_pb2.ExportModelVersionRequest, _exchange_pb2.ExportModelVersionResponse]
     """Copies a version out, for use elsewhere: the files of a format, digests first. NOT_FOUND: no such version."""
     ImportModelVersion: _grpc.StreamUnaryMultiCallable[_exchange_pb2.ImportModelVersionRequest, _models_pb2.ModelVersion]
@@ -76,6 +78,8 @@ class ModelServiceAsyncStub(ModelServiceStub):
     """Newest first."""
     SetAlias: _aio.UnaryUnaryMultiCallable[_models_pb2.SetAliasRequest, _models_pb2.Model]  # type: ignore[assignment]
     """Points an alias at a version, creating it if there is none; the inference planes follow at once."""
+    UpdateModel: _aio.UnaryUnaryMultiCallable[_models_pb2.UpdateModelRequest, _models_pb2.Model]  # type: ignore[assignment]
+    """Changes how a model is served; the inference planes follow at once, without loading anything anew."""
     ExportModelVersion: _aio.UnaryStreamMultiCallable[_exchange_pb2.ExportModelVersionRequest, _exchange_pb2.ExportModelVersionResponse]  # type: ignore[assignment]
     """Copies a version out, for use elsewhere: the files of a format, digests first. NOT_FOUND: no such version."""
     ImportModelVersion: _aio.StreamUnaryMultiCallable[_exchange_pb2.ImportModelVersionRequest, _models_pb2.ModelVersion]  # type: ignore[assignment]
@@ -134,6 +138,14 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_models_pb2.Model, _abc.Awaitable[_models_pb2.Model]]:
         """Points an alias at a version, creating it if there is none; the inference planes follow at once."""
+
+    @_abc_1.abstractmethod
+    def UpdateModel(
+        self,
+        request: _models_pb2.UpdateModelRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_models_pb2.Model, _abc.Awaitable[_models_pb2.Model]]:
+        """Changes how a model is served; the inference planes follow at once, without loading anything anew."""
 
     @_abc_1.abstractmethod
     def ExportModelVersion(

@@ -105,6 +105,8 @@ class Model:
     create_time: float
     latest_version: int
     aliases: Mapping[str, int] = field(default_factory=dict)
+    serving_settings: Mapping[str, Any] = field(default_factory=dict)
+    """The fields of ServingSettings that are set: checked when they were."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy import Connection
 
-from batchyard.control import names, tokens
+from batchyard.control import names, serving_settings, tokens
 from batchyard.control.ledger import MODELS, Ledger, Unit
 from batchyard.control.records import Model, ModelVersion, ServedModel
 from batchyard.control.store import models as store
@@ -79,6 +80,17 @@ class Registry:
         if violations:
             raise InvalidInputError(violations)
         return await self._ledger.write(lambda unit: _set_alias(unit, model, alias, version))
+
+    async def set_serving_settings(self, model: str, given: Mapping[str, Any], mask: Sequence[str]) -> Model:
+        """Changes how a model is served; see serving_settings.updated. Raises NotFoundError, InvalidInputError."""
+
+        def write(unit: Unit) -> Model:
+            settings = serving_settings.updated(_model(unit.connection, model).serving_settings, given, mask)
+            store.set_serving_settings(unit.connection, model, settings)
+            unit.models_changed = True
+            return _model(unit.connection, model)
+
+        return await self._ledger.write(write)
 
     async def served(self) -> tuple[ServedModel, ...]:
         """What should be served now: of each model the latest version and every one that an alias names."""

@@ -92,6 +92,15 @@ class ModelsServicer(models_pb2_grpc.ModelServiceServicer):
         model.aliases[request.alias] = request.version
         return model
 
+    def UpdateModel(self, request: Any, context: Any) -> Model:
+        """Takes the named fields unchecked."""
+        self._fake.arrived("UpdateModel", request, context)
+        model = find(self._fake.models, request.model.name, context)
+        for path in request.update_mask.paths:
+            model.serving_settings.ClearField(path.partition(".")[2])
+        model.serving_settings.MergeFrom(request.model.serving_settings)
+        return model
+
     def RecalibrateModel(self, requests: Any, context: Any) -> ModelVersion:
         """The source's copy as the next version."""
         given = list(requests)

@@ -17,7 +17,7 @@ from batchyard.control import names, records
 from batchyard.control.states import State
 from batchyard.endpoint.errors import FieldViolation, InvalidInputError
 from batchyard.training import events
-from batchyard.v1 import models_pb2, recalibration_pb2, spec_pb2, training_pb2
+from batchyard.v1 import models_pb2, recalibration_pb2, serving_pb2, spec_pb2, training_pb2
 
 _PHASES: Mapping[str | None, training_pb2.Progress.Phase.ValueType] = {
     "loading": training_pb2.Progress.LOADING,
@@ -147,6 +147,7 @@ def model(given: records.Model) -> models_pb2.Model:
         create_time=timestamp(given.create_time),
         latest_version=given.latest_version,
         aliases=given.aliases,
+        serving_settings=serving_pb2.ServingSettings(**given.serving_settings) if given.serving_settings else None,
     )
 
 

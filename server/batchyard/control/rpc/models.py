@@ -45,6 +45,11 @@ class ModelServicer(models_pb2_grpc.ModelServiceServicer):
         model = names.parse_model(request.model, "model")
         return convert.model(await self._registry.set_alias(model, request.alias, request.version))
 
+    async def UpdateModel(self, request: pb.UpdateModelRequest, context: Any) -> pb.Model:  # noqa: N802, D102
+        model = names.parse_model(request.model.name, "model.name")
+        given = convert.mapping(request.model.serving_settings)
+        return convert.model(await self._registry.set_serving_settings(model, given, request.update_mask.paths))
+
     async def ExportModelVersion(  # noqa: N802, D102
         self, request: exchange_pb2.ExportModelVersionRequest, context: Any
     ) -> AsyncIterator[exchange_pb2.ExportModelVersionResponse]:

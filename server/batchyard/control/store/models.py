@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, Row, Select, delete, insert, select, update
@@ -71,6 +71,11 @@ def set_alias(connection: Connection, model: str, alias: str, version: int) -> N
     connection.execute(insert(aliases).values(model=model, alias=alias, version=version))
 
 
+def set_serving_settings(connection: Connection, model: str, settings: Mapping[str, Any]) -> None:
+    """Replaces how a model is served."""
+    connection.execute(update(models).where(models.c.name == model).values(serving_settings=dict(settings)))
+
+
 def served(connection: Connection) -> tuple[ServedModel, ...]:
     """Every model with its latest version and every one that an alias names."""
     return tuple(_served(connection, model) for model in _models(connection, select(models).order_by(models.c.name)))
@@ -90,7 +95,13 @@ def _models(connection: Connection, query: Select[Any]) -> list[Model]:
     for row in connection.execute(chosen):
         named[row.model][row.alias] = row.version
     return [
-        Model(name=r.name, create_time=r.create_time, latest_version=r.latest_version, aliases=named[r.name])
+        Model(
+            name=r.name,
+            create_time=r.create_time,
+            latest_version=r.latest_version,
+            aliases=named[r.name],
+            serving_settings=r.serving_settings,
+        )
         for r in rows
     ]
 

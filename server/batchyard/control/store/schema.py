@@ -92,6 +92,7 @@ models = Table(
     Column("name", String(64), primary_key=True),
     Column("create_time", Double, nullable=False),
     Column("latest_version", BigInteger, nullable=False),
+    Column("serving_settings", JSON, nullable=False, server_default="{}"),
 )
 
 versions = Table(
