@@ -110,7 +110,8 @@ class Conversion:
 
     def _needed(self, node: onnx.NodeProto) -> list[str]:
         """What must be made before `node`. A Reshape's inferred shape says what sizes computed in the graph would."""
-        if node.op_type in ("Dropout", "CastLike") or (node.op_type == "Reshape" and self.shapes.get(node.output[0])):
+        told = node.op_type == "Reshape" and node.input[0] not in self.constants and self.shapes.get(node.output[0])
+        if node.op_type in ("Dropout", "CastLike") or told:
             return [node.input[0]]
         return [name for name in node.input if name]
 
@@ -129,7 +130,7 @@ class Conversion:
 
     def _evaluate(self, node: onnx.NodeProto) -> None:
         """What depends on constants alone is one."""
-        if node.op_type == "CastLike":  # like a value of the network, and those are FP32
+        if node.op_type in ("Dropout", "CastLike"):  # like a value of the network, and those are FP32
             self.constants[node.output[0]] = self.constants[node.input[0]].astype(np.float32)
             return
         feeds = {name: self.constants[name] for name in node.input if name}
