@@ -100,7 +100,7 @@ async def test_commits_are_durable_and_references_are_kept(database: Database) -
 
 async def test_a_transaction_that_raises_leaves_nothing(database: Database) -> None:
     def half(connection: Connection) -> None:
-        connection.execute(text("INSERT INTO models VALUES ('digits', 1.0, 1)"))
+        connection.execute(text("INSERT INTO models VALUES ('digits', 1.0, 1, '{}')"))
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
@@ -122,7 +122,7 @@ async def test_a_read_sees_one_state_of_the_database_while_writes_go_on(database
 
     reading = asyncio.create_task(database.read(twice))
     await asyncio.to_thread(counted.wait, 10)
-    await database.write(lambda c: c.execute(text("INSERT INTO models VALUES ('digits', 1.0, 1)")))
+    await database.write(lambda c: c.execute(text("INSERT INTO models VALUES ('digits', 1.0, 1, '{}')")))
     wrote.set()
     assert await reading == (0, 0)
     assert await database.read(count) == 1
