@@ -11,6 +11,7 @@ from batchyard.cli import failures
 from batchyard.cli.engines import engines
 from batchyard.cli.exchange import ensemble, export_, import_
 from batchyard.cli.jobs import job, jobs, submit
+from batchyard.cli.model_set import set_model
 from batchyard.cli.models import alias, model, models
 from batchyard.cli.predict import predict
 from batchyard.cli.recalibrate import recalibrate
@@ -56,6 +57,7 @@ def batchyard() -> None:
     """Train batch-normalised networks, fold and certify them, and serve them over gRPC."""
 
 
+model.add_command(set_model)
 model.add_command(shift)
 model.add_command(engines)
 model.add_command(recalibrate)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from batchyard.cli.model_set import setting_facts
 from batchyard.cli.options import Connection, as_json, connects, examples
 from batchyard.cli.output import ABSENT, clean, for_people, print_facts, print_json, print_table, share, when
 
@@ -61,7 +62,7 @@ def show(name: str, as_json: bool, connection: Connection) -> None:
         version = client.version(_version_name(name, model))
     if as_json:
         return print_json({**plain(version), "aliases": _aliases(model, version)})
-    print_facts(_facts(model, version))
+    print_facts([*_facts(model, version), *setting_facts(model)])
     if for_people():
         click.echo()
     rows = [(e.layer, e.status, e.into or ABSENT, e.reason or ABSENT) for e in version.fold_report]
