@@ -3,7 +3,6 @@
 #   one process, ResNet shapes   1.00: the same kernels over megabytes
 #   2 to 4 workers, [60, 100]    0.9: both make two collectives of about 1 ms; ours has fewer small operations around
 #   2 to 4 workers, ResNet       0.5: the naive one makes about twice as many passes over memory
-#   BN-Inception, 2 workers      0.85: 72 collectives fewer of about 0.3 ms, in a step of 200 ms
 #   2 to 4 workers, MLP step     0.95: three BN layers between one set of DDP buckets
 #   statistics at every step     1.5 on the MLP, 1.2 on convolutions; at every 20th step 1.025 and 1.01: the MLP misses
 #   fold + certify, ResNet-50    4 s: about ten fp64 forward passes and sixteen thousand small probes
