@@ -1,8 +1,9 @@
 """From a version that should be served to an engine that may serve it, beside others that serve meanwhile.
 
 What works hard works at low priority: fetching, verifying and warming up on a thread that yields the cores, the
-measurements in processes of their own. Only the opening of the chosen engine is done at normal priority, because the
-threads that it starts for its batches inherit the priority of the thread that opens it, and keep it.
+measurements in processes of their own, which yield where others are served. Only the opening of the chosen engine is
+done at normal priority, because the threads that it starts for its batches inherit the priority of the thread that
+opens it, and keep it.
 """
 
 from __future__ import annotations
@@ -71,15 +72,16 @@ class Loader:
         self._engines = engines
         self._quiet = ThreadPoolExecutor(1, thread_name_prefix="batchyard-load", initializer=_lower_priority)
 
-    async def load(self, wanted: Wanted, max_batch: int) -> Loaded:
+    async def load(self, wanted: Wanted, max_batch: int, *, quietly: bool = False) -> Loaded:
         """Fetches and verifies the artifact, measures the engines, opens the chosen one, checks it and warms it up.
 
+        `quietly`: at low priority, because others are served meanwhile.
         Raises LoadError, or ArtifactError, which name the file, the tensor, or each engine and why it was refused.
         """
         loop = asyncio.get_running_loop()
         folder = folder_of(wanted, self._cache)
         manifest, samples = await loop.run_in_executor(self._quiet, _fetch, wanted, folder)
-        timings = await measured(folder, self._engines, max_batch)
+        timings = await measured(folder, self._engines, max_batch, LOWER_PRIORITY if quietly else 0)
         network = Network.of(manifest, folder)
         while timings.chosen:
             engine: Engine | None = None

@@ -128,7 +128,7 @@ class Repository:
         """None: it cannot be loaded, and `failures` tells why."""
         log.info("loading %s from %s", wanted.label, wanted.artifact_uri)
         try:
-            loaded = await self._loader.load(wanted, self._limits.max_batch)
+            loaded = await self._loader.load(wanted, self._limits.max_batch, quietly=bool(self._routes))
             log.info("%s is served by %s", wanted.label, loaded.engine.name)
             served = ServedVersion(
                 wanted,

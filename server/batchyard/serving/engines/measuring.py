@@ -25,15 +25,18 @@ LAST_WORDS = 300
 """Characters of a process's stderr that its failure's reason quotes."""
 
 
-async def measured(folder: Path, engines: tuple[str, ...], max_batch: int) -> Timings:
-    """The table that lies in `folder` if it was made under the present conditions, else a new one, which is kept."""
+async def measured(folder: Path, engines: tuple[str, ...], max_batch: int, nice: int = 0) -> Timings:
+    """The table that lies in `folder` if it was made under the present conditions, else a new one, which is kept.
+
+    `nice`: how far the trials yield to others.
+    """
     conditions = timings.conditions_here(engines, max_batch)
     known = timings.read(folder, conditions)
     if known is not None:
         return known
     trials: list[Trial] = []
     for engine in engines:
-        task = Task(engine=engine, folder=folder, max_batch=max_batch, seconds=TIMING_SECONDS / len(engines))
+        task = Task(engine=engine, folder=folder, max_batch=max_batch, seconds=TIMING_SECONDS / len(engines), nice=nice)
         trials += await _try(task)
     made = Timings(conditions=conditions, trials=tuple(trials), chosen=choose(trials, max_batch))
     if made.chosen:

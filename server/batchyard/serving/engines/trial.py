@@ -44,11 +44,13 @@ class Task:
     max_batch: int
     seconds: float
     """For the timing of all numbers of threads together."""
+    nice: int
+    """How far to yield to others: LOWER_PRIORITY beside a version that serves, else 0."""
 
     def arguments(self) -> list[str]:
         """The command line of this module."""
-        given = {"--engine": self.engine, "--folder": self.folder, "--max-batch": self.max_batch}
-        return [str(part) for flag in {**given, "--seconds": self.seconds}.items() for part in flag]
+        values = {name.replace("_", "-"): value for name, value in vars(self).items()}
+        return [part for name, value in values.items() for part in (f"--{name}", str(value))]
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -58,7 +60,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--folder", required=True, type=Path)
     parser.add_argument("--max-batch", required=True, type=int)
     parser.add_argument("--seconds", required=True, type=float)
+    parser.add_argument("--nice", required=True, type=int)
     task = Task(**vars(parser.parse_args(arguments)))
+    os.nice(task.nice)
     with os.fdopen(os.dup(sys.stdout.fileno()), "w") as out:
         os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
         json.dump([dataclasses.asdict(trial) for trial in try_engine(task)], out)
@@ -115,6 +119,5 @@ def seconds_per_batch(
 
 
 if __name__ == "__main__":
-    os.nice(LOWER_PRIORITY)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the server's affair; it ends us
     sys.exit(main())
