@@ -109,7 +109,7 @@ def test_a_network_that_decides_for_nothing_is_not_certified(tmp_path: Path) -> 
     state["logits.weight"], state["logits.bias"] = torch.zeros(3, 5), torch.zeros(3)
     save_file(state, tmp_path / "weights")
     order = {"model": "m", "network": MLP, "artifact_uri": str(tmp_path / "artifact")}
-    with pytest.raises(TrainingError, match="decides for no class on any of 512 generated samples"):
+    with pytest.raises(TrainingError, match="decides for no class on any of 256 generated samples"):
         importing.work(order, tmp_path)
 
 

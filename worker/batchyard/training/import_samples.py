@@ -13,7 +13,7 @@ from torch import Tensor
 
 from batchyard.training.task import violation
 
-GENERATED = 512
+GENERATED = 256
 """Random samples to choose from; those that the network cannot decide on prove nothing."""
 MOST_BYTES = 1 << 30
 """An NPZ file may not unpack to more."""
