@@ -1,0 +1,30 @@
+"""The table of times is told to whoever asks for it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+from click.testing import CliRunner
+
+from batchyard.cli.main import batchyard
+from batchyard.oip import messages
+from batchyard.serving.engines.timings import Timings
+from tests.serving.harness import Serving
+
+
+async def test_model_config_holds_the_table_of_the_version(mnist: Serving) -> None:
+    response = await mnist.stub.ModelConfig(messages.ModelConfigRequest(name="mnist@production"))
+    table = response.config.parameters["engine_timings"].string_value
+    assert Timings.from_json(table) == mnist.plane.repository.resolve("mnist", "1").timings
+    assert response.config.parameters["engine"].string_value.startswith("onnxruntime with ")
+
+
+async def test_the_command_shows_it(mnist: Serving) -> None:
+    addresses = ("--inference", mnist.plane.grpc_address, "--control", f"127.0.0.1:{mnist.control.port}")
+    words = ["model", "engines", "mnist/1", *addresses]
+    shown = await asyncio.to_thread(CliRunner().invoke, batchyard, words)
+    trials = [line.split("\t")[:2] for line in shown.stdout.splitlines() if line.startswith("onnxruntime\t")]
+    assert trials[0] == ["onnxruntime", "1"]
+    told = await asyncio.to_thread(CliRunner().invoke, batchyard, [*words, "--json"])
+    assert json.loads(told.stdout)["chosen"][-1]["up_to"] == 128
