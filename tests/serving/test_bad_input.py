@@ -15,7 +15,7 @@ from batchyard.oip import SERVICE_NAME
 from batchyard.oip.messages import ModelInferRequest
 from batchyard.serving.settings import Limits
 from bench.small_artifact import SmallNetwork
-from tests.serving.harness import Serving, assert_is_answer, detail, reason_of, refusal, request_for
+from tests.serving.harness import Serving, assert_is_answer, detail, reason_of, refusal, request_for, until
 
 NETWORK = SmallNetwork(seed=1)
 PIXELS = NETWORK.pixels(2)
@@ -90,6 +90,19 @@ def typed_pixel_of_256(request: ModelInferRequest) -> None:
     request.inputs[0].contents.uint_contents.extend([256] * 1568)
 
 
+def holding(value: float, typed: bool = False) -> Callable[[ModelInferRequest], None]:
+    def change(request: ModelInferRequest) -> None:
+        pixels = PIXELS.astype(np.float32)
+        pixels[1, 0, 27, 27] = value
+        request.raw_input_contents[0] = pixels.tobytes()
+        if typed:
+            del request.raw_input_contents[:]
+            request.inputs[0].contents.fp32_contents.extend(pixels.reshape(-1))
+
+    change.__name__ = f"holding {value}"
+    return change
+
+
 def unknown_output(request: ModelInferRequest) -> None:
     request.outputs.add(name="probabilities")
 
@@ -133,6 +146,9 @@ MALFORMED = [
     (wrong_typed_field, "got int_contents"),
     (too_few_typed, "got 1 values"),
     (typed_pixel_of_256, "got 256"),
+    (holding(np.nan), "row 1 holds NaN or infinity"),
+    (holding(np.inf), "row 1 holds NaN or infinity"),
+    (holding(-np.inf, typed=True), "row 1 holds NaN or infinity"),
     (unknown_output, "'probabilities'"),
     (output_twice, "got 2"),
     (zero_classes, "at least 1"),
@@ -153,6 +169,35 @@ async def test_each_malformed_request_is_refused_by_name_and_the_next_one_answer
         assert "pixels" in violation.field or "logits" in message, (change.__name__, violation)
         assert len(message) < 1000, change.__name__
     assert_is_answer(await mnist.infer(PIXELS), NETWORK, PIXELS)
+
+
+@pytest.mark.parametrize("rows", [2, 20])
+async def test_finite_pixels_whose_squares_are_not_are_answered_and_no_nan_hides_among_many(
+    mnist: Serving, rows: int
+) -> None:
+    pixels = NETWORK.pixels(rows).astype(np.float32)
+    pixels[0, 0, 0, 0] = np.finfo(np.float32).max
+    assert (await mnist.infer(pixels)).shape == (rows, 10)
+    pixels[rows - 1, 0, 0, 0] = np.nan
+    code, message, _ = await refusal(mnist.infer(pixels))
+    assert code is grpc.StatusCode.INVALID_ARGUMENT
+    assert f"row {rows - 1} holds NaN" in message
+
+
+async def test_a_priority_that_the_model_does_not_have_is_refused_by_name(mnist: Serving) -> None:
+    request = request_for(PIXELS)
+    request.parameters["priority"].uint64_param = 9
+    await mnist.stub.ModelInfer(request)  # without levels it has no effect
+    (model,) = mnist.control.wish.models
+    model.model.serving_settings.priority_levels = 3
+    mnist.control.tell(model)
+    served: Any = mnist.plane.repository.resolve("mnist", "")
+    await until(lambda: served.policy.levels == 3, "the new settings, on the version that is loaded")
+    code, message, _ = await refusal(mnist.stub.ModelInfer(request))
+    assert code is grpc.StatusCode.INVALID_ARGUMENT
+    assert "parameters[priority]: model 'mnist' version 1: got 9; the model has levels 1, the highest, to 3" in message
+    request.parameters["priority"].uint64_param = 3
+    await mnist.stub.ModelInfer(request)
 
 
 async def test_a_timeout_that_is_no_number_of_microseconds_is_refused(mnist: Serving) -> None:
