@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import logging
 import signal
 import sys
@@ -14,9 +15,15 @@ from batchyard.serving.app import InferencePlane
 from batchyard.serving.engines.catalogue import ENGINE_NAMES
 from batchyard.serving.settings import Control, Limits, Settings, SettingsError
 
+GARBAGE_THRESHOLDS = (50_000, 20, 20)
+"""For gc.set_threshold. With Python's own, the collector walks every request in flight again and again: with 2,048 of
+them a request of the small model takes 103 us of the event loop's thread instead of 61, with 64 of them 51, not 43.
+"""
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs until SIGTERM or SIGINT; exit status 2 for settings that cannot work."""
+    gc.set_threshold(*GARBAGE_THRESHOLDS)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
         return asyncio.run(_serve(_settings(_parser().parse_args(arguments))))
