@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help venv quickstart bench-nn bench-serving test lint format typecheck unit proto up down system-packages clean
+.PHONY: help venv quickstart bench-nn bench-serving fuzz test lint format typecheck unit proto up down system-packages clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,6 +32,10 @@ typecheck: $(STAMP) ## mypy --strict
 
 unit: $(STAMP) ## the tests
 	@$(BIN)/python -m pytest
+
+SECONDS ?= 300
+fuzz: $(STAMP) ## wrong requests to an inference plane, SECONDS=.. for each transport
+	@BATCHYARD_FUZZ_SECONDS=$(SECONDS) $(BIN)/python -m pytest -s -q tests/serving/test_fuzz.py
 
 bench-nn: $(STAMP) ## the BN library against its peers, side by side; writes bench/results/nn.json
 	@$(BIN)/python -m bench.nn
