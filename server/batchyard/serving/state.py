@@ -40,7 +40,12 @@ class StateFile:
         self._path = cache / "state.json"
 
     def read(self) -> State | None:
-        """None: nothing was ever stored, or the file is damaged (then logged; the control plane tells again)."""
+        """None: nothing was ever stored, or the file is damaged (then logged; the control plane tells again).
+
+        Comes before anything is fetched: what an earlier process left half fetched is deleted.
+        """
+        for folder in (self._cache / "artifacts").glob("*/.*"):
+            shutil.rmtree(folder, ignore_errors=True)
         try:
             values = json.loads(self._path.read_bytes())
             if values["schema_version"] != SCHEMA_VERSION:
@@ -71,7 +76,8 @@ class StateFile:
         models = (*state.serving, *state.wanted)
         named = {folder_of(version, self._cache) for model in models for version in model.versions.values()}
         for folder in (self._cache / "artifacts").glob("*/*"):
-            if folder not in named:
+            # A hidden one is being fetched, for a client that asked for it while this is written.
+            if folder not in named and not folder.name.startswith("."):
                 shutil.rmtree(folder, ignore_errors=True)
 
 
