@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from batchyard.endpoint.errors import DeadlineError, OverloadedError
 from batchyard.serving.batching import ModelSettings, make_policy
+from batchyard.serving.naming import WantedModel
 from batchyard.serving.request_queue import SECONDS_PER_LEVEL
 from batchyard.serving.settings import Limits
+from batchyard.serving.state import State, StateFile
 from tests.serving.batch_bench import MAX_BATCH, QUEUE_ROWS, Bench, answer_to, rows_of
 from tests.serving.harness import until
 
@@ -235,3 +238,10 @@ def test_what_is_asked_for_is_done_as_far_as_memory_allows(caplog: pytest.LogCap
 def test_settings_that_cannot_be_are_refused_by_name(wrong: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
         ModelSettings(**wrong)  # type: ignore[arg-type]
+
+
+def test_settings_survive_a_restart_without_the_control_plane(tmp_path: Path) -> None:
+    settings = ModelSettings(max_batch_size=4, preferred_batch_sizes=(2, 4), timeout_action="DELAY")
+    model = WantedModel(name="mnist", latest=1, aliases={}, versions={}, settings=settings)
+    StateFile(tmp_path).write(State(serving=(model,), wanted=(model,)))
+    assert StateFile(tmp_path).read() == State(serving=(model,), wanted=(model,))
