@@ -211,3 +211,12 @@ def test_random_networks_fold_or_say_why_and_pass(kinds: list[str], join: str) -
     assert certificate.passed, certificate.reasons
     assert all(entry.reason for entry in folded.report if entry.status != "folded")
     assert not [m for m in folded.module.modules() if isinstance(m, _BatchNorm)]
+
+
+def test_dropout_in_place_drops_nothing_in_evaluation_and_keeps_nothing_from_folding() -> None:
+    head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.2, inplace=True), nn.Linear(4, 3)]
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(inplace=True), *head).eval()
+    x = torch.randn(2, 3, 6, 6)
+    folded = fold(model, (x,))
+    assert [entry.status for entry in folded.report] == ["folded"]
+    assert certify(folded, model, (x,)).passed

@@ -9,6 +9,7 @@ from typing import cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
+from torch.nn.modules.dropout import _DropoutNd
 
 from batchyard.nn.folding.tracing import module_of, name_of
 
@@ -40,7 +41,9 @@ def without_in_place(graph: fx.GraphModule) -> str:
 
 def _writes(graph: fx.GraphModule, node: fx.Node) -> bool:
     if node.op == "call_module":
-        return bool(getattr(module_of(graph, node), "inplace", False))
+        module = module_of(graph, node)
+        drops_nothing = isinstance(module, _DropoutNd) and not module.training
+        return bool(getattr(module, "inplace", False)) and not drops_nothing
     if node.op == "call_method":
         return _ends_in_place(str(node.target))
     if node.op != "call_function":
@@ -101,5 +104,5 @@ def _may_be_view(graph: fx.GraphModule, node: fx.Node) -> bool:
     if node.op in ("placeholder", "get_attr"):
         return True
     if node.op == "call_module":
-        return isinstance(module_of(graph, node), nn.Flatten | nn.Unflatten | nn.Identity | nn.Dropout)
+        return isinstance(module_of(graph, node), nn.Flatten | nn.Unflatten | nn.Identity | _DropoutNd)
     return str(getattr(node.target, "__name__", node.target)) in _MAY_BE_VIEWS
