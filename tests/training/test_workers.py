@@ -71,11 +71,12 @@ def test_only_rank_0_reports_and_statistics_span_the_workers(in_workers: InWorke
 
 
 @pytest.mark.parametrize("count", [2, 3])
-def test_the_mesh_adds_up_as_gloo_does_and_alike_on_every_worker(in_workers: InWorkers, count: int) -> None:
+def test_the_mesh_adds_up_and_gathers_as_gloo_does_and_alike_on_every_worker(in_workers: InWorkers, count: int) -> None:
     results = in_workers("mesh_sums", count, sizes=[0, 1, 7, 1000, 200_001, 4_500_000])
     assert all(result["worst"] < 1e-3 for result in results)
     assert len({result["digest"] for result in results}) == 1
     assert results[0]["scalar"] == sum(range(count))
+    assert all(result["gathered_alike"] for result in results)
 
 
 def test_a_worker_that_dies_is_noticed_by_the_others_at_once(mortals: InWorkers) -> None:

@@ -95,12 +95,13 @@ def diverging(place: Worker, spec: dict[str, Any]) -> list[str]:
 
 
 def mesh_sums(place: Worker, sizes: list[int]) -> dict[str, Any]:
-    """Adds up tensors of several dtypes and sizes over the mesh and over gloo; returns the worst difference."""
+    """Adds up and gathers tensors of several dtypes and sizes over the mesh and over gloo; returns how they differ."""
     with joined(place.context(SMALL)) as group:
         mesh = group.process_group
         assert isinstance(mesh, Mesh)
         assert mesh.direct
         worst, digest = 0.0, hashlib.sha256()
+        gathered_alike = True
         generator = torch.Generator().manual_seed(place.rank)
         for size in sizes:
             for dtype in (torch.float32, torch.float64, torch.int64):
@@ -110,9 +111,18 @@ def mesh_sums(place: Worker, sizes: list[int]) -> dict[str, Any]:
                 dist.all_reduce(actual, group=mesh)
                 worst = max(worst, float((expected - actual).abs().double().sum()) / max(size, 1))
                 digest.update(actual.numpy().tobytes())
+                by_gloo, by_mesh = ([torch.zeros_like(values) for _ in range(group.world_size)] for _ in range(2))
+                dist.all_gather(by_gloo, values)
+                dist.all_gather(by_mesh, values, group=mesh)
+                gathered_alike &= all(torch.equal(one, other) for one, other in zip(by_gloo, by_mesh, strict=True))
         scalar = torch.tensor(float(place.rank))
         dist.all_reduce(scalar, group=mesh)
-        return {"worst": worst, "digest": digest.hexdigest(), "scalar": scalar.item()}
+        return {
+            "worst": worst,
+            "digest": digest.hexdigest(),
+            "scalar": scalar.item(),
+            "gathered_alike": gathered_alike,
+        }
 
 
 def lost_peer(place: Worker) -> str:
