@@ -22,7 +22,10 @@ from grpc_tools import protoc
 ROOT = Path(__file__).resolve().parent.parent
 PROTO = ROOT / "proto"
 WELL_KNOWN = str(resources.files("grpc_tools") / "_proto")
-PUBLIC = [f"batchyard/v1/{name}.proto" for name in ("spec", "training", "serving", "exchange", "recalibration", "models", "shift")]
+PUBLIC = [
+    f"batchyard/v1/{name}.proto"
+    for name in ("spec", "training", "serving", "exchange", "recalibration", "models", "shift")
+]
 CONTRACT = "inference/open_inference.proto"
 
 
