@@ -220,3 +220,20 @@ def test_dropout_in_place_drops_nothing_in_evaluation_and_keeps_nothing_from_fol
     folded = fold(model, (x,))
     assert [entry.status for entry in folded.report] == ["folded"]
     assert certify(folded, model, (x,)).passed
+
+
+def test_an_activation_in_place_behind_a_layer_that_passes_its_input_on_keeps_nothing_from_folding() -> None:
+    normalized = [nn.BatchNorm2d(4), nn.Identity(), nn.ReLU(inplace=True)]  # what timm's networks are made of
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), *normalized, nn.Conv2d(4, 4, 3), *normalized, nn.Flatten()).eval()
+    x = torch.randn(2, 3, 6, 6)
+    folded = fold(model, (x,))
+    assert [entry.status for entry in folded.report] == ["folded", "folded"]
+    assert certify(folded, model, (x,)).passed
+
+
+def test_an_identity_with_a_hook_is_no_identity() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Identity()).eval()
+    model[2].register_forward_hook(lambda module, args, output: 2 * output)
+    x = torch.randn(2, 3, 6, 6)
+    folded = fold(model, (x,))
+    torch.testing.assert_close(folded.module(x), model(x), rtol=1e-4, atol=1e-5)

@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 from batchyard.nn.folding.algebra import ChannelAffine
 from batchyard.nn.folding.canonical import Found, canonicalize
 from batchyard.nn.folding.in_double import doubled, in_double
-from batchyard.nn.folding.in_place import without_in_place
+from batchyard.nn.folding.in_place import drop_identities, without_in_place
 from batchyard.nn.folding.rules import Plan, Stays, backwards, drop_passed, forwards
 from batchyard.nn.folding.tracing import FoldError, double_copy, record_values, trace
 
@@ -76,6 +76,7 @@ def fold(model: nn.Module, example_inputs: tuple[Any, ...]) -> FoldedModel:
     graph = trace(double, example_inputs)
     record_values(graph, example_inputs)
     found = canonicalize(graph)
+    drop_identities(graph)
     places = [_place(f) for f in found]
     hazard = without_in_place(graph)
     entries = [_refused(f, hazard) for f in found] if hazard else _fold_all(graph, found)

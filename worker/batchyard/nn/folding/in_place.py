@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.nn.modules.dropout import _DropoutNd
 
-from batchyard.nn.folding.tracing import module_of, name_of
+from batchyard.nn.folding.tracing import module_of, name_of, untrusted
 
 _OPERATORS = {getattr(operator, f"i{name}"): getattr(operator, name) for name in ("add", "sub", "mul", "truediv")}
 _MAY_BE_VIEWS = {
@@ -19,6 +19,17 @@ _MAY_BE_VIEWS = {
     "narrow", "expand", "expand_as", "chunk", "split", "tensor_split", "unbind", "select", "movedim", "contiguous",
     "to", "view_as", "detach", "getitem", "getattr", "diagonal", "unfold", "dropout",
 }  # fmt: skip
+
+
+def drop_identities(graph: fx.GraphModule) -> None:
+    """Takes out the modules that give back what they are given: Identity, and dropout in evaluation."""
+    for node in list(graph.graph.nodes):
+        module = module_of(graph, node)
+        dropout = isinstance(module, _DropoutNd) and not module.training
+        if (type(module) is nn.Identity or dropout) and not untrusted(cast(nn.Module, module)):
+            (source,) = (*node.args, *node.kwargs.values())
+            node.replace_all_uses_with(cast(fx.Node, source))
+            graph.graph.erase_node(node)
 
 
 def without_in_place(graph: fx.GraphModule) -> str:
@@ -41,9 +52,7 @@ def without_in_place(graph: fx.GraphModule) -> str:
 
 def _writes(graph: fx.GraphModule, node: fx.Node) -> bool:
     if node.op == "call_module":
-        module = module_of(graph, node)
-        drops_nothing = isinstance(module, _DropoutNd) and not module.training
-        return bool(getattr(module, "inplace", False)) and not drops_nothing
+        return bool(getattr(module_of(graph, node), "inplace", False))
     if node.op == "call_method":
         return _ends_in_place(str(node.target))
     if node.op != "call_function":
