@@ -13,7 +13,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from batchyard.endpoint.health import Health
 from batchyard.endpoint.services import add_standard_services
-from batchyard.endpoint.status import StatusInterceptor
+from batchyard.endpoint.status import Guarded
 from batchyard.oip import SERVICE_NAME
 from batchyard.oip.contract import FILES
 
@@ -26,7 +26,7 @@ class Served:
 
     def __init__(self, server: Any) -> None:
         self.server = server
-        self.health: Health = add_standard_services(server, FILES)
+        self.health: Health = add_standard_services(Guarded(server), FILES)
         self.port = server.add_insecure_port("127.0.0.1:0")
 
     async def start(self) -> None:
@@ -44,7 +44,7 @@ class Served:
 
 @pytest.fixture(params=[pygrpc_native.aio.server, grpc.aio.server], ids=["native", "grpcio"])
 async def served(request: pytest.FixtureRequest) -> AsyncIterator[Served]:
-    made = Served(request.param(interceptors=[StatusInterceptor()]))
+    made = Served(request.param())
     await made.start()
     yield made
     await made.stop()

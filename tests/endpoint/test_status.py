@@ -13,7 +13,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from batchyard.endpoint import errors
 from batchyard.endpoint.security import Security, TokenInterceptor
 from batchyard.endpoint.services import add_standard_services
-from batchyard.endpoint.status import CODES, DETAILS_KEY, StatusInterceptor
+from batchyard.endpoint.status import CODES, DETAILS_KEY, Guarded
 from batchyard.oip.contract import FILES
 from batchyard.v1 import models_pb2, models_pb2_grpc
 
@@ -40,10 +40,10 @@ class Served:
     """A server on a free port and a channel to it."""
 
     def __init__(self, error: Exception, security: Security | None = None) -> None:
-        guards = [StatusInterceptor(), *([TokenInterceptor(security)] if security else [])]
-        self.server = grpc.aio.server(interceptors=guards)
-        models_pb2_grpc.add_ModelServiceServicer_to_server(Failing(error), self.server)  # type: ignore[abstract]  # two of its calls do
-        self.health = add_standard_services(self.server, [models_pb2.DESCRIPTOR, *FILES])
+        self.server = grpc.aio.server(interceptors=[TokenInterceptor(security)] if security else [])
+        guarded: Any = Guarded(self.server)
+        models_pb2_grpc.add_ModelServiceServicer_to_server(Failing(error), guarded)  # type: ignore[abstract]  # two of its calls do
+        self.health = add_standard_services(guarded, [models_pb2.DESCRIPTOR, *FILES])
         self.port = self.server.add_insecure_port("127.0.0.1:0")
 
     async def __aenter__(self) -> "Served":

@@ -15,7 +15,7 @@ from batchyard.control.rpc.training import TrainingServicer
 from batchyard.control.settings import SettingsError
 from batchyard.endpoint.security import Security, TokenInterceptor
 from batchyard.endpoint.services import add_standard_services
-from batchyard.endpoint.status import StatusInterceptor
+from batchyard.endpoint.status import Guarded
 from batchyard.v1 import models_pb2, models_pb2_grpc, training_pb2, training_pb2_grpc
 
 OPTIONS = (
@@ -36,13 +36,12 @@ class GrpcServer:
         self, jobs: Jobs, registry: Registry, exchange: Exchange, recalibration: Recalibration, security: Security
     ) -> None:
         self._security = security
-        self._server: Any = grpc.aio.server(
-            interceptors=[StatusInterceptor(), TokenInterceptor(security)], options=OPTIONS
-        )
-        training_pb2_grpc.add_TrainingServiceServicer_to_server(TrainingServicer(jobs), self._server)
+        self._server: Any = grpc.aio.server(interceptors=[TokenInterceptor(security)], options=OPTIONS)
+        guarded: Any = Guarded(self._server)
+        training_pb2_grpc.add_TrainingServiceServicer_to_server(TrainingServicer(jobs), guarded)
         models = ModelServicer(registry, exchange, recalibration)
-        models_pb2_grpc.add_ModelServiceServicer_to_server(models, self._server)
-        self.health = add_standard_services(self._server, [training_pb2.DESCRIPTOR, models_pb2.DESCRIPTOR])
+        models_pb2_grpc.add_ModelServiceServicer_to_server(models, guarded)
+        self.health = add_standard_services(guarded, [training_pb2.DESCRIPTOR, models_pb2.DESCRIPTOR])
 
     def bind(self, address: str) -> str:
         """Binds HOST:PORT and returns it with the port that it got. Raises SettingsError when it is taken."""

@@ -16,7 +16,7 @@ import grpc
 from aiohttp import web
 
 from batchyard.endpoint.errors import UnauthenticatedError
-from batchyard.endpoint.status import rewrap
+from batchyard.endpoint.status import abort, rewrap
 
 HEALTH = "/grpc.health.v1.Health/"
 """Probes cannot hold tokens; health says nothing but SERVING."""
@@ -116,7 +116,7 @@ def is_loopback(address: str) -> bool:
 
 
 class TokenInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in the stubs alone
-    """Refuses calls without the token, health checks aside. Goes inside StatusInterceptor."""
+    """Refuses calls without the token, health checks aside."""
 
     def __init__(self, security: Security) -> None:
         self._security = security
@@ -136,11 +136,11 @@ _REFUSAL = "this service asks for a token: send metadata 'authorization: Bearer 
 
 
 async def _refuse(request: Any, context: Any) -> Any:
-    raise UnauthenticatedError(_REFUSAL, reason="TOKEN_REQUIRED")
+    await abort(context, UnauthenticatedError(_REFUSAL, reason="TOKEN_REQUIRED"), "")
 
 
 async def _refuse_stream(request: Any, context: Any) -> Any:
-    raise UnauthenticatedError(_REFUSAL, reason="TOKEN_REQUIRED")
+    await _refuse(request, context)
     yield
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from typing import Any, NoReturn
 
 import grpc
@@ -89,27 +89,46 @@ async def abort(context: Any, error: Exception, method: str) -> NoReturn:
     raise AssertionError("unreachable: abort raises")
 
 
-class StatusInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in the stubs alone
-    """Turns what handlers raise into statuses, and bytes that are no message into INVALID_ARGUMENT, not INTERNAL.
+class Guarded:
+    """A gRPC server whose handlers' errors become statuses, and bytes that are no message become INVALID_ARGUMENT.
 
-    Outermost of the interceptors.
+    Give it to the generated add_…_to_server functions in the server's place. Handlers are wrapped once, when they are
+    registered: an interceptor would do it for each call, at 5 us of 40.
     """
 
-    def __init__(self) -> None:
-        self._wrapped: dict[str, tuple[Any, Any]] = {}
+    def __init__(self, server: Any) -> None:
+        self._server = server
 
-    async def intercept_service(self, continuation: Callable[[Any], Awaitable[Any]], handler_call_details: Any) -> Any:
-        """Wraps the method's handler, whatever its kind."""
-        handler = await continuation(handler_call_details)
-        if handler is None:
-            return None
+    def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Any]) -> None:
+        """For servers that look methods up by name."""
+        guarded = {name: _guarded(handler, f"/{service}/{name}") for name, handler in handlers.items()}
+        self._server.add_registered_method_handlers(service, guarded)
+
+    def add_generic_rpc_handlers(self, handlers: Iterable[Any]) -> None:
+        """For servers that ask each service for its methods."""
+        self._server.add_generic_rpc_handlers([_GuardedService(handler) for handler in handlers])
+
+
+class _GuardedService(grpc.ServiceRpcHandler):  # type: ignore[type-arg]  # generic in the stubs alone
+    def __init__(self, service: Any) -> None:
+        self._service = service
+        self._handlers: dict[str, Any] = {}
+
+    def service_name(self) -> str:
+        return str(self._service.service_name())
+
+    def service(self, handler_call_details: Any) -> Any:
         method = handler_call_details.method
-        known, wrapped = self._wrapped.get(method, (None, None))
-        if known is not handler:  # a server gives the same handler for each call: wrapping it anew costs 5 us a call
-            streamed = handler.request_streaming
-            wrapped = rewrap(_forgiving(handler), lambda behaviour: _guard(behaviour, method, streamed))
-            self._wrapped[method] = handler, wrapped
-        return wrapped
+        if method not in self._handlers:
+            handler = self._service.service(handler_call_details)
+            if handler is None:  # not remembered: anybody may ask for names without end
+                return None
+            self._handlers[method] = _guarded(handler, method)
+        return self._handlers[method]
+
+
+def _guarded(handler: Any, method: str) -> Any:
+    return rewrap(_forgiving(handler), lambda behaviour: _guard(behaviour, method, handler.request_streaming))
 
 
 class _Malformed:

@@ -13,7 +13,7 @@ from typing import Any
 
 from batchyard.endpoint.security import TokenInterceptor
 from batchyard.endpoint.services import add_standard_services
-from batchyard.endpoint.status import StatusInterceptor
+from batchyard.endpoint.status import Guarded
 from batchyard.oip import add_servicer
 from batchyard.oip.contract import FILES
 from batchyard.serving import transport
@@ -62,9 +62,10 @@ class InferencePlane:
         self._log_settings = LogSettings(logging.getLogger())
         self.transport = transport.choose(settings.transport, settings.security)
         self._server = transport.make_server(self.transport, self._interceptors(), settings.max_message_bytes)
-        add_servicer(OpenInference(self._parts()), self._server)
-        shift_pb2_grpc.add_ShiftServiceServicer_to_server(ShiftServicer(self.repository), self._server)
-        self._health = add_standard_services(self._server, (*FILES, shift_pb2.DESCRIPTOR))
+        guarded: Any = Guarded(self._server)
+        add_servicer(OpenInference(self._parts()), guarded)
+        shift_pb2_grpc.add_ShiftServiceServicer_to_server(ShiftServicer(self.repository), guarded)
+        self._health = add_standard_services(guarded, (*FILES, shift_pb2.DESCRIPTOR))
         self._web = Web(self.metrics, self.repository, settings.security)
         state = StateFile(settings.cache)
         self._follower = Follower(settings.control, self.repository, state, self.metrics, self._model_control.apply)
@@ -130,8 +131,7 @@ class InferencePlane:
         yield Logging(self._log_settings)
 
     def _interceptors(self) -> list[Any]:
-        tokens = [TokenInterceptor(self._settings.security)] if self._settings.security.token else []
-        return [StatusInterceptor(), *tokens]
+        return [TokenInterceptor(self._settings.security)] if self._settings.security.token else []
 
     async def _tell_health(self) -> None:
         await self._health.set(self.repository.informed)

@@ -27,8 +27,7 @@ def drop_identities(graph: fx.GraphModule) -> None:
         module = module_of(graph, node)
         dropout = isinstance(module, _DropoutNd) and not module.training
         if (type(module) is nn.Identity or dropout) and not untrusted(cast(nn.Module, module)):
-            (source,) = (*node.args, *node.kwargs.values())
-            node.replace_all_uses_with(cast(fx.Node, source))
+            node.replace_all_uses_with(node.all_input_nodes[0])
             graph.graph.erase_node(node)
 
 
