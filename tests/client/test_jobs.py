@@ -101,6 +101,26 @@ def test_a_deadline_spans_all_tries(client: Client, service: FakeService) -> Non
     assert len(requests(service, "GetTrainingJob")) == 1, "30 s do not fit, so no second try"
 
 
+def test_a_service_that_is_about_to_be_available_is_waited_for_longer(
+    service: FakeService,
+) -> None:
+    loading = ErrorInfo(reason="LOADING", domain="batchyard")
+    with Client(service.address, retry_for=0.01) as client:
+        service.fail_next("ListTrainingJobs", grpc.StatusCode.UNAVAILABLE, "being loaded", loading, times=3)
+        assert list(client.jobs()) == []
+        service.fail_next("ListTrainingJobs", grpc.StatusCode.UNAVAILABLE, "stopping", times=3)
+        with pytest.raises(UnavailableError):
+            list(client.jobs())
+
+
+def test_a_service_that_says_itself_why_it_is_unavailable_needs_no_starting(service: FakeService) -> None:
+    failed = ErrorInfo(reason="LOAD_FAILED", domain="batchyard")
+    service.fail_next("ListTrainingJobs", grpc.StatusCode.UNAVAILABLE, "could not be loaded", failed)
+    with Client(service.address, retry_for=0.0) as client, pytest.raises(UnavailableError) as caught:
+        list(client.jobs())
+    assert caught.value.hint == ""
+
+
 @pytest.mark.parametrize(
     ("code", "kind"),
     [

@@ -16,6 +16,8 @@ Response = TypeVar("Response")
 
 FIRST_DELAY = 0.05
 LONGEST_DELAY = 2.0
+PASSING = {"LOADING", "STARTING"}
+"""Reasons of a service that is at work on becoming available."""
 
 
 def delays() -> Iterator[float]:
@@ -47,17 +49,18 @@ class Caller:
         retry_for: float | None = None,
     ) -> Response:
         """`method(request)`. `timeout` spans all tries; for `retry_for` an UNAVAILABLE service is tried again (seconds,
-        default the client's). Raises RpcError.
+        default the client's; 0: never), and until the timeout where it is about to be available. Raises RpcError.
         """
         began = time.monotonic()
         deadline = began + (self.timeout if timeout is None else timeout)
-        give_up = min(deadline, began + (self._retry_for if retry_for is None else retry_for))
+        patience = self._retry_for if retry_for is None else retry_for
         for delay in delays():
             try:
                 return method(request, timeout=max(0.001, deadline - time.monotonic()), metadata=self.metadata)
             except grpc.RpcError as error:
                 failure = self.failure(error)
             delay = max(delay, failure.retry_delay or 0.0)
+            give_up = deadline if failure.reason in PASSING and patience else min(deadline, began + patience)
             if not isinstance(failure, errors.UnavailableError) or time.monotonic() + delay > give_up:
                 raise failure from None
             time.sleep(delay)

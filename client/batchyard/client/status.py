@@ -42,6 +42,8 @@ def from_grpc(error: Any, peer: str, hints: dict[type[RpcError], str]) -> RpcErr
     message, hint = error.details() or code.name, hints.get(kind, "")
     if not details:
         message, hint = _from_transport(code, message, peer, hint)
+    elif code is grpc.StatusCode.UNAVAILABLE:
+        hint = ""  # there is a service, and it says itself what keeps it
     return kind(
         message,
         code=code.name,
