@@ -8,6 +8,7 @@ pytorch/pytorch's where no repository is named.
 
 from __future__ import annotations
 
+import argparse
 import copy
 import warnings
 from collections.abc import Callable
@@ -38,6 +39,7 @@ class Case:
 
 def main() -> None:
     """Prints the table."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     dist.init_process_group(
         "gloo",
         store=dist.HashStore(),  # type: ignore[attr-defined]

@@ -26,8 +26,11 @@ async def traced(serving: Serving) -> Serving:
 
 
 def traces(serving: Serving, name: str = "trace.json") -> list[dict[str, Any]]:
-    path = serving.folder / "traces" / name
-    read: list[dict[str, Any]] = json.loads(path.read_text()) if path.exists() else []
+    """What the file holds; nothing while it is being written."""
+    try:
+        read: list[dict[str, Any]] = json.loads((serving.folder / "traces" / name).read_text())
+    except (FileNotFoundError, json.JSONDecodeError):
+        return []
     return read
 
 
