@@ -7,16 +7,16 @@ FROM python:3.12.12-slim-bookworm AS build
 ARG TORCH_INDEX_URL=""
 WORKDIR /source
 RUN python -m venv /opt/batchyard
-ENV PATH=/opt/batchyard/bin:$PATH PIP_DISABLE_PIP_VERSION_CHECK=1
+ENV PATH=/opt/batchyard/bin:$PATH PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_CACHE_DIR=/var/cache/pip
 COPY requirements.lock ./
-RUN --mount=type=cache,target=/root/.cache/pip \
+RUN --mount=type=cache,target=/var/cache/pip \
     pip install ${TORCH_INDEX_URL:+--index-url "$TORCH_INDEX_URL"} "$(grep -E '^torch==' requirements.lock)"
 COPY pyproject.toml README.md ./
 COPY proto ./proto
 COPY server ./server
 COPY worker ./worker
 COPY client ./client
-RUN --mount=type=cache,target=/root/.cache/pip pip install --constraint requirements.lock ".[server,worker]"
+RUN --mount=type=cache,target=/var/cache/pip pip install --constraint requirements.lock ".[server,worker]"
 
 FROM python:3.12.12-slim-bookworm
 RUN groupadd --gid 10001 batchyard \

@@ -5,14 +5,14 @@
 FROM python:3.12.12-slim-bookworm AS build
 WORKDIR /source
 RUN python -m venv /opt/batchyard
-ENV PATH=/opt/batchyard/bin:$PATH PIP_DISABLE_PIP_VERSION_CHECK=1
+ENV PATH=/opt/batchyard/bin:$PATH PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_CACHE_DIR=/var/cache/pip
 COPY requirements.lock pyproject.toml README.md ./
 COPY proto ./proto
 COPY server ./server
 COPY worker ./worker
 COPY client ./client
 # safetensors reads the certificate's samples; the rest of the worker extra stays out.
-RUN --mount=type=cache,target=/root/.cache/pip \
+RUN --mount=type=cache,target=/var/cache/pip \
     pip install --constraint requirements.lock ".[server,fast]" safetensors
 
 FROM python:3.12.12-slim-bookworm
