@@ -6,18 +6,20 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from batchyard.v1.training_pb2 import (
+    Checkpointed,
     Evaluation,
     EventKind,
     LayerStatistics,
     LogLine,
     PhaseChange,
+    Resumed,
     StateChange,
     StepMetrics,
     TrainingJob,
     WatchTrainingJobResponse,
 )
 
-Detail = StateChange | PhaseChange | StepMetrics | Evaluation | LayerStatistics | LogLine
+Detail = StateChange | PhaseChange | StepMetrics | Evaluation | LayerStatistics | LogLine | Checkpointed | Resumed
 
 KINDS: dict[type[Detail], EventKind.ValueType] = {
     StateChange: EventKind.STATE_CHANGE,
@@ -26,6 +28,8 @@ KINDS: dict[type[Detail], EventKind.ValueType] = {
     Evaluation: EventKind.EVALUATION,
     LayerStatistics: EventKind.LAYER_STATISTICS,
     LogLine: EventKind.LOG_LINE,
+    Checkpointed: EventKind.CHECKPOINTED,
+    Resumed: EventKind.RESUMED,
 }
 
 ENDED = frozenset({TrainingJob.SUCCEEDED, TrainingJob.FAILED, TrainingJob.CANCELLED})

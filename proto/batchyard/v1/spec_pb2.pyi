@@ -36,12 +36,51 @@ class TrainingJobSpec(_message.Message):
     METRICS_FIELD_NUMBER: _builtins.int
     PUBLISH_FIELD_NUMBER: _builtins.int
     SEED_FIELD_NUMBER: _builtins.int
+    EPOCHS_FIELD_NUMBER: _builtins.int
+    SCHEDULE_FIELD_NUMBER: _builtins.int
+    LOSS_FIELD_NUMBER: _builtins.int
+    LABEL_SMOOTHING_FIELD_NUMBER: _builtins.int
+    PRECISION_FIELD_NUMBER: _builtins.int
+    CHANNELS_LAST_FIELD_NUMBER: _builtins.int
+    COMPILE_FIELD_NUMBER: _builtins.int
+    ACCUMULATE_FIELD_NUMBER: _builtins.int
+    CLIP_NORM_FIELD_NUMBER: _builtins.int
+    EMA_DECAY_FIELD_NUMBER: _builtins.int
+    STOP_AT_FIELD_NUMBER: _builtins.int
+    CHECKPOINT_FIELD_NUMBER: _builtins.int
+    RETRIES_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
+    DETERMINISTIC_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """A short name for people, [a-z0-9-], 1 to 40 characters. The job's id starts with it."""
     steps: _builtins.int
-    """Optimiser steps (global batches) to train for. Required, at least 1."""
+    """Optimiser steps (global batches) to train for, at least 1. Either steps or epochs is required."""
     seed: _builtins.int
     """Seeds initial weights and data order. The same spec gives the same weights. Default 0."""
+    epochs: _builtins.int
+    """Passes over the training data, instead of steps."""
+    loss: _builtins.str
+    """cross_entropy or mse. Default cross_entropy."""
+    label_smoothing: _builtins.float
+    """cross_entropy only: share of each target that is spread over all classes, in [0, 1). Default 0."""
+    precision: _builtins.str
+    """fp32, bf16 or fp16: what the network computes in. Default fp32. fp16 needs GPUs."""
+    channels_last: _builtins.bool
+    """Lay images out as height, width, channels. Default false."""
+    compile: _builtins.bool
+    """Compile the network with torch.compile. Default false."""
+    accumulate: _builtins.int
+    """Micro-batches that a worker's share of each batch is cut into. Default 1."""
+    clip_norm: _builtins.float
+    """Norm above which the gradient of all weights together is scaled down. Absent: it is not."""
+    ema_decay: _builtins.float
+    """Decay of the average of the weights that is evaluated and published, in (0, 1). Absent: none is kept."""
+    retries: _builtins.int
+    """How often the job is started again after a failure that is not its own. Default 0."""
+    priority: _builtins.int
+    """Waiting jobs of higher priority start first, -1000 to 1000. Default 0."""
+    deterministic: _builtins.bool
+    """On GPUs, use only kernels whose results are the same bits each time. Default false."""
     @_builtins.property
     def model(self) -> Global___ModelSpec: ...
     @_builtins.property
@@ -58,6 +97,14 @@ class TrainingJobSpec(_message.Message):
     def publish(self) -> Global___PublishSpec:
         """Absent: the trained network is evaluated and not published."""
 
+    @_builtins.property
+    def schedule(self) -> Global___ScheduleSpec: ...
+    @_builtins.property
+    def stop_at(self) -> Global___StopAtSpec:
+        """When training ends early. Absent: it does not."""
+
+    @_builtins.property
+    def checkpoint(self) -> Global___CheckpointSpec: ...
     def __init__(
         self,
         *,
@@ -71,15 +118,78 @@ class TrainingJobSpec(_message.Message):
         metrics: Global___MetricsSpec | None = ...,
         publish: Global___PublishSpec | None = ...,
         seed: _builtins.int | None = ...,
+        epochs: _builtins.int | None = ...,
+        schedule: Global___ScheduleSpec | None = ...,
+        loss: _builtins.str | None = ...,
+        label_smoothing: _builtins.float | None = ...,
+        precision: _builtins.str | None = ...,
+        channels_last: _builtins.bool | None = ...,
+        compile: _builtins.bool | None = ...,
+        accumulate: _builtins.int | None = ...,
+        clip_norm: _builtins.float | None = ...,
+        ema_decay: _builtins.float | None = ...,
+        stop_at: Global___StopAtSpec | None = ...,
+        checkpoint: Global___CheckpointSpec | None = ...,
+        retries: _builtins.int | None = ...,
+        priority: _builtins.int | None = ...,
+        deterministic: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_seed", b"_seed", "_steps", b"_steps", "data", b"data", "evaluate", b"evaluate", "metrics", b"metrics", "model", b"model", "optimizer", b"optimizer", "publish", b"publish", "seed", b"seed", "steps", b"steps", "workers", b"workers"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_accumulate", b"_accumulate", "_channels_last", b"_channels_last", "_clip_norm", b"_clip_norm", "_compile", b"_compile", "_deterministic", b"_deterministic", "_ema_decay", b"_ema_decay", "_epochs", b"_epochs", "_label_smoothing", b"_label_smoothing", "_loss", b"_loss", "_precision", b"_precision", "_priority", b"_priority", "_retries", b"_retries", "_seed", b"_seed", "_steps", b"_steps", "accumulate", b"accumulate", "channels_last", b"channels_last", "checkpoint", b"checkpoint", "clip_norm", b"clip_norm", "compile", b"compile", "data", b"data", "deterministic", b"deterministic", "ema_decay", b"ema_decay", "epochs", b"epochs", "evaluate", b"evaluate", "label_smoothing", b"label_smoothing", "loss", b"loss", "metrics", b"metrics", "model", b"model", "optimizer", b"optimizer", "precision", b"precision", "priority", b"priority", "publish", b"publish", "retries", b"retries", "schedule", b"schedule", "seed", b"seed", "steps", b"steps", "stop_at", b"stop_at", "workers", b"workers"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_seed", b"_seed", "_steps", b"_steps", "data", b"data", "evaluate", b"evaluate", "metrics", b"metrics", "model", b"model", "name", b"name", "optimizer", b"optimizer", "publish", b"publish", "seed", b"seed", "steps", b"steps", "workers", b"workers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_accumulate", b"_accumulate", "_channels_last", b"_channels_last", "_clip_norm", b"_clip_norm", "_compile", b"_compile", "_deterministic", b"_deterministic", "_ema_decay", b"_ema_decay", "_epochs", b"_epochs", "_label_smoothing", b"_label_smoothing", "_loss", b"_loss", "_precision", b"_precision", "_priority", b"_priority", "_retries", b"_retries", "_seed", b"_seed", "_steps", b"_steps", "accumulate", b"accumulate", "channels_last", b"channels_last", "checkpoint", b"checkpoint", "clip_norm", b"clip_norm", "compile", b"compile", "data", b"data", "deterministic", b"deterministic", "ema_decay", b"ema_decay", "epochs", b"epochs", "evaluate", b"evaluate", "label_smoothing", b"label_smoothing", "loss", b"loss", "metrics", b"metrics", "model", b"model", "name", b"name", "optimizer", b"optimizer", "precision", b"precision", "priority", b"priority", "publish", b"publish", "retries", b"retries", "schedule", b"schedule", "seed", b"seed", "steps", b"steps", "stop_at", b"stop_at", "workers", b"workers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__accumulate: _TypeAlias = _typing.Literal["accumulate"]  # noqa: Y015
+    _WhichOneofArgType__accumulate: _TypeAlias = _typing.Literal["_accumulate", b"_accumulate"]  # noqa: Y015
+    _WhichOneofReturnType__channels_last: _TypeAlias = _typing.Literal["channels_last"]  # noqa: Y015
+    _WhichOneofArgType__channels_last: _TypeAlias = _typing.Literal["_channels_last", b"_channels_last"]  # noqa: Y015
+    _WhichOneofReturnType__clip_norm: _TypeAlias = _typing.Literal["clip_norm"]  # noqa: Y015
+    _WhichOneofArgType__clip_norm: _TypeAlias = _typing.Literal["_clip_norm", b"_clip_norm"]  # noqa: Y015
+    _WhichOneofReturnType__compile: _TypeAlias = _typing.Literal["compile"]  # noqa: Y015
+    _WhichOneofArgType__compile: _TypeAlias = _typing.Literal["_compile", b"_compile"]  # noqa: Y015
+    _WhichOneofReturnType__deterministic: _TypeAlias = _typing.Literal["deterministic"]  # noqa: Y015
+    _WhichOneofArgType__deterministic: _TypeAlias = _typing.Literal["_deterministic", b"_deterministic"]  # noqa: Y015
+    _WhichOneofReturnType__ema_decay: _TypeAlias = _typing.Literal["ema_decay"]  # noqa: Y015
+    _WhichOneofArgType__ema_decay: _TypeAlias = _typing.Literal["_ema_decay", b"_ema_decay"]  # noqa: Y015
+    _WhichOneofReturnType__epochs: _TypeAlias = _typing.Literal["epochs"]  # noqa: Y015
+    _WhichOneofArgType__epochs: _TypeAlias = _typing.Literal["_epochs", b"_epochs"]  # noqa: Y015
+    _WhichOneofReturnType__label_smoothing: _TypeAlias = _typing.Literal["label_smoothing"]  # noqa: Y015
+    _WhichOneofArgType__label_smoothing: _TypeAlias = _typing.Literal["_label_smoothing", b"_label_smoothing"]  # noqa: Y015
+    _WhichOneofReturnType__loss: _TypeAlias = _typing.Literal["loss"]  # noqa: Y015
+    _WhichOneofArgType__loss: _TypeAlias = _typing.Literal["_loss", b"_loss"]  # noqa: Y015
+    _WhichOneofReturnType__precision: _TypeAlias = _typing.Literal["precision"]  # noqa: Y015
+    _WhichOneofArgType__precision: _TypeAlias = _typing.Literal["_precision", b"_precision"]  # noqa: Y015
+    _WhichOneofReturnType__priority: _TypeAlias = _typing.Literal["priority"]  # noqa: Y015
+    _WhichOneofArgType__priority: _TypeAlias = _typing.Literal["_priority", b"_priority"]  # noqa: Y015
+    _WhichOneofReturnType__retries: _TypeAlias = _typing.Literal["retries"]  # noqa: Y015
+    _WhichOneofArgType__retries: _TypeAlias = _typing.Literal["_retries", b"_retries"]  # noqa: Y015
     _WhichOneofReturnType__seed: _TypeAlias = _typing.Literal["seed"]  # noqa: Y015
     _WhichOneofArgType__seed: _TypeAlias = _typing.Literal["_seed", b"_seed"]  # noqa: Y015
     _WhichOneofReturnType__steps: _TypeAlias = _typing.Literal["steps"]  # noqa: Y015
     _WhichOneofArgType__steps: _TypeAlias = _typing.Literal["_steps", b"_steps"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__accumulate) -> _WhichOneofReturnType__accumulate | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__channels_last) -> _WhichOneofReturnType__channels_last | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__clip_norm) -> _WhichOneofReturnType__clip_norm | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__compile) -> _WhichOneofReturnType__compile | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__deterministic) -> _WhichOneofReturnType__deterministic | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__ema_decay) -> _WhichOneofReturnType__ema_decay | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__epochs) -> _WhichOneofReturnType__epochs | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__label_smoothing) -> _WhichOneofReturnType__label_smoothing | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__loss) -> _WhichOneofReturnType__loss | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__precision) -> _WhichOneofReturnType__precision | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__priority) -> _WhichOneofReturnType__priority | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__retries) -> _WhichOneofReturnType__retries | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__seed) -> _WhichOneofReturnType__seed | None: ...
     @_typing.overload
@@ -97,12 +207,21 @@ class ModelSpec(_message.Message):
     HIDDEN_FIELD_NUMBER: _builtins.int
     ACTIVATION_FIELD_NUMBER: _builtins.int
     NORM_FIELD_NUMBER: _builtins.int
+    WIDTH_FIELD_NUMBER: _builtins.int
+    STEM_FIELD_NUMBER: _builtins.int
+    GHOST_SIZE_FIELD_NUMBER: _builtins.int
     architecture: _builtins.str
-    """mlp or lenet."""
+    """mlp, lenet, inception_bn, resnet18 and so on."""
     activation: _builtins.str
     """sigmoid, tanh or relu."""
     norm: _builtins.str
-    """batch or none."""
+    """batch, none, or a mode to compare with: detached, standardize_post, zca, iternorm or renorm. Default batch."""
+    width: _builtins.float
+    """Channels of every layer, as a share of the architecture's own. Default 1."""
+    stem: _builtins.str
+    """auto, imagenet or cifar: the first layers. Default auto: by the size of the images."""
+    ghost_size: _builtins.int
+    """Samples in one ghost batch. Absent: normalise by the whole batch."""
     @_builtins.property
     def hidden(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """mlp only: units of each hidden layer. Default [100, 100, 100] (section 4.1 of the paper)."""
@@ -114,19 +233,34 @@ class ModelSpec(_message.Message):
         hidden: _abc.Iterable[_builtins.int] | None = ...,
         activation: _builtins.str | None = ...,
         norm: _builtins.str | None = ...,
+        width: _builtins.float | None = ...,
+        stem: _builtins.str | None = ...,
+        ghost_size: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_activation", b"_activation", "_norm", b"_norm", "activation", b"activation", "norm", b"norm"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_activation", b"_activation", "_ghost_size", b"_ghost_size", "_norm", b"_norm", "_stem", b"_stem", "_width", b"_width", "activation", b"activation", "ghost_size", b"ghost_size", "norm", b"norm", "stem", b"stem", "width", b"width"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_activation", b"_activation", "_norm", b"_norm", "activation", b"activation", "architecture", b"architecture", "hidden", b"hidden", "norm", b"norm"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_activation", b"_activation", "_ghost_size", b"_ghost_size", "_norm", b"_norm", "_stem", b"_stem", "_width", b"_width", "activation", b"activation", "architecture", b"architecture", "ghost_size", b"ghost_size", "hidden", b"hidden", "norm", b"norm", "stem", b"stem", "width", b"width"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__activation: _TypeAlias = _typing.Literal["activation"]  # noqa: Y015
     _WhichOneofArgType__activation: _TypeAlias = _typing.Literal["_activation", b"_activation"]  # noqa: Y015
+    _WhichOneofReturnType__ghost_size: _TypeAlias = _typing.Literal["ghost_size"]  # noqa: Y015
+    _WhichOneofArgType__ghost_size: _TypeAlias = _typing.Literal["_ghost_size", b"_ghost_size"]  # noqa: Y015
     _WhichOneofReturnType__norm: _TypeAlias = _typing.Literal["norm"]  # noqa: Y015
     _WhichOneofArgType__norm: _TypeAlias = _typing.Literal["_norm", b"_norm"]  # noqa: Y015
+    _WhichOneofReturnType__stem: _TypeAlias = _typing.Literal["stem"]  # noqa: Y015
+    _WhichOneofArgType__stem: _TypeAlias = _typing.Literal["_stem", b"_stem"]  # noqa: Y015
+    _WhichOneofReturnType__width: _TypeAlias = _typing.Literal["width"]  # noqa: Y015
+    _WhichOneofArgType__width: _TypeAlias = _typing.Literal["_width", b"_width"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__activation) -> _WhichOneofReturnType__activation | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__ghost_size) -> _WhichOneofReturnType__ghost_size | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__norm) -> _WhichOneofReturnType__norm | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__stem) -> _WhichOneofReturnType__stem | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__width) -> _WhichOneofReturnType__width | None: ...
 
 Global___ModelSpec: _TypeAlias = ModelSpec  # noqa: Y015
 
@@ -138,25 +272,111 @@ class DataSpec(_message.Message):
 
     DATASET_FIELD_NUMBER: _builtins.int
     BATCH_SIZE_FIELD_NUMBER: _builtins.int
+    SHUFFLE_FIELD_NUMBER: _builtins.int
+    AUGMENT_FIELD_NUMBER: _builtins.int
+    ON_ERROR_FIELD_NUMBER: _builtins.int
+    WORKERS_FIELD_NUMBER: _builtins.int
+    CACHE_FIELD_NUMBER: _builtins.int
     dataset: _builtins.str
-    """digits or mnist."""
+    """A dataset's name, for example digits or mnist."""
     batch_size: _builtins.int
     """Samples in one global batch, shared out over all workers. Default 60."""
+    shuffle: _builtins.str
+    """full or within_shard. Default full."""
+    on_error: _builtins.str
+    """fail or skip: what to do about an image that cannot be read. Default fail."""
+    workers: _builtins.int
+    """Processes that read ahead of each training worker. Default 0: as many as suit."""
+    cache: _builtins.str
+    """auto, memory or stream. Default auto."""
+    @_builtins.property
+    def augment(self) -> Global___AugmentSpec: ...
     def __init__(
         self,
         *,
         dataset: _builtins.str = ...,
         batch_size: _builtins.int | None = ...,
+        shuffle: _builtins.str | None = ...,
+        augment: Global___AugmentSpec | None = ...,
+        on_error: _builtins.str | None = ...,
+        workers: _builtins.int | None = ...,
+        cache: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size", "batch_size", b"batch_size"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size", "_cache", b"_cache", "_on_error", b"_on_error", "_shuffle", b"_shuffle", "_workers", b"_workers", "augment", b"augment", "batch_size", b"batch_size", "cache", b"cache", "on_error", b"on_error", "shuffle", b"shuffle", "workers", b"workers"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size", "batch_size", b"batch_size", "dataset", b"dataset"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size", "_cache", b"_cache", "_on_error", b"_on_error", "_shuffle", b"_shuffle", "_workers", b"_workers", "augment", b"augment", "batch_size", b"batch_size", "cache", b"cache", "dataset", b"dataset", "on_error", b"on_error", "shuffle", b"shuffle", "workers", b"workers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__batch_size: _TypeAlias = _typing.Literal["batch_size"]  # noqa: Y015
     _WhichOneofArgType__batch_size: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size"]  # noqa: Y015
+    _WhichOneofReturnType__cache: _TypeAlias = _typing.Literal["cache"]  # noqa: Y015
+    _WhichOneofArgType__cache: _TypeAlias = _typing.Literal["_cache", b"_cache"]  # noqa: Y015
+    _WhichOneofReturnType__on_error: _TypeAlias = _typing.Literal["on_error"]  # noqa: Y015
+    _WhichOneofArgType__on_error: _TypeAlias = _typing.Literal["_on_error", b"_on_error"]  # noqa: Y015
+    _WhichOneofReturnType__shuffle: _TypeAlias = _typing.Literal["shuffle"]  # noqa: Y015
+    _WhichOneofArgType__shuffle: _TypeAlias = _typing.Literal["_shuffle", b"_shuffle"]  # noqa: Y015
+    _WhichOneofReturnType__workers: _TypeAlias = _typing.Literal["workers"]  # noqa: Y015
+    _WhichOneofArgType__workers: _TypeAlias = _typing.Literal["_workers", b"_workers"]  # noqa: Y015
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__batch_size) -> _WhichOneofReturnType__batch_size | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__cache) -> _WhichOneofReturnType__cache | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__on_error) -> _WhichOneofReturnType__on_error | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__shuffle) -> _WhichOneofReturnType__shuffle | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__workers) -> _WhichOneofReturnType__workers | None: ...
 
 Global___DataSpec: _TypeAlias = DataSpec  # noqa: Y015
+
+@_typing.final
+class AugmentSpec(_message.Message):
+    """Random changes to training images."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FLIP_FIELD_NUMBER: _builtins.int
+    CROP_FIELD_NUMBER: _builtins.int
+    CUTOUT_FIELD_NUMBER: _builtins.int
+    COLOUR_JITTER_FIELD_NUMBER: _builtins.int
+    flip: _builtins.bool
+    """Mirror half of the images. Default false."""
+    crop: _builtins.int
+    """Pixels of padding on each side before the image's size is cut out at random. Default 0."""
+    cutout: _builtins.int
+    """Side, in pixels, of a square that is blanked at random. Default 0."""
+    colour_jitter: _builtins.float
+    """Brightness, contrast and saturation change by a factor within 1 -/+ this, in [0, 1). Default 0."""
+    def __init__(
+        self,
+        *,
+        flip: _builtins.bool | None = ...,
+        crop: _builtins.int | None = ...,
+        cutout: _builtins.int | None = ...,
+        colour_jitter: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_colour_jitter", b"_colour_jitter", "_crop", b"_crop", "_cutout", b"_cutout", "_flip", b"_flip", "colour_jitter", b"colour_jitter", "crop", b"crop", "cutout", b"cutout", "flip", b"flip"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_colour_jitter", b"_colour_jitter", "_crop", b"_crop", "_cutout", b"_cutout", "_flip", b"_flip", "colour_jitter", b"colour_jitter", "crop", b"crop", "cutout", b"cutout", "flip", b"flip"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__colour_jitter: _TypeAlias = _typing.Literal["colour_jitter"]  # noqa: Y015
+    _WhichOneofArgType__colour_jitter: _TypeAlias = _typing.Literal["_colour_jitter", b"_colour_jitter"]  # noqa: Y015
+    _WhichOneofReturnType__crop: _TypeAlias = _typing.Literal["crop"]  # noqa: Y015
+    _WhichOneofArgType__crop: _TypeAlias = _typing.Literal["_crop", b"_crop"]  # noqa: Y015
+    _WhichOneofReturnType__cutout: _TypeAlias = _typing.Literal["cutout"]  # noqa: Y015
+    _WhichOneofArgType__cutout: _TypeAlias = _typing.Literal["_cutout", b"_cutout"]  # noqa: Y015
+    _WhichOneofReturnType__flip: _TypeAlias = _typing.Literal["flip"]  # noqa: Y015
+    _WhichOneofArgType__flip: _TypeAlias = _typing.Literal["_flip", b"_flip"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__colour_jitter) -> _WhichOneofReturnType__colour_jitter | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__crop) -> _WhichOneofReturnType__crop | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__cutout) -> _WhichOneofReturnType__cutout | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__flip) -> _WhichOneofReturnType__flip | None: ...
+
+Global___AugmentSpec: _TypeAlias = AugmentSpec  # noqa: Y015
 
 @_typing.final
 class OptimizerSpec(_message.Message):
@@ -168,14 +388,28 @@ class OptimizerSpec(_message.Message):
     LEARNING_RATE_FIELD_NUMBER: _builtins.int
     MOMENTUM_FIELD_NUMBER: _builtins.int
     WEIGHT_DECAY_FIELD_NUMBER: _builtins.int
+    NESTEROV_FIELD_NUMBER: _builtins.int
+    BETAS_FIELD_NUMBER: _builtins.int
+    EPS_FIELD_NUMBER: _builtins.int
+    TRUST_COEFFICIENT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """sgd."""
+    """sgd, adamw or lars. Default sgd."""
     learning_rate: _builtins.float
-    """Step size. Default 0.1."""
+    """Step size where the schedule's factor is 1. Default 0.1."""
     momentum: _builtins.float
     """Momentum in [0, 1). Default 0."""
     weight_decay: _builtins.float
-    """L2 penalty on weights (never on biases, gamma or beta). Default 0."""
+    """Decay of weights (never of biases, gamma or beta): an L2 penalty, or with adamw decoupled. Default 0."""
+    nesterov: _builtins.bool
+    """sgd only: Nesterov's momentum. Default false."""
+    eps: _builtins.float
+    """adamw and lars: added to denominators. Default 1e-8."""
+    trust_coefficient: _builtins.float
+    """lars only: a layer's step relative to the size of its weights. Default 0.001."""
+    @_builtins.property
+    def betas(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """adamw only: decay of the running means of gradients and of their squares. Default [0.9, 0.999]."""
+
     def __init__(
         self,
         *,
@@ -183,19 +417,31 @@ class OptimizerSpec(_message.Message):
         learning_rate: _builtins.float | None = ...,
         momentum: _builtins.float | None = ...,
         weight_decay: _builtins.float | None = ...,
+        nesterov: _builtins.bool | None = ...,
+        betas: _abc.Iterable[_builtins.float] | None = ...,
+        eps: _builtins.float | None = ...,
+        trust_coefficient: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_learning_rate", b"_learning_rate", "_momentum", b"_momentum", "_name", b"_name", "_weight_decay", b"_weight_decay", "learning_rate", b"learning_rate", "momentum", b"momentum", "name", b"name", "weight_decay", b"weight_decay"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_eps", b"_eps", "_learning_rate", b"_learning_rate", "_momentum", b"_momentum", "_name", b"_name", "_nesterov", b"_nesterov", "_trust_coefficient", b"_trust_coefficient", "_weight_decay", b"_weight_decay", "eps", b"eps", "learning_rate", b"learning_rate", "momentum", b"momentum", "name", b"name", "nesterov", b"nesterov", "trust_coefficient", b"trust_coefficient", "weight_decay", b"weight_decay"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_learning_rate", b"_learning_rate", "_momentum", b"_momentum", "_name", b"_name", "_weight_decay", b"_weight_decay", "learning_rate", b"learning_rate", "momentum", b"momentum", "name", b"name", "weight_decay", b"weight_decay"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_eps", b"_eps", "_learning_rate", b"_learning_rate", "_momentum", b"_momentum", "_name", b"_name", "_nesterov", b"_nesterov", "_trust_coefficient", b"_trust_coefficient", "_weight_decay", b"_weight_decay", "betas", b"betas", "eps", b"eps", "learning_rate", b"learning_rate", "momentum", b"momentum", "name", b"name", "nesterov", b"nesterov", "trust_coefficient", b"trust_coefficient", "weight_decay", b"weight_decay"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__eps: _TypeAlias = _typing.Literal["eps"]  # noqa: Y015
+    _WhichOneofArgType__eps: _TypeAlias = _typing.Literal["_eps", b"_eps"]  # noqa: Y015
     _WhichOneofReturnType__learning_rate: _TypeAlias = _typing.Literal["learning_rate"]  # noqa: Y015
     _WhichOneofArgType__learning_rate: _TypeAlias = _typing.Literal["_learning_rate", b"_learning_rate"]  # noqa: Y015
     _WhichOneofReturnType__momentum: _TypeAlias = _typing.Literal["momentum"]  # noqa: Y015
     _WhichOneofArgType__momentum: _TypeAlias = _typing.Literal["_momentum", b"_momentum"]  # noqa: Y015
     _WhichOneofReturnType__name: _TypeAlias = _typing.Literal["name"]  # noqa: Y015
     _WhichOneofArgType__name: _TypeAlias = _typing.Literal["_name", b"_name"]  # noqa: Y015
+    _WhichOneofReturnType__nesterov: _TypeAlias = _typing.Literal["nesterov"]  # noqa: Y015
+    _WhichOneofArgType__nesterov: _TypeAlias = _typing.Literal["_nesterov", b"_nesterov"]  # noqa: Y015
+    _WhichOneofReturnType__trust_coefficient: _TypeAlias = _typing.Literal["trust_coefficient"]  # noqa: Y015
+    _WhichOneofArgType__trust_coefficient: _TypeAlias = _typing.Literal["_trust_coefficient", b"_trust_coefficient"]  # noqa: Y015
     _WhichOneofReturnType__weight_decay: _TypeAlias = _typing.Literal["weight_decay"]  # noqa: Y015
     _WhichOneofArgType__weight_decay: _TypeAlias = _typing.Literal["_weight_decay", b"_weight_decay"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__eps) -> _WhichOneofReturnType__eps | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__learning_rate) -> _WhichOneofReturnType__learning_rate | None: ...
     @_typing.overload
@@ -203,9 +449,149 @@ class OptimizerSpec(_message.Message):
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__name) -> _WhichOneofReturnType__name | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__nesterov) -> _WhichOneofReturnType__nesterov | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__trust_coefficient) -> _WhichOneofReturnType__trust_coefficient | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__weight_decay) -> _WhichOneofReturnType__weight_decay | None: ...
 
 Global___OptimizerSpec: _TypeAlias = OptimizerSpec  # noqa: Y015
+
+@_typing.final
+class ScheduleSpec(_message.Message):
+    """How the learning rate changes: a factor of optimizer.learning_rate for each step."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    WARMUP_STEPS_FIELD_NUMBER: _builtins.int
+    FACTOR_FIELD_NUMBER: _builtins.int
+    EVERY_STEPS_FIELD_NUMBER: _builtins.int
+    MILESTONES_FIELD_NUMBER: _builtins.int
+    FINAL_FACTOR_FIELD_NUMBER: _builtins.int
+    INITIAL_FACTOR_FIELD_NUMBER: _builtins.int
+    RISE_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """constant, step, exponential, cosine or one_cycle. Default constant."""
+    warmup_steps: _builtins.int
+    """The factor rises evenly to 1 over this many steps first. Default 0."""
+    factor: _builtins.float
+    """step and exponential: in (0, 1]. Default 0.1."""
+    every_steps: _builtins.int
+    """step and exponential: steps in which the rate falls by the factor."""
+    final_factor: _builtins.float
+    """cosine and one_cycle: the factor at the end, in [0, 1]. Default 0."""
+    initial_factor: _builtins.float
+    """one_cycle only: the factor at the beginning, in [0, 1]. Default 0.04."""
+    rise: _builtins.float
+    """one_cycle only: share of the steps in which the rate rises, in (0, 1). Default 0.3."""
+    @_builtins.property
+    def milestones(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """step only, instead of every_steps: the steps after which the rate falls by the factor."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str | None = ...,
+        warmup_steps: _builtins.int | None = ...,
+        factor: _builtins.float | None = ...,
+        every_steps: _builtins.int | None = ...,
+        milestones: _abc.Iterable[_builtins.int] | None = ...,
+        final_factor: _builtins.float | None = ...,
+        initial_factor: _builtins.float | None = ...,
+        rise: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_every_steps", b"_every_steps", "_factor", b"_factor", "_final_factor", b"_final_factor", "_initial_factor", b"_initial_factor", "_name", b"_name", "_rise", b"_rise", "_warmup_steps", b"_warmup_steps", "every_steps", b"every_steps", "factor", b"factor", "final_factor", b"final_factor", "initial_factor", b"initial_factor", "name", b"name", "rise", b"rise", "warmup_steps", b"warmup_steps"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_every_steps", b"_every_steps", "_factor", b"_factor", "_final_factor", b"_final_factor", "_initial_factor", b"_initial_factor", "_name", b"_name", "_rise", b"_rise", "_warmup_steps", b"_warmup_steps", "every_steps", b"every_steps", "factor", b"factor", "final_factor", b"final_factor", "initial_factor", b"initial_factor", "milestones", b"milestones", "name", b"name", "rise", b"rise", "warmup_steps", b"warmup_steps"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__every_steps: _TypeAlias = _typing.Literal["every_steps"]  # noqa: Y015
+    _WhichOneofArgType__every_steps: _TypeAlias = _typing.Literal["_every_steps", b"_every_steps"]  # noqa: Y015
+    _WhichOneofReturnType__factor: _TypeAlias = _typing.Literal["factor"]  # noqa: Y015
+    _WhichOneofArgType__factor: _TypeAlias = _typing.Literal["_factor", b"_factor"]  # noqa: Y015
+    _WhichOneofReturnType__final_factor: _TypeAlias = _typing.Literal["final_factor"]  # noqa: Y015
+    _WhichOneofArgType__final_factor: _TypeAlias = _typing.Literal["_final_factor", b"_final_factor"]  # noqa: Y015
+    _WhichOneofReturnType__initial_factor: _TypeAlias = _typing.Literal["initial_factor"]  # noqa: Y015
+    _WhichOneofArgType__initial_factor: _TypeAlias = _typing.Literal["_initial_factor", b"_initial_factor"]  # noqa: Y015
+    _WhichOneofReturnType__name: _TypeAlias = _typing.Literal["name"]  # noqa: Y015
+    _WhichOneofArgType__name: _TypeAlias = _typing.Literal["_name", b"_name"]  # noqa: Y015
+    _WhichOneofReturnType__rise: _TypeAlias = _typing.Literal["rise"]  # noqa: Y015
+    _WhichOneofArgType__rise: _TypeAlias = _typing.Literal["_rise", b"_rise"]  # noqa: Y015
+    _WhichOneofReturnType__warmup_steps: _TypeAlias = _typing.Literal["warmup_steps"]  # noqa: Y015
+    _WhichOneofArgType__warmup_steps: _TypeAlias = _typing.Literal["_warmup_steps", b"_warmup_steps"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__every_steps) -> _WhichOneofReturnType__every_steps | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__factor) -> _WhichOneofReturnType__factor | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__final_factor) -> _WhichOneofReturnType__final_factor | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__initial_factor) -> _WhichOneofReturnType__initial_factor | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__name) -> _WhichOneofReturnType__name | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__rise) -> _WhichOneofReturnType__rise | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__warmup_steps) -> _WhichOneofReturnType__warmup_steps | None: ...
+
+Global___ScheduleSpec: _TypeAlias = ScheduleSpec  # noqa: Y015
+
+@_typing.final
+class StopAtSpec(_message.Message):
+    """When training ends early."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACCURACY_FIELD_NUMBER: _builtins.int
+    accuracy: _builtins.float
+    """Share in (0, 1]: training ends at the first evaluation that reaches it. Required."""
+    def __init__(
+        self,
+        *,
+        accuracy: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_accuracy", b"_accuracy", "accuracy", b"accuracy"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_accuracy", b"_accuracy", "accuracy", b"accuracy"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__accuracy: _TypeAlias = _typing.Literal["accuracy"]  # noqa: Y015
+    _WhichOneofArgType__accuracy: _TypeAlias = _typing.Literal["_accuracy", b"_accuracy"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__accuracy) -> _WhichOneofReturnType__accuracy | None: ...
+
+Global___StopAtSpec: _TypeAlias = StopAtSpec  # noqa: Y015
+
+@_typing.final
+class CheckpointSpec(_message.Message):
+    """What is kept so that a job can go on where it was."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVERY_STEPS_FIELD_NUMBER: _builtins.int
+    KEEP_FIELD_NUMBER: _builtins.int
+    every_steps: _builtins.int
+    """Steps between checkpoints; 0: only when the job is paused. Default 1000."""
+    keep: _builtins.int
+    """How many checkpoints are kept, the latest ones. Default 3."""
+    def __init__(
+        self,
+        *,
+        every_steps: _builtins.int | None = ...,
+        keep: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_every_steps", b"_every_steps", "_keep", b"_keep", "every_steps", b"every_steps", "keep", b"keep"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_every_steps", b"_every_steps", "_keep", b"_keep", "every_steps", b"every_steps", "keep", b"keep"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__every_steps: _TypeAlias = _typing.Literal["every_steps"]  # noqa: Y015
+    _WhichOneofArgType__every_steps: _TypeAlias = _typing.Literal["_every_steps", b"_every_steps"]  # noqa: Y015
+    _WhichOneofReturnType__keep: _TypeAlias = _typing.Literal["keep"]  # noqa: Y015
+    _WhichOneofArgType__keep: _TypeAlias = _typing.Literal["_keep", b"_keep"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__every_steps) -> _WhichOneofReturnType__every_steps | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__keep) -> _WhichOneofReturnType__keep | None: ...
+
+Global___CheckpointSpec: _TypeAlias = CheckpointSpec  # noqa: Y015
 
 @_typing.final
 class WorkersSpec(_message.Message):

@@ -27,15 +27,15 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x62\x61tchyard/v1/training.proto\x12\x0c\x62\x61tchyard.v1\x1a\x17\x62\x61tchyard/v1/spec.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd1\x04\n\x0bTrainingJob\x12\x0c\n\x04name\x18\x01 \x01(\t\x12+\n\x04spec\x18\x02 \x01(\x0b\x32\x1d.batchyard.v1.TrainingJobSpec\x12.\n\x05state\x18\x03 \x01(\x0e\x32\x1f.batchyard.v1.TrainingJob.State\x12&\n\x07\x66\x61ilure\x18\x04 \x01(\x0b\x32\x15.batchyard.v1.Failure\x12(\n\x08progress\x18\x05 \x01(\x0b\x32\x16.batchyard.v1.Progress\x12\x0f\n\x07\x61ttempt\x18\x06 \x01(\x05\x12\x15\n\rmodel_version\x18\x07 \x01(\t\x12/\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nstart_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x33\n\x0f\x66irst_step_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x98\x01\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\n\n\x06QUEUED\x10\x01\x12\x0c\n\x08STARTING\x10\x02\x12\x0b\n\x07RUNNING\x10\x03\x12\x0b\n\x07PAUSING\x10\x04\x12\n\n\x06PAUSED\x10\x05\x12\x0e\n\nCANCELLING\x10\x06\x12\r\n\tSUCCEEDED\x10\x07\x12\n\n\x06\x46\x41ILED\x10\x08\x12\r\n\tCANCELLED\x10\t\"\xac\x01\n\x07\x46\x61ilure\x12\x32\n\rfailure_class\x18\x01 \x01(\x0e\x32\x1b.batchyard.v1.Failure.Class\x12\r\n\x05\x63\x61use\x18\x02 \x01(\t\x12\x11\n\tnext_step\x18\x03 \x01(\t\"K\n\x05\x43lass\x12\x15\n\x11\x43LASS_UNSPECIFIED\x10\x00\x12\x08\n\x04USER\x10\x01\x12\x12\n\x0eINFRASTRUCTURE\x10\x02\x12\r\n\tPREEMPTED\x10\x03\"\xff\x02\n\x08Progress\x12+\n\x05phase\x18\x01 \x01(\x0e\x32\x1c.batchyard.v1.Progress.Phase\x12\x0c\n\x04step\x18\x02 \x01(\x03\x12\r\n\x05steps\x18\x03 \x01(\x03\x12\x11\n\x04loss\x18\x04 \x01(\x01H\x00\x88\x01\x01\x12\x15\n\x08\x61\x63\x63uracy\x18\x05 \x01(\x01H\x01\x88\x01\x01\x12 \n\x13\x65valuation_accuracy\x18\x06 \x01(\x01H\x02\x88\x01\x01\x12\x1f\n\x12samples_per_second\x18\x07 \x01(\x01H\x03\x88\x01\x01\x12,\n\tremaining\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration\"I\n\x05Phase\x12\x15\n\x11PHASE_UNSPECIFIED\x10\x00\x12\x0b\n\x07LOADING\x10\x01\x12\x0c\n\x08TRAINING\x10\x02\x12\x0e\n\nPUBLISHING\x10\x03\x42\x07\n\x05_lossB\x0b\n\t_accuracyB\x16\n\x14_evaluation_accuracyB\x15\n\x13_samples_per_second\"[\n\x18\x43reateTrainingJobRequest\x12+\n\x04spec\x18\x01 \x01(\x0b\x32\x1d.batchyard.v1.TrainingJobSpec\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"%\n\x15GetTrainingJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"q\n\x17ListTrainingJobsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12/\n\x06states\x18\x03 \x03(\x0e\x32\x1f.batchyard.v1.TrainingJob.State\"e\n\x18ListTrainingJobsResponse\x12\x30\n\rtraining_jobs\x18\x01 \x03(\x0b\x32\x19.batchyard.v1.TrainingJob\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"(\n\x18\x43\x61ncelTrainingJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"u\n\x17WatchTrainingJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06\x63ursor\x18\x02 \x01(\t\x12&\n\x05kinds\x18\x03 \x03(\x0e\x32\x17.batchyard.v1.EventKind\x12\x14\n\x0chistory_only\x18\x04 \x01(\x08\"V\n\x18WatchTrainingJobResponse\x12\x0e\n\x06\x63ursor\x18\x01 \x01(\t\x12*\n\x05\x65vent\x18\x02 \x01(\x0b\x32\x1b.batchyard.v1.TrainingEvent\"\x81\x03\n\rTrainingEvent\x12(\n\x04time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\x31\n\x0cstate_change\x18\x03 \x01(\x0b\x32\x19.batchyard.v1.StateChangeH\x00\x12\x31\n\x0cphase_change\x18\x04 \x01(\x0b\x32\x19.batchyard.v1.PhaseChangeH\x00\x12\x31\n\x0cstep_metrics\x18\x05 \x01(\x0b\x32\x19.batchyard.v1.StepMetricsH\x00\x12.\n\nevaluation\x18\x06 \x01(\x0b\x32\x18.batchyard.v1.EvaluationH\x00\x12\x39\n\x10layer_statistics\x18\x07 \x01(\x0b\x32\x1d.batchyard.v1.LayerStatisticsH\x00\x12)\n\x08log_line\x18\x08 \x01(\x0b\x32\x15.batchyard.v1.LogLineH\x00\x42\x06\n\x04kind\"|\n\x0bStateChange\x12.\n\x05state\x18\x01 \x01(\x0e\x32\x1f.batchyard.v1.TrainingJob.State\x12&\n\x07\x66\x61ilure\x18\x02 \x01(\x0b\x32\x15.batchyard.v1.Failure\x12\x15\n\rmodel_version\x18\x03 \x01(\t\":\n\x0bPhaseChange\x12+\n\x05phase\x18\x01 \x01(\x0e\x32\x1c.batchyard.v1.Progress.Phase\"\x93\x01\n\x0bStepMetrics\x12\x0c\n\x04step\x18\x01 \x01(\x03\x12\r\n\x05steps\x18\x02 \x01(\x03\x12\x0c\n\x04loss\x18\x03 \x01(\x01\x12\x10\n\x08\x61\x63\x63uracy\x18\x04 \x01(\x01\x12\x15\n\rlearning_rate\x18\x05 \x01(\x01\x12\x1a\n\x12samples_per_second\x18\x06 \x01(\x01\x12\x14\n\x0cstep_seconds\x18\x07 \x01(\x01\"K\n\nEvaluation\x12\x0c\n\x04step\x18\x01 \x01(\x03\x12\x0c\n\x04loss\x18\x02 \x01(\x01\x12\x10\n\x08\x61\x63\x63uracy\x18\x03 \x01(\x01\x12\x0f\n\x07samples\x18\x04 \x01(\x03\"\xc1\x02\n\x0fLayerStatistics\x12\x0c\n\x04step\x18\x01 \x01(\x03\x12\x33\n\x06layers\x18\x02 \x03(\x0b\x32#.batchyard.v1.LayerStatistics.Layer\x1a\xea\x01\n\x05Layer\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0b\n\x03p15\x18\x02 \x01(\x01\x12\x0b\n\x03p50\x18\x03 \x01(\x01\x12\x0b\n\x03p85\x18\x04 \x01(\x01\x12\x11\n\tsaturated\x18\x05 \x01(\x01\x12\x0c\n\x04\x64\x65\x61\x64\x18\x06 \x01(\x01\x12\x12\n\x05\x64rift\x18\x07 \x01(\x01H\x00\x88\x01\x01\x12\x1a\n\rworker_spread\x18\x08 \x01(\x01H\x01\x88\x01\x01\x12\x1b\n\x0esmallest_batch\x18\t \x01(\x03H\x02\x88\x01\x01\x12\x0f\n\x07skipped\x18\n \x01(\x03\x42\x08\n\x06_driftB\x10\n\x0e_worker_spreadB\x11\n\x0f_smallest_batch\"B\n\x07LogLine\x12\r\n\x05level\x18\x01 \x01(\t\x12\x11\n\x04rank\x18\x02 \x01(\x05H\x00\x88\x01\x01\x12\x0c\n\x04text\x18\x03 \x01(\tB\x07\n\x05_rank*\x91\x01\n\tEventKind\x12\x1a\n\x16\x45VENT_KIND_UNSPECIFIED\x10\x00\x12\x10\n\x0cSTATE_CHANGE\x10\x01\x12\x10\n\x0cPHASE_CHANGE\x10\x02\x12\x10\n\x0cSTEP_METRICS\x10\x03\x12\x0e\n\nEVALUATION\x10\x04\x12\x14\n\x10LAYER_STATISTICS\x10\x05\x12\x0c\n\x08LOG_LINE\x10\x06\x32\xdb\x03\n\x0fTrainingService\x12V\n\x11\x43reateTrainingJob\x12&.batchyard.v1.CreateTrainingJobRequest\x1a\x19.batchyard.v1.TrainingJob\x12P\n\x0eGetTrainingJob\x12#.batchyard.v1.GetTrainingJobRequest\x1a\x19.batchyard.v1.TrainingJob\x12\x61\n\x10ListTrainingJobs\x12%.batchyard.v1.ListTrainingJobsRequest\x1a&.batchyard.v1.ListTrainingJobsResponse\x12V\n\x11\x43\x61ncelTrainingJob\x12&.batchyard.v1.CancelTrainingJobRequest\x1a\x19.batchyard.v1.TrainingJob\x12\x63\n\x10WatchTrainingJob\x12%.batchyard.v1.WatchTrainingJobRequest\x1a&.batchyard.v1.WatchTrainingJobResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x62\x61tchyard/v1/training.proto\x12\x0c\x62\x61tchyard.v1\x1a\x17\x62\x61tchyard/v1/spec.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd1\x04\n\x0bTrainingJob\x12\x0c\n\x04name\x18\x01 \x01(\t\x12+\n\x04spec\x18\x02 \x01(\x0b\x32\x1d.batchyard.v1.TrainingJobSpec\x12.\n\x05state\x18\x03 \x01(\x0e\x32\x1f.batchyard.v1.TrainingJob.State\x12&\n\x07\x66\x61ilure\x18\x04 \x01(\x0b\x32\x15.batchyard.v1.Failure\x12(\n\x08progress\x18\x05 \x01(\x0b\x32\x16.batchyard.v1.Progress\x12\x0f\n\x07\x61ttempt\x18\x06 \x01(\x05\x12\x15\n\rmodel_version\x18\x07 \x01(\t\x12/\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nstart_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x33\n\x0f\x66irst_step_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x98\x01\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\n\n\x06QUEUED\x10\x01\x12\x0c\n\x08STARTING\x10\x02\x12\x0b\n\x07RUNNING\x10\x03\x12\x0b\n\x07PAUSING\x10\x04\x12\n\n\x06PAUSED\x10\x05\x12\x0e\n\nCANCELLING\x10\x06\x12\r\n\tSUCCEEDED\x10\x07\x12\n\n\x06\x46\x41ILED\x10\x08\x12\r\n\tCANCELLED\x10\t\"\xac\x01\n\x07\x46\x61ilure\x12\x32\n\rfailure_class\x18\x01 \x01(\x0e\x32\x1b.batchyard.v1.Failure.Class\x12\r\n\x05\x63\x61use\x18\x02 \x01(\t\x12\x11\n\tnext_step\x18\x03 \x01(\t\"K\n\x05\x43lass\x12\x15\n\x11\x43LASS_UNSPECIFIED\x10\x00\x12\x08\n\x04USER\x10\x01\x12\x12\n\x0eINFRASTRUCTURE\x10\x02\x12\r\n\tPREEMPTED\x10\x03\"\xb1\x03\n\x08Progress\x12+\n\x05phase\x18\x01 \x01(\x0e\x32\x1c.batchyard.v1.Progress.Phase\x12\x0c\n\x04step\x18\x02 \x01(\x03\x12\r\n\x05steps\x18\x03 \x01(\x03\x12\x11\n\x04loss\x18\x04 \x01(\x01H\x00\x88\x01\x01\x12\x15\n\x08\x61\x63\x63uracy\x18\x05 \x01(\x01H\x01\x88\x01\x01\x12 \n\x13\x65valuation_accuracy\x18\x06 \x01(\x01H\x02\x88\x01\x01\x12\x1f\n\x12samples_per_second\x18\x07 \x01(\x01H\x03\x88\x01\x01\x12,\n\tremaining\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x1c\n\x0f\x63heckpoint_step\x18\t \x01(\x03H\x04\x88\x01\x01\"I\n\x05Phase\x12\x15\n\x11PHASE_UNSPECIFIED\x10\x00\x12\x0b\n\x07LOADING\x10\x01\x12\x0c\n\x08TRAINING\x10\x02\x12\x0e\n\nPUBLISHING\x10\x03\x42\x07\n\x05_lossB\x0b\n\t_accuracyB\x16\n\x14_evaluation_accuracyB\x15\n\x13_samples_per_secondB\x12\n\x10_checkpoint_step\"[\n\x18\x43reateTrainingJobRequest\x12+\n\x04spec\x18\x01 \x01(\x0b\x32\x1d.batchyard.v1.TrainingJobSpec\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"%\n\x15GetTrainingJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"q\n\x17ListTrainingJobsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12/\n\x06states\x18\x03 \x03(\x0e\x32\x1f.batchyard.v1.TrainingJob.State\"e\n\x18ListTrainingJobsResponse\x12\x30\n\rtraining_jobs\x18\x01 \x03(\x0b\x32\x19.batchyard.v1.TrainingJob\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"(\n\x18\x43\x61ncelTrainingJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\'\n\x17PauseTrainingJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"(\n\x18ResumeTrainingJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"u\n\x17WatchTrainingJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06\x63ursor\x18\x02 \x01(\t\x12&\n\x05kinds\x18\x03 \x03(\x0e\x32\x17.batchyard.v1.EventKind\x12\x14\n\x0chistory_only\x18\x04 \x01(\x08\"V\n\x18WatchTrainingJobResponse\x12\x0e\n\x06\x63ursor\x18\x01 \x01(\t\x12*\n\x05\x65vent\x18\x02 \x01(\x0b\x32\x1b.batchyard.v1.TrainingEvent\"\xdf\x03\n\rTrainingEvent\x12(\n\x04time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\x31\n\x0cstate_change\x18\x03 \x01(\x0b\x32\x19.batchyard.v1.StateChangeH\x00\x12\x31\n\x0cphase_change\x18\x04 \x01(\x0b\x32\x19.batchyard.v1.PhaseChangeH\x00\x12\x31\n\x0cstep_metrics\x18\x05 \x01(\x0b\x32\x19.batchyard.v1.StepMetricsH\x00\x12.\n\nevaluation\x18\x06 \x01(\x0b\x32\x18.batchyard.v1.EvaluationH\x00\x12\x39\n\x10layer_statistics\x18\x07 \x01(\x0b\x32\x1d.batchyard.v1.LayerStatisticsH\x00\x12)\n\x08log_line\x18\x08 \x01(\x0b\x32\x15.batchyard.v1.LogLineH\x00\x12\x32\n\x0c\x63heckpointed\x18\t \x01(\x0b\x32\x1a.batchyard.v1.CheckpointedH\x00\x12(\n\x07resumed\x18\n \x01(\x0b\x32\x15.batchyard.v1.ResumedH\x00\x42\x06\n\x04kind\"|\n\x0bStateChange\x12.\n\x05state\x18\x01 \x01(\x0e\x32\x1f.batchyard.v1.TrainingJob.State\x12&\n\x07\x66\x61ilure\x18\x02 \x01(\x0b\x32\x15.batchyard.v1.Failure\x12\x15\n\rmodel_version\x18\x03 \x01(\t\":\n\x0bPhaseChange\x12+\n\x05phase\x18\x01 \x01(\x0e\x32\x1c.batchyard.v1.Progress.Phase\"\x93\x01\n\x0bStepMetrics\x12\x0c\n\x04step\x18\x01 \x01(\x03\x12\r\n\x05steps\x18\x02 \x01(\x03\x12\x0c\n\x04loss\x18\x03 \x01(\x01\x12\x10\n\x08\x61\x63\x63uracy\x18\x04 \x01(\x01\x12\x15\n\rlearning_rate\x18\x05 \x01(\x01\x12\x1a\n\x12samples_per_second\x18\x06 \x01(\x01\x12\x14\n\x0cstep_seconds\x18\x07 \x01(\x01\"K\n\nEvaluation\x12\x0c\n\x04step\x18\x01 \x01(\x03\x12\x0c\n\x04loss\x18\x02 \x01(\x01\x12\x10\n\x08\x61\x63\x63uracy\x18\x03 \x01(\x01\x12\x0f\n\x07samples\x18\x04 \x01(\x03\"\xc1\x02\n\x0fLayerStatistics\x12\x0c\n\x04step\x18\x01 \x01(\x03\x12\x33\n\x06layers\x18\x02 \x03(\x0b\x32#.batchyard.v1.LayerStatistics.Layer\x1a\xea\x01\n\x05Layer\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0b\n\x03p15\x18\x02 \x01(\x01\x12\x0b\n\x03p50\x18\x03 \x01(\x01\x12\x0b\n\x03p85\x18\x04 \x01(\x01\x12\x11\n\tsaturated\x18\x05 \x01(\x01\x12\x0c\n\x04\x64\x65\x61\x64\x18\x06 \x01(\x01\x12\x12\n\x05\x64rift\x18\x07 \x01(\x01H\x00\x88\x01\x01\x12\x1a\n\rworker_spread\x18\x08 \x01(\x01H\x01\x88\x01\x01\x12\x1b\n\x0esmallest_batch\x18\t \x01(\x03H\x02\x88\x01\x01\x12\x0f\n\x07skipped\x18\n \x01(\x03\x42\x08\n\x06_driftB\x10\n\x0e_worker_spreadB\x11\n\x0f_smallest_batch\"H\n\x0c\x43heckpointed\x12\x0c\n\x04step\x18\x01 \x01(\x03\x12\x0b\n\x03uri\x18\x02 \x01(\t\x12\x0e\n\x06sha256\x18\x03 \x01(\t\x12\r\n\x05\x62ytes\x18\x04 \x01(\x03\"$\n\x07Resumed\x12\x0c\n\x04step\x18\x01 \x01(\x03\x12\x0b\n\x03uri\x18\x02 \x01(\t\"B\n\x07LogLine\x12\r\n\x05level\x18\x01 \x01(\t\x12\x11\n\x04rank\x18\x02 \x01(\x05H\x00\x88\x01\x01\x12\x0c\n\x04text\x18\x03 \x01(\tB\x07\n\x05_rank*\xb0\x01\n\tEventKind\x12\x1a\n\x16\x45VENT_KIND_UNSPECIFIED\x10\x00\x12\x10\n\x0cSTATE_CHANGE\x10\x01\x12\x10\n\x0cPHASE_CHANGE\x10\x02\x12\x10\n\x0cSTEP_METRICS\x10\x03\x12\x0e\n\nEVALUATION\x10\x04\x12\x14\n\x10LAYER_STATISTICS\x10\x05\x12\x0c\n\x08LOG_LINE\x10\x06\x12\x10\n\x0c\x43HECKPOINTED\x10\x07\x12\x0b\n\x07RESUMED\x10\x08\x32\x89\x05\n\x0fTrainingService\x12V\n\x11\x43reateTrainingJob\x12&.batchyard.v1.CreateTrainingJobRequest\x1a\x19.batchyard.v1.TrainingJob\x12P\n\x0eGetTrainingJob\x12#.batchyard.v1.GetTrainingJobRequest\x1a\x19.batchyard.v1.TrainingJob\x12\x61\n\x10ListTrainingJobs\x12%.batchyard.v1.ListTrainingJobsRequest\x1a&.batchyard.v1.ListTrainingJobsResponse\x12V\n\x11\x43\x61ncelTrainingJob\x12&.batchyard.v1.CancelTrainingJobRequest\x1a\x19.batchyard.v1.TrainingJob\x12T\n\x10PauseTrainingJob\x12%.batchyard.v1.PauseTrainingJobRequest\x1a\x19.batchyard.v1.TrainingJob\x12V\n\x11ResumeTrainingJob\x12&.batchyard.v1.ResumeTrainingJobRequest\x1a\x19.batchyard.v1.TrainingJob\x12\x63\n\x10WatchTrainingJob\x12%.batchyard.v1.WatchTrainingJobRequest\x1a&.batchyard.v1.WatchTrainingJobResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'batchyard.v1.training_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_EVENTKIND']._serialized_start=3085
-  _globals['_EVENTKIND']._serialized_end=3230
+  _globals['_EVENTKIND']._serialized_start=3424
+  _globals['_EVENTKIND']._serialized_end=3600
   _globals['_TRAININGJOB']._serialized_start=136
   _globals['_TRAININGJOB']._serialized_end=729
   _globals['_TRAININGJOB_STATE']._serialized_start=577
@@ -45,39 +45,47 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_FAILURE_CLASS']._serialized_start=829
   _globals['_FAILURE_CLASS']._serialized_end=904
   _globals['_PROGRESS']._serialized_start=907
-  _globals['_PROGRESS']._serialized_end=1290
-  _globals['_PROGRESS_PHASE']._serialized_start=1148
-  _globals['_PROGRESS_PHASE']._serialized_end=1221
-  _globals['_CREATETRAININGJOBREQUEST']._serialized_start=1292
-  _globals['_CREATETRAININGJOBREQUEST']._serialized_end=1383
-  _globals['_GETTRAININGJOBREQUEST']._serialized_start=1385
-  _globals['_GETTRAININGJOBREQUEST']._serialized_end=1422
-  _globals['_LISTTRAININGJOBSREQUEST']._serialized_start=1424
-  _globals['_LISTTRAININGJOBSREQUEST']._serialized_end=1537
-  _globals['_LISTTRAININGJOBSRESPONSE']._serialized_start=1539
-  _globals['_LISTTRAININGJOBSRESPONSE']._serialized_end=1640
-  _globals['_CANCELTRAININGJOBREQUEST']._serialized_start=1642
-  _globals['_CANCELTRAININGJOBREQUEST']._serialized_end=1682
-  _globals['_WATCHTRAININGJOBREQUEST']._serialized_start=1684
-  _globals['_WATCHTRAININGJOBREQUEST']._serialized_end=1801
-  _globals['_WATCHTRAININGJOBRESPONSE']._serialized_start=1803
-  _globals['_WATCHTRAININGJOBRESPONSE']._serialized_end=1889
-  _globals['_TRAININGEVENT']._serialized_start=1892
-  _globals['_TRAININGEVENT']._serialized_end=2277
-  _globals['_STATECHANGE']._serialized_start=2279
-  _globals['_STATECHANGE']._serialized_end=2403
-  _globals['_PHASECHANGE']._serialized_start=2405
-  _globals['_PHASECHANGE']._serialized_end=2463
-  _globals['_STEPMETRICS']._serialized_start=2466
-  _globals['_STEPMETRICS']._serialized_end=2613
-  _globals['_EVALUATION']._serialized_start=2615
-  _globals['_EVALUATION']._serialized_end=2690
-  _globals['_LAYERSTATISTICS']._serialized_start=2693
-  _globals['_LAYERSTATISTICS']._serialized_end=3014
-  _globals['_LAYERSTATISTICS_LAYER']._serialized_start=2780
-  _globals['_LAYERSTATISTICS_LAYER']._serialized_end=3014
-  _globals['_LOGLINE']._serialized_start=3016
-  _globals['_LOGLINE']._serialized_end=3082
-  _globals['_TRAININGSERVICE']._serialized_start=3233
-  _globals['_TRAININGSERVICE']._serialized_end=3708
+  _globals['_PROGRESS']._serialized_end=1340
+  _globals['_PROGRESS_PHASE']._serialized_start=1178
+  _globals['_PROGRESS_PHASE']._serialized_end=1251
+  _globals['_CREATETRAININGJOBREQUEST']._serialized_start=1342
+  _globals['_CREATETRAININGJOBREQUEST']._serialized_end=1433
+  _globals['_GETTRAININGJOBREQUEST']._serialized_start=1435
+  _globals['_GETTRAININGJOBREQUEST']._serialized_end=1472
+  _globals['_LISTTRAININGJOBSREQUEST']._serialized_start=1474
+  _globals['_LISTTRAININGJOBSREQUEST']._serialized_end=1587
+  _globals['_LISTTRAININGJOBSRESPONSE']._serialized_start=1589
+  _globals['_LISTTRAININGJOBSRESPONSE']._serialized_end=1690
+  _globals['_CANCELTRAININGJOBREQUEST']._serialized_start=1692
+  _globals['_CANCELTRAININGJOBREQUEST']._serialized_end=1732
+  _globals['_PAUSETRAININGJOBREQUEST']._serialized_start=1734
+  _globals['_PAUSETRAININGJOBREQUEST']._serialized_end=1773
+  _globals['_RESUMETRAININGJOBREQUEST']._serialized_start=1775
+  _globals['_RESUMETRAININGJOBREQUEST']._serialized_end=1815
+  _globals['_WATCHTRAININGJOBREQUEST']._serialized_start=1817
+  _globals['_WATCHTRAININGJOBREQUEST']._serialized_end=1934
+  _globals['_WATCHTRAININGJOBRESPONSE']._serialized_start=1936
+  _globals['_WATCHTRAININGJOBRESPONSE']._serialized_end=2022
+  _globals['_TRAININGEVENT']._serialized_start=2025
+  _globals['_TRAININGEVENT']._serialized_end=2504
+  _globals['_STATECHANGE']._serialized_start=2506
+  _globals['_STATECHANGE']._serialized_end=2630
+  _globals['_PHASECHANGE']._serialized_start=2632
+  _globals['_PHASECHANGE']._serialized_end=2690
+  _globals['_STEPMETRICS']._serialized_start=2693
+  _globals['_STEPMETRICS']._serialized_end=2840
+  _globals['_EVALUATION']._serialized_start=2842
+  _globals['_EVALUATION']._serialized_end=2917
+  _globals['_LAYERSTATISTICS']._serialized_start=2920
+  _globals['_LAYERSTATISTICS']._serialized_end=3241
+  _globals['_LAYERSTATISTICS_LAYER']._serialized_start=3007
+  _globals['_LAYERSTATISTICS_LAYER']._serialized_end=3241
+  _globals['_CHECKPOINTED']._serialized_start=3243
+  _globals['_CHECKPOINTED']._serialized_end=3315
+  _globals['_RESUMED']._serialized_start=3317
+  _globals['_RESUMED']._serialized_end=3353
+  _globals['_LOGLINE']._serialized_start=3355
+  _globals['_LOGLINE']._serialized_end=3421
+  _globals['_TRAININGSERVICE']._serialized_start=3603
+  _globals['_TRAININGSERVICE']._serialized_end=4252
 # @@protoc_insertion_point(module_scope)

@@ -35,6 +35,8 @@ class _EventKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EventKind.V
     EVALUATION: _EventKind.ValueType  # 4
     LAYER_STATISTICS: _EventKind.ValueType  # 5
     LOG_LINE: _EventKind.ValueType  # 6
+    CHECKPOINTED: _EventKind.ValueType  # 7
+    RESUMED: _EventKind.ValueType  # 8
 
 class EventKind(_EventKind, metaclass=_EventKindEnumTypeWrapper):
     """The kinds of TrainingEvent, in the order of its oneof."""
@@ -46,6 +48,8 @@ STEP_METRICS: EventKind.ValueType  # 3
 EVALUATION: EventKind.ValueType  # 4
 LAYER_STATISTICS: EventKind.ValueType  # 5
 LOG_LINE: EventKind.ValueType  # 6
+CHECKPOINTED: EventKind.ValueType  # 7
+RESUMED: EventKind.ValueType  # 8
 Global___EventKind: _TypeAlias = EventKind  # noqa: Y015
 
 @_typing.final
@@ -237,6 +241,7 @@ class Progress(_message.Message):
     EVALUATION_ACCURACY_FIELD_NUMBER: _builtins.int
     SAMPLES_PER_SECOND_FIELD_NUMBER: _builtins.int
     REMAINING_FIELD_NUMBER: _builtins.int
+    CHECKPOINT_STEP_FIELD_NUMBER: _builtins.int
     phase: Global___Progress.Phase.ValueType
     step: _builtins.int
     steps: _builtins.int
@@ -246,6 +251,8 @@ class Progress(_message.Message):
     evaluation_accuracy: _builtins.float
     """Share in [0, 1] on held-out data, at the last evaluation."""
     samples_per_second: _builtins.float
+    checkpoint_step: _builtins.int
+    """The step that the job would go on from if it were paused or lost now; absent while there is no checkpoint."""
     @_builtins.property
     def remaining(self) -> _duration_pb2.Duration:
         """From this attempt's own speed; absent while it is not known."""
@@ -261,13 +268,16 @@ class Progress(_message.Message):
         evaluation_accuracy: _builtins.float | None = ...,
         samples_per_second: _builtins.float | None = ...,
         remaining: _duration_pb2.Duration | None = ...,
+        checkpoint_step: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_accuracy", b"_accuracy", "_evaluation_accuracy", b"_evaluation_accuracy", "_loss", b"_loss", "_samples_per_second", b"_samples_per_second", "accuracy", b"accuracy", "evaluation_accuracy", b"evaluation_accuracy", "loss", b"loss", "remaining", b"remaining", "samples_per_second", b"samples_per_second"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_accuracy", b"_accuracy", "_checkpoint_step", b"_checkpoint_step", "_evaluation_accuracy", b"_evaluation_accuracy", "_loss", b"_loss", "_samples_per_second", b"_samples_per_second", "accuracy", b"accuracy", "checkpoint_step", b"checkpoint_step", "evaluation_accuracy", b"evaluation_accuracy", "loss", b"loss", "remaining", b"remaining", "samples_per_second", b"samples_per_second"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_accuracy", b"_accuracy", "_evaluation_accuracy", b"_evaluation_accuracy", "_loss", b"_loss", "_samples_per_second", b"_samples_per_second", "accuracy", b"accuracy", "evaluation_accuracy", b"evaluation_accuracy", "loss", b"loss", "phase", b"phase", "remaining", b"remaining", "samples_per_second", b"samples_per_second", "step", b"step", "steps", b"steps"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_accuracy", b"_accuracy", "_checkpoint_step", b"_checkpoint_step", "_evaluation_accuracy", b"_evaluation_accuracy", "_loss", b"_loss", "_samples_per_second", b"_samples_per_second", "accuracy", b"accuracy", "checkpoint_step", b"checkpoint_step", "evaluation_accuracy", b"evaluation_accuracy", "loss", b"loss", "phase", b"phase", "remaining", b"remaining", "samples_per_second", b"samples_per_second", "step", b"step", "steps", b"steps"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__accuracy: _TypeAlias = _typing.Literal["accuracy"]  # noqa: Y015
     _WhichOneofArgType__accuracy: _TypeAlias = _typing.Literal["_accuracy", b"_accuracy"]  # noqa: Y015
+    _WhichOneofReturnType__checkpoint_step: _TypeAlias = _typing.Literal["checkpoint_step"]  # noqa: Y015
+    _WhichOneofArgType__checkpoint_step: _TypeAlias = _typing.Literal["_checkpoint_step", b"_checkpoint_step"]  # noqa: Y015
     _WhichOneofReturnType__evaluation_accuracy: _TypeAlias = _typing.Literal["evaluation_accuracy"]  # noqa: Y015
     _WhichOneofArgType__evaluation_accuracy: _TypeAlias = _typing.Literal["_evaluation_accuracy", b"_evaluation_accuracy"]  # noqa: Y015
     _WhichOneofReturnType__loss: _TypeAlias = _typing.Literal["loss"]  # noqa: Y015
@@ -276,6 +286,8 @@ class Progress(_message.Message):
     _WhichOneofArgType__samples_per_second: _TypeAlias = _typing.Literal["_samples_per_second", b"_samples_per_second"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__accuracy) -> _WhichOneofReturnType__accuracy | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__checkpoint_step) -> _WhichOneofReturnType__checkpoint_step | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__evaluation_accuracy) -> _WhichOneofReturnType__evaluation_accuracy | None: ...
     @_typing.overload
@@ -404,6 +416,46 @@ class CancelTrainingJobRequest(_message.Message):
 Global___CancelTrainingJobRequest: _TypeAlias = CancelTrainingJobRequest  # noqa: Y015
 
 @_typing.final
+class PauseTrainingJobRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """trainingJobs/{id}"""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PauseTrainingJobRequest: _TypeAlias = PauseTrainingJobRequest  # noqa: Y015
+
+@_typing.final
+class ResumeTrainingJobRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """trainingJobs/{id}"""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResumeTrainingJobRequest: _TypeAlias = ResumeTrainingJobRequest  # noqa: Y015
+
+@_typing.final
 class WatchTrainingJobRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -473,6 +525,8 @@ class TrainingEvent(_message.Message):
     EVALUATION_FIELD_NUMBER: _builtins.int
     LAYER_STATISTICS_FIELD_NUMBER: _builtins.int
     LOG_LINE_FIELD_NUMBER: _builtins.int
+    CHECKPOINTED_FIELD_NUMBER: _builtins.int
+    RESUMED_FIELD_NUMBER: _builtins.int
     attempt: _builtins.int
     """The attempt that the event belongs to; 0: none yet."""
     @_builtins.property
@@ -489,6 +543,10 @@ class TrainingEvent(_message.Message):
     def layer_statistics(self) -> Global___LayerStatistics: ...
     @_builtins.property
     def log_line(self) -> Global___LogLine: ...
+    @_builtins.property
+    def checkpointed(self) -> Global___Checkpointed: ...
+    @_builtins.property
+    def resumed(self) -> Global___Resumed: ...
     def __init__(
         self,
         *,
@@ -500,12 +558,14 @@ class TrainingEvent(_message.Message):
         evaluation: Global___Evaluation | None = ...,
         layer_statistics: Global___LayerStatistics | None = ...,
         log_line: Global___LogLine | None = ...,
+        checkpointed: Global___Checkpointed | None = ...,
+        resumed: Global___Resumed | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["evaluation", b"evaluation", "kind", b"kind", "layer_statistics", b"layer_statistics", "log_line", b"log_line", "phase_change", b"phase_change", "state_change", b"state_change", "step_metrics", b"step_metrics", "time", b"time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["checkpointed", b"checkpointed", "evaluation", b"evaluation", "kind", b"kind", "layer_statistics", b"layer_statistics", "log_line", b"log_line", "phase_change", b"phase_change", "resumed", b"resumed", "state_change", b"state_change", "step_metrics", b"step_metrics", "time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "evaluation", b"evaluation", "kind", b"kind", "layer_statistics", b"layer_statistics", "log_line", b"log_line", "phase_change", b"phase_change", "state_change", b"state_change", "step_metrics", b"step_metrics", "time", b"time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "checkpointed", b"checkpointed", "evaluation", b"evaluation", "kind", b"kind", "layer_statistics", b"layer_statistics", "log_line", b"log_line", "phase_change", b"phase_change", "resumed", b"resumed", "state_change", b"state_change", "step_metrics", b"step_metrics", "time", b"time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["state_change", "phase_change", "step_metrics", "evaluation", "layer_statistics", "log_line"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["state_change", "phase_change", "step_metrics", "evaluation", "layer_statistics", "log_line", "checkpointed", "resumed"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -719,6 +779,66 @@ class LayerStatistics(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___LayerStatistics: _TypeAlias = LayerStatistics  # noqa: Y015
+
+@_typing.final
+class Checkpointed(_message.Message):
+    """A checkpoint is durable."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STEP_FIELD_NUMBER: _builtins.int
+    URI_FIELD_NUMBER: _builtins.int
+    SHA256_FIELD_NUMBER: _builtins.int
+    BYTES_FIELD_NUMBER: _builtins.int
+    step: _builtins.int
+    """Optimiser steps done."""
+    uri: _builtins.str
+    sha256: _builtins.str
+    """Of its manifest, which holds the digests of its files."""
+    bytes: _builtins.int
+    def __init__(
+        self,
+        *,
+        step: _builtins.int = ...,
+        uri: _builtins.str = ...,
+        sha256: _builtins.str = ...,
+        bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "sha256", b"sha256", "step", b"step", "uri", b"uri"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Checkpointed: _TypeAlias = Checkpointed  # noqa: Y015
+
+@_typing.final
+class Resumed(_message.Message):
+    """A new attempt goes on from a checkpoint. Whoever holds points of steps above `step` from before this event drops them:
+    the history is then that of a job that was never interrupted.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STEP_FIELD_NUMBER: _builtins.int
+    URI_FIELD_NUMBER: _builtins.int
+    step: _builtins.int
+    """0: from the beginning."""
+    uri: _builtins.str
+    """The checkpoint; empty at step 0."""
+    def __init__(
+        self,
+        *,
+        step: _builtins.int = ...,
+        uri: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["step", b"step", "uri", b"uri"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Resumed: _TypeAlias = Resumed  # noqa: Y015
 
 @_typing.final
 class LogLine(_message.Message):

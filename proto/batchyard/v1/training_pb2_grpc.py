@@ -56,6 +56,16 @@ class TrainingServiceStub(object):
                 request_serializer=batchyard_dot_v1_dot_training__pb2.CancelTrainingJobRequest.SerializeToString,
                 response_deserializer=batchyard_dot_v1_dot_training__pb2.TrainingJob.FromString,
                 _registered_method=True)
+        self.PauseTrainingJob = channel.unary_unary(
+                '/batchyard.v1.TrainingService/PauseTrainingJob',
+                request_serializer=batchyard_dot_v1_dot_training__pb2.PauseTrainingJobRequest.SerializeToString,
+                response_deserializer=batchyard_dot_v1_dot_training__pb2.TrainingJob.FromString,
+                _registered_method=True)
+        self.ResumeTrainingJob = channel.unary_unary(
+                '/batchyard.v1.TrainingService/ResumeTrainingJob',
+                request_serializer=batchyard_dot_v1_dot_training__pb2.ResumeTrainingJobRequest.SerializeToString,
+                response_deserializer=batchyard_dot_v1_dot_training__pb2.TrainingJob.FromString,
+                _registered_method=True)
         self.WatchTrainingJob = channel.unary_stream(
                 '/batchyard.v1.TrainingService/WatchTrainingJob',
                 request_serializer=batchyard_dot_v1_dot_training__pb2.WatchTrainingJobRequest.SerializeToString,
@@ -98,9 +108,27 @@ class TrainingServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PauseTrainingJob(self, request, context):
+        """Asks the workers to write a checkpoint and end, so that others may use the machines. Returns at once with PAUSING,
+        or PAUSED if the job had not started. Pausing a job that is PAUSING or PAUSED changes nothing.
+        FAILED_PRECONDITION: it is being cancelled or has ended.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResumeTrainingJob(self, request, context):
+        """Has a PAUSED job wait for its turn again: QUEUED; it goes on from its newest checkpoint. Resuming a job that waits
+        or runs changes nothing. FAILED_PRECONDITION: it is PAUSING, is being cancelled or has ended.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def WatchTrainingJob(self, request, context):
         """Every stored event in order, then new ones as they come; ends after the event of a terminal state. Resume with the
-        last cursor received: nothing is lost or repeated. OUT_OF_RANGE: the cursor is not one of this job's.
+        last cursor received: nothing is lost or repeated. What a Resumed event has made void is not sent after it.
+        OUT_OF_RANGE: the cursor is not one of this job's.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -127,6 +155,16 @@ def add_TrainingServiceServicer_to_server(servicer, server):
             'CancelTrainingJob': grpc.unary_unary_rpc_method_handler(
                     servicer.CancelTrainingJob,
                     request_deserializer=batchyard_dot_v1_dot_training__pb2.CancelTrainingJobRequest.FromString,
+                    response_serializer=batchyard_dot_v1_dot_training__pb2.TrainingJob.SerializeToString,
+            ),
+            'PauseTrainingJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.PauseTrainingJob,
+                    request_deserializer=batchyard_dot_v1_dot_training__pb2.PauseTrainingJobRequest.FromString,
+                    response_serializer=batchyard_dot_v1_dot_training__pb2.TrainingJob.SerializeToString,
+            ),
+            'ResumeTrainingJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResumeTrainingJob,
+                    request_deserializer=batchyard_dot_v1_dot_training__pb2.ResumeTrainingJobRequest.FromString,
                     response_serializer=batchyard_dot_v1_dot_training__pb2.TrainingJob.SerializeToString,
             ),
             'WatchTrainingJob': grpc.unary_stream_rpc_method_handler(
@@ -244,6 +282,60 @@ class TrainingService(object):
             target,
             '/batchyard.v1.TrainingService/CancelTrainingJob',
             batchyard_dot_v1_dot_training__pb2.CancelTrainingJobRequest.SerializeToString,
+            batchyard_dot_v1_dot_training__pb2.TrainingJob.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PauseTrainingJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/batchyard.v1.TrainingService/PauseTrainingJob',
+            batchyard_dot_v1_dot_training__pb2.PauseTrainingJobRequest.SerializeToString,
+            batchyard_dot_v1_dot_training__pb2.TrainingJob.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResumeTrainingJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/batchyard.v1.TrainingService/ResumeTrainingJob',
+            batchyard_dot_v1_dot_training__pb2.ResumeTrainingJobRequest.SerializeToString,
             batchyard_dot_v1_dot_training__pb2.TrainingJob.FromString,
             options,
             channel_credentials,

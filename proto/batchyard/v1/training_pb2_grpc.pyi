@@ -47,9 +47,19 @@ class TrainingServiceStub:
     """Asks the job to stop. Returns at once with CANCELLING, or CANCELLED if it had not started. Cancelling a job that
     is already being cancelled or is CANCELLED changes nothing. FAILED_PRECONDITION: it has SUCCEEDED or FAILED.
     """
+    PauseTrainingJob: _grpc.UnaryUnaryMultiCallable[_training_pb2.PauseTrainingJobRequest, _training_pb2.TrainingJob]
+    """Asks the workers to write a checkpoint and end, so that others may use the machines. Returns at once with PAUSING,
+    or PAUSED if the job had not started. Pausing a job that is PAUSING or PAUSED changes nothing.
+    FAILED_PRECONDITION: it is being cancelled or has ended.
+    """
+    ResumeTrainingJob: _grpc.UnaryUnaryMultiCallable[_training_pb2.ResumeTrainingJobRequest, _training_pb2.TrainingJob]
+    """Has a PAUSED job wait for its turn again: QUEUED; it goes on from its newest checkpoint. Resuming a job that waits
+    or runs changes nothing. FAILED_PRECONDITION: it is PAUSING, is being cancelled or has ended.
+    """
     WatchTrainingJob: _grpc.UnaryStreamMultiCallable[_training_pb2.WatchTrainingJobRequest, _training_pb2.WatchTrainingJobResponse]
     """Every stored event in order, then new ones as they come; ends after the event of a terminal state. Resume with the
-    last cursor received: nothing is lost or repeated. OUT_OF_RANGE: the cursor is not one of this job's.
+    last cursor received: nothing is lost or repeated. What a Resumed event has made void is not sent after it.
+    OUT_OF_RANGE: the cursor is not one of this job's.
     """
 
 @_typing.type_check_only
@@ -71,9 +81,19 @@ class TrainingServiceAsyncStub(TrainingServiceStub):
     """Asks the job to stop. Returns at once with CANCELLING, or CANCELLED if it had not started. Cancelling a job that
     is already being cancelled or is CANCELLED changes nothing. FAILED_PRECONDITION: it has SUCCEEDED or FAILED.
     """
+    PauseTrainingJob: _aio.UnaryUnaryMultiCallable[_training_pb2.PauseTrainingJobRequest, _training_pb2.TrainingJob]  # type: ignore[assignment]
+    """Asks the workers to write a checkpoint and end, so that others may use the machines. Returns at once with PAUSING,
+    or PAUSED if the job had not started. Pausing a job that is PAUSING or PAUSED changes nothing.
+    FAILED_PRECONDITION: it is being cancelled or has ended.
+    """
+    ResumeTrainingJob: _aio.UnaryUnaryMultiCallable[_training_pb2.ResumeTrainingJobRequest, _training_pb2.TrainingJob]  # type: ignore[assignment]
+    """Has a PAUSED job wait for its turn again: QUEUED; it goes on from its newest checkpoint. Resuming a job that waits
+    or runs changes nothing. FAILED_PRECONDITION: it is PAUSING, is being cancelled or has ended.
+    """
     WatchTrainingJob: _aio.UnaryStreamMultiCallable[_training_pb2.WatchTrainingJobRequest, _training_pb2.WatchTrainingJobResponse]  # type: ignore[assignment]
     """Every stored event in order, then new ones as they come; ends after the event of a terminal state. Resume with the
-    last cursor received: nothing is lost or repeated. OUT_OF_RANGE: the cursor is not one of this job's.
+    last cursor received: nothing is lost or repeated. What a Resumed event has made void is not sent after it.
+    OUT_OF_RANGE: the cursor is not one of this job's.
     """
 
 class TrainingServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -118,13 +138,35 @@ class TrainingServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
     @_abc_1.abstractmethod
+    def PauseTrainingJob(
+        self,
+        request: _training_pb2.PauseTrainingJobRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_training_pb2.TrainingJob, _abc.Awaitable[_training_pb2.TrainingJob]]:
+        """Asks the workers to write a checkpoint and end, so that others may use the machines. Returns at once with PAUSING,
+        or PAUSED if the job had not started. Pausing a job that is PAUSING or PAUSED changes nothing.
+        FAILED_PRECONDITION: it is being cancelled or has ended.
+        """
+
+    @_abc_1.abstractmethod
+    def ResumeTrainingJob(
+        self,
+        request: _training_pb2.ResumeTrainingJobRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_training_pb2.TrainingJob, _abc.Awaitable[_training_pb2.TrainingJob]]:
+        """Has a PAUSED job wait for its turn again: QUEUED; it goes on from its newest checkpoint. Resuming a job that waits
+        or runs changes nothing. FAILED_PRECONDITION: it is PAUSING, is being cancelled or has ended.
+        """
+
+    @_abc_1.abstractmethod
     def WatchTrainingJob(
         self,
         request: _training_pb2.WatchTrainingJobRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_training_pb2.WatchTrainingJobResponse], _abc.AsyncIterator[_training_pb2.WatchTrainingJobResponse]]:
         """Every stored event in order, then new ones as they come; ends after the event of a terminal state. Resume with the
-        last cursor received: nothing is lost or repeated. OUT_OF_RANGE: the cursor is not one of this job's.
+        last cursor received: nothing is lost or repeated. What a Resumed event has made void is not sent after it.
+        OUT_OF_RANGE: the cursor is not one of this job's.
         """
 
 def add_TrainingServiceServicer_to_server(servicer: TrainingServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

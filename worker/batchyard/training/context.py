@@ -31,6 +31,13 @@ class WorkerContext:
     """Asked between steps; when True the worker raises StoppedError."""
     artifact_uri: str
     """Where rank 0 writes the published model: a folder that does not exist yet, an fsspec URI."""
+    pause_requested: Callable[[], bool] = lambda: False
+    """Asked between steps; when True the workers write a checkpoint and raise PausedError, all at the same step."""
+    checkpoint_uri: str = ""
+    """The folder of the job's checkpoints, of all attempts, an fsspec URI; empty: none are written."""
+    resume_from: str | None = None
+    """The checkpoint in that folder to go on from. Where it is damaged, the newest sound one of an earlier step, or the
+    beginning: a Resumed event says which."""
     data_folders: tuple[str, ...] = ()
     """Where datasets are looked for, in this order."""
     device: str = "cpu"
@@ -39,3 +46,7 @@ class WorkerContext:
 
 class StoppedError(Exception):
     """The worker stopped because it was asked to."""
+
+
+class PausedError(Exception):
+    """The worker stopped because it was asked to pause, and a later attempt can go on from its checkpoint."""

@@ -112,12 +112,36 @@ class Published(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Checkpointed(Event):
+    """A checkpoint is durable. Everything that was reported of its step and those before it was reported earlier."""
+
+    kind: ClassVar[str] = "checkpointed"
+    step: int
+    """Optimiser steps done."""
+    uri: str
+    sha256: str
+    """Of its manifest, which holds the digests of its files."""
+    bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resumed(Event):
+    """An attempt goes on where an earlier one was at `step`; what was reported of later steps is void."""
+
+    kind: ClassVar[str] = "resumed"
+    step: int
+    """0: from the beginning."""
+    uri: str = ""
+    """The checkpoint; empty at step 0."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Ended(Event):
     """The last event of an attempt."""
 
     kind: ClassVar[str] = "ended"
     outcome: str
-    """succeeded, failed or cancelled."""
+    """succeeded, failed, cancelled or paused."""
     failure_class: str | None = None
     """failed only: user or infrastructure."""
     cause: str | None = None
@@ -125,7 +149,11 @@ class Ended(Event):
 
 
 KINDS: dict[str, type[Event]] = {
-    kind.kind: kind for kind in (PhaseChange, StepMetrics, Evaluation, LayerStatistics, LogLine, Published, Ended)
+    kind.kind: kind
+    for kind in (
+        *(PhaseChange, StepMetrics, Evaluation, LayerStatistics, LogLine),
+        *(Checkpointed, Resumed, Published, Ended),
+    )
 }
 
 
