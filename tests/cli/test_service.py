@@ -188,7 +188,7 @@ def test_down_without_a_service_is_no_failure(run: Any) -> None:
     assert (result.exit_code, result.stdout) == (0, "No service runs on batchyard-data; nothing to stop.\n")
 
 
-@pytest.mark.parametrize("pid", [os.getpid(), 2**22 - 1, "x", None])
+@pytest.mark.parametrize("pid", [os.getpid(), 2**22 - 1, "x", None], ids=["lives", "ended", "text", "missing"])
 def test_a_file_left_by_a_dead_service_harms_nobody(run: Any, tmp_path: Path, pid: Any) -> None:
     folder = tmp_path / "batchyard-data"
     folder.mkdir()

@@ -49,7 +49,7 @@ async def test_the_index_has_every_version_with_its_state_and_the_reason(serving
 
 
 async def test_a_version_that_drains_is_unloading(serving: Serving) -> None:
-    slow = SmallNetwork(seed=1, hidden=(1000, 1000))
+    slow = SmallNetwork(seed=1, hidden=(2500, 2500))  # drains for longer than version 2 takes to load
     await serving.start(limits=Limits(max_batch=1))
     serving.wish(serving.version(1, slow))
     await serving.until_version(1)
