@@ -22,7 +22,8 @@ class DetachedBatchNorm(SyncBatchNorm):
     while the output and the loss stay. One collective forward, none backward.
     """
 
-    def _in_training(self, x: Tensor, running: Running | None) -> Tensor:
+    def _in_training(self, x: Tensor) -> Tensor:
+        running = self._running()
         with torch.no_grad():
             moments = batch_moments(x, self.process_group)
             if running is not None:
@@ -66,7 +67,8 @@ class BatchRenorm(SyncBatchNorm):
         super().__init__(num_features, **options)
         self.r_max, self.d_max = r_max, d_max
 
-    def _in_training(self, x: Tensor, running: Running | None) -> Tensor:
+    def _in_training(self, x: Tensor) -> Tensor:
+        running = self._running()
         assert running is not None, "renorm always tracks running statistics"
         xhat, moments = synced_batch_norm(x, None, None, self.eps, self.process_group)
         r, d = self._correction(running, moments.mean, moments.var)
