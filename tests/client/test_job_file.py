@@ -73,7 +73,8 @@ def test_what_is_null_or_absent_stays_unset() -> None:
         ("batch_size: 60", "batch_size: unknown key here; did you mean 'data.batch_size'?"),
         (
             "optimizer: {lr: 1}",
-            "optimizer.lr: unknown key; the keys here are name, learning_rate, momentum, weight_decay",
+            "optimizer.lr: unknown key; the keys here are name, learning_rate, momentum, weight_decay, nesterov, "
+            "betas, eps, trust_coefficient",
         ),
         ("data: {batchSize: 60}", "data.batchSize: unknown key; did you mean 'batch_size'?"),
         ("steps: many", "steps: 'many' given; expected a whole number below 2^63"),
@@ -90,7 +91,11 @@ def test_what_is_null_or_absent_stays_unset() -> None:
         ("metrics: {activation_statistics: 1}", "metrics.activation_statistics: 1 given; expected true or false"),
         ("- name", "['name'] given; expected a mapping of keys to values"),
         ("1: 2", "1: unknown key; the keys here are name, model, data, optimizer, steps, workers, evaluate, metrics, "
-                 "publish, seed"),
+                 "publish, seed, epochs, schedule, loss, label_smoothing, precision, channels_last, compile, "
+                 "accumulate, clip_norm, ema_decay, stop_at, checkpoint, retries, priority, deterministic"),
+        ("optimizer: {betas: [0.9, high]}", "optimizer.betas[1]: 'high' given; expected a number"),
+        ("data: {augment: {flp: true}}", "data.augment.flp: unknown key; did you mean 'flip'?"),
+        ("batch_sizes: 1", "batch_sizes: unknown key here; did you mean 'data.batch_size'?"),
     ],
 )  # fmt: skip
 def test_a_wrong_key_or_type_is_named_with_what_was_expected(text: str, expected: str) -> None:

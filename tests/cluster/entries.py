@@ -46,8 +46,9 @@ def succeed(context: WorkerContext) -> None:
     print(f"hello from {context.rank}")
     if context.rank == 0:
         context.emit(PhaseChange(phase="training"))
-        for step in range(1, context.spec.steps + 1):
-            context.emit(metrics(step, context.spec.steps))
+        steps = context.spec.total_steps(batches_per_epoch=1)
+        for step in range(1, steps + 1):
+            context.emit(metrics(step, steps))
 
 
 def sum_over_gloo(context: WorkerContext) -> None:

@@ -183,12 +183,18 @@ def _row(job: TrainingJob) -> tuple[str, ...]:
     return (
         _id(job),
         state_name(job),
-        f"{progress.step}/{job.spec.steps}",
+        _steps(job),
         f"{progress.loss:.4g}" if progress.HasField("loss") else ABSENT,
         share(progress.evaluation_accuracy) if progress.HasField("evaluation_accuracy") else ABSENT,
         _version(job) or ABSENT,
         when(job.create_time),
     )
+
+
+def _steps(job: TrainingJob) -> str:
+    """3/10; 0/3 epochs before the job has told how many steps they are."""
+    steps = job.progress.steps or job.spec.steps
+    return f"{job.progress.step}/{steps}" if steps else f"0/{job.spec.epochs} epochs"
 
 
 def _version(job: TrainingJob) -> str:
@@ -205,7 +211,7 @@ def _facts(job: TrainingJob) -> list[tuple[str, str]]:
         ("state", state_name(job)),
         ("failed because", job.failure.cause),
         ("what to do", job.failure.next_step),
-        ("step", f"{progress.step}/{job.spec.steps}"),
+        ("step", _steps(job)),
         ("loss", f"{progress.loss:.4g}" if progress.HasField("loss") else ""),
         ("training accuracy", share(progress.accuracy) if progress.HasField("accuracy") else ""),
         ("held-out accuracy", share(progress.evaluation_accuracy) if progress.HasField("evaluation_accuracy") else ""),

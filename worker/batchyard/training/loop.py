@@ -31,7 +31,7 @@ class Parts:
 
 
 def train(context: WorkerContext, group: Group, parts: Parts) -> None:
-    """Trains `parts.model` in place for spec.steps global batches, and reports from rank 0.
+    """Trains `parts.model` in place for as many global batches as the spec says, and reports from rank 0.
 
     The objective is the mean loss over the global batch, whatever the shares: each worker divides the sum over its own
     samples by the global size, and gradients add up. Raises TrainingError when the loss is not finite, StoppedError
@@ -41,12 +41,13 @@ def train(context: WorkerContext, group: Group, parts: Parts) -> None:
     parameters = FlatParameters(model)
     optimizer = SGD(parameters, spec.optimizer)
     statistics = ActivationStats(model) if spec.metrics.activation_statistics else None
-    meter = Meter(spec, group)
+    steps = spec.total_steps(parts.batches.order.batches_per_epoch)
+    meter = Meter(spec, group, steps)
     emit = context.emit if group.rank == 0 else lambda event: None
     votes_are_free = group.device.type == "cpu"
 
-    for step in range(1, spec.steps + 1):
-        last = step == spec.steps
+    for step in range(1, steps + 1):
+        last = step == steps
         at_point = step == 1 or last or step % spec.metrics.every_steps == 0
         if statistics is not None:
             statistics.enabled = at_point

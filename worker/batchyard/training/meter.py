@@ -17,8 +17,8 @@ from batchyard.training.spec import TrainingJobSpec
 class Meter:
     """Adds up over steps without a host sync; `read` has the only one."""
 
-    def __init__(self, spec: TrainingJobSpec, group: Group) -> None:
-        self._spec, self._group = spec, group
+    def __init__(self, spec: TrainingJobSpec, group: Group, steps: int) -> None:
+        self._spec, self._group, self._all_steps = spec, group, steps
         self._loss = torch.zeros((), dtype=torch.float64, device=group.device)
         self._correct = torch.zeros((), dtype=torch.int64, device=group.device)
         self._steps = 0
@@ -47,7 +47,7 @@ class Meter:
         seconds, samples = time.perf_counter() - self._since, self._steps * self._spec.data.batch_size
         metrics = StepMetrics(
             step=step,
-            steps=self._spec.steps,
+            steps=self._all_steps,
             loss=loss / samples,
             accuracy=correct / samples,
             learning_rate=self._spec.optimizer.learning_rate,

@@ -59,7 +59,7 @@ def prepare(context: WorkerContext, group: Group, dataset: Dataset) -> Parts:
     order = Order(seed=spec.seed, samples=len(dataset.train), batch_size=spec.data.batch_size)
     model = build_model(spec, dataset).to(group.device)
     synced = spec.workers.sync_batch_norm == "world"
-    convert_sync_batchnorm(model, group.process_group if synced else group.alone())
+    convert_sync_batchnorm(model, group.process_group if synced else group.alone(), ghost_size=spec.model.ghost_size)
     _describe(context, group, model, dataset)
     batches = ShardedBatches(Samples(dataset.train, group.device), order, group)
     return Parts(model=model, batches=batches, test=Samples(dataset.test, group.device))
@@ -73,6 +73,7 @@ def build_model(spec: TrainingJobSpec, dataset: Dataset) -> nn.Sequential:
         hidden=spec.model.hidden,
         activation=spec.model.activation,
         norm=spec.model.norm,
+        width=spec.model.width,
     )
     network = models.build(spec.model.architecture, plan, seed=spec.seed)
     layers: OrderedDict[str, nn.Module] = OrderedDict(input=InputNormalization(dataset.mean, dataset.std))

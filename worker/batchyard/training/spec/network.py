@@ -1,0 +1,114 @@
+"""Which network is trained, on which data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from batchyard.training.spec.checks import INT32_MAX, Checks
+
+ARCHITECTURES = ("mlp", "lenet", "inception_bn", "resnet18", "resnet34", "resnet50", "resnet101")
+SCALABLE = tuple(name for name in ARCHITECTURES if name not in ("mlp", "lenet"))
+"""Those that `width` scales."""
+ACTIVATIONS = ("sigmoid", "tanh", "relu")
+NORMS = ("batch", "none", "detached", "standardize_post", "zca", "iternorm", "renorm")
+WHITENING = ("zca", "iternorm")
+"""Those of NORMS that mix channels: population statistics and folding are for layers that do not."""
+STEMS = ("auto", "imagenet", "cifar")
+DATASETS = ("digits", "mnist")
+SHUFFLES = ("full", "within_shard")
+ON_ERROR = ("fail", "skip")
+CACHES = ("auto", "memory", "stream")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSpec:
+    """The network."""
+
+    architecture: str
+    """One of ARCHITECTURES."""
+    hidden: tuple[int, ...] = (100, 100, 100)
+    """mlp only: units of each hidden layer (section 4.1 of the paper)."""
+    activation: str = "sigmoid"
+    """One of ACTIVATIONS."""
+    norm: str = "batch"
+    """One of NORMS: batch normalises the input of each activation; none leaves the plain network; the others are there
+    to compare with (docs/batchnorm.md)."""
+    width: float = 1.0
+    """Channels of every layer, as a share of the architecture's own; above 0, at most 16. Not for mlp and lenet."""
+    stem: str = "auto"
+    """One of STEMS: the first layers for large (imagenet) or small images (cifar); auto goes by the images' size. Not
+    for mlp and lenet."""
+    ghost_size: int | None = None
+    """Samples in one ghost batch (arXiv 1705.08741), 2 or more: normalise by parts of each worker's share, which it
+    must divide. None: normalise by the whole batch. With norm batch only."""
+
+    def __post_init__(self) -> None:
+        checks = Checks()
+        checks.one_of("architecture", self.architecture, ARCHITECTURES)
+        checks.one_of("activation", self.activation, ACTIVATIONS)
+        checks.one_of("norm", self.norm, NORMS)
+        checks.require(1 <= len(self.hidden) <= 64, "hidden", list(self.hidden), "1 to 64 layers")
+        for i, units in enumerate(self.hidden):
+            checks.integer(f"hidden[{i}]", units, 1, 65536)
+        checks.require(0 < self.width <= 16, "width", self.width, "a number above 0 and at most 16")
+        checks.one_of("stem", self.stem, STEMS)
+        fixed = f"nothing: {self.architecture} has one size; leave it out, or choose one of {', '.join(SCALABLE)}"
+        scalable = self.architecture in SCALABLE or self.architecture not in ARCHITECTURES
+        checks.require(scalable or self.width == 1, "width", self.width, fixed)
+        checks.require(scalable or self.stem == "auto", "stem", self.stem, fixed)
+        if self.ghost_size is not None:
+            checks.integer("ghost_size", self.ghost_size, 2, INT32_MAX)
+            only = "nothing where model.norm is not batch: leave it out"
+            checks.require(self.norm == "batch", "ghost_size", self.ghost_size, only)
+        checks.finish()
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentSpec:
+    """Random changes to training images, made on the device; a function of (seed, epoch, index) alone."""
+
+    flip: bool = False
+    """Mirror half of the images left to right."""
+    crop: int = 0
+    """Pad each side by this many pixels and cut the image's size out at random; 0: do not."""
+    cutout: int = 0
+    """Side, in pixels, of a square that is blanked at random (arXiv 1708.04552); 0: do not."""
+    colour_jitter: float = 0.0
+    """Brightness, contrast and saturation change by a factor within 1 -/+ this, in [0, 1)."""
+
+    def __post_init__(self) -> None:
+        checks = Checks()
+        checks.integer("crop", self.crop, 0, 1024)
+        checks.integer("cutout", self.cutout, 0, 4096)
+        checks.below_one("colour_jitter", self.colour_jitter)
+        checks.finish()
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSpec:
+    """The training data."""
+
+    dataset: str
+    """One of DATASETS."""
+    batch_size: int = 60
+    """Samples in one global batch, shared out over all workers."""
+    shuffle: str = "full"
+    """One of SHUFFLES: full draws a new order of all samples each epoch; within_shard shuffles each worker's own part,
+    whose samples then always meet each other (section 4.2.1 of the paper)."""
+    augment: AugmentSpec = field(default_factory=AugmentSpec)
+    on_error: str = "fail"
+    """One of ON_ERROR: what to do about an image that cannot be read."""
+    workers: int = 0
+    """Processes that read ahead of each training worker; 0: as many as suit. Not for data held in memory."""
+    cache: str = "auto"
+    """One of CACHES: memory decodes everything once; stream reads as it goes; auto is memory where the data fits."""
+
+    def __post_init__(self) -> None:
+        checks = Checks()
+        checks.one_of("dataset", self.dataset, DATASETS)
+        checks.integer("batch_size", self.batch_size, 1, INT32_MAX)
+        checks.one_of("shuffle", self.shuffle, SHUFFLES)
+        checks.one_of("on_error", self.on_error, ON_ERROR)
+        checks.integer("workers", self.workers, 0, 256)
+        checks.one_of("cache", self.cache, CACHES)
+        checks.finish()

@@ -1,0 +1,57 @@
+"""Keys that nothing carries out yet: a value other than the default is refused, never ignored.
+
+Whoever builds what a key asks for removes its row.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING
+
+from batchyard.training.spec.checks import Checks
+from batchyard.training.spec.network import DataSpec, ModelSpec
+from batchyard.training.spec.optimization import OptimizerSpec, ScheduleSpec
+from batchyard.training.spec.running import CheckpointSpec
+
+if TYPE_CHECKING:
+    from batchyard.training.spec.job import TrainingJobSpec
+
+UNAVAILABLE: dict[str, object] = {
+    "model.stem": ModelSpec.stem,
+    "data.shuffle": DataSpec.shuffle,
+    "data.augment.flip": False,
+    "data.augment.crop": 0,
+    "data.augment.cutout": 0,
+    "data.augment.colour_jitter": 0.0,
+    "data.on_error": DataSpec.on_error,
+    "data.workers": DataSpec.workers,
+    "data.cache": DataSpec.cache,
+    "optimizer.name": OptimizerSpec.name,
+    "optimizer.nesterov": OptimizerSpec.nesterov,
+    "schedule.name": ScheduleSpec.name,
+    "schedule.warmup_steps": ScheduleSpec.warmup_steps,
+    "loss": "cross_entropy",
+    "label_smoothing": 0.0,
+    "precision": "fp32",
+    "channels_last": False,
+    "compile": False,
+    "accumulate": 1,
+    "clip_norm": None,
+    "ema_decay": None,
+    "stop_at": None,
+    "checkpoint.every_steps": CheckpointSpec.every_steps,
+    "checkpoint.keep": CheckpointSpec.keep,
+    "deterministic": False,
+    "retries": 0,
+    "priority": 0,
+}
+"""A key's path to its default."""
+
+
+def check(checks: Checks, spec: TrainingJobSpec) -> None:
+    """Adds each key of UNAVAILABLE that was given another value than its default."""
+    named = {violation.field for violation in checks.violations}
+    for path, default in UNAVAILABLE.items():
+        given = functools.reduce(getattr, path.split("."), spec)
+        expected = "nothing: this key is not available yet; leave it out"
+        checks.require(given == default or path in named, path, given, expected)
