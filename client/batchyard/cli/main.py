@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from batchyard.cli import failures
+from batchyard.cli.doctor import doctor
 from batchyard.cli.engines import engines
 from batchyard.cli.exchange import ensemble, export_, import_
 from batchyard.cli.jobs import job, jobs, submit
@@ -63,7 +64,7 @@ model.add_command(engines)
 model.add_command(recalibrate)
 for _command in (export_, import_, ensemble):
     model.add_command(_command)
-for _command in (up, down, status, submit, jobs, job, models, model, alias, predict):
+for _command in (up, down, status, submit, jobs, job, models, model, alias, predict, doctor):
     batchyard.add_command(_command)
 
 
