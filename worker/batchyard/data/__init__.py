@@ -1,28 +1,32 @@
-"""Datasets by name and the order they are trained in. Read only: nothing is downloaded or written. numpy, no torch."""
+"""Datasets, by name or by URI, and the order they are trained in. numpy and Pillow, no torch."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from batchyard.data import digits, mnist
+from batchyard.data import cifar, digits, mnist
 from batchyard.data.dataset import Dataset, Split
 from batchyard.data.errors import DataError
+from batchyard.data.options import Options
 from batchyard.data.order import Order, share
 
-__all__ = ["DATASETS", "DataError", "Dataset", "Order", "Split", "load", "share"]
+__all__ = ["DATASETS", "DataError", "Dataset", "Options", "Order", "Split", "load", "share"]
 
-DATASETS: dict[str, Callable[[Sequence[str]], Dataset]] = {
-    "digits": lambda folders: digits.load(),
+DATASETS: dict[str, Callable[[Sequence[str], Options], Dataset]] = {
+    "digits": lambda folders, options: digits.load(),
     "mnist": mnist.load,
+    "fashion_mnist": mnist.load_fashion,
+    "cifar10": cifar.load,
+    "cifar100": cifar.load_100,
 }
 """A dataset's name to what loads it from the data folders."""
 
 
-def load(name: str, folders: Sequence[str]) -> Dataset:
-    """The dataset called `name`, looked for in `folders` in this order.
+def load(name: str, folders: Sequence[str], options: Options | None = None) -> Dataset:
+    """The dataset called `name`, looked for in `folders` in this order, or fetched.
 
     Raises DataError naming the file and what is wrong with it, or every folder looked in.
     """
     if name not in DATASETS:
         raise DataError(f"data.dataset: {name!r} given; expected one of {', '.join(DATASETS)}", "choose one of these")
-    return DATASETS[name](folders)
+    return DATASETS[name](folders, options or Options())

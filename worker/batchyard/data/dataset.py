@@ -28,6 +28,15 @@ class Split:
         return len(self.labels)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Known:
+    """What was worked out about a dataset before, so that it need not be again."""
+
+    sha256: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Dataset:
     """Training and test samples of one dataset. Raises DataError when they do not belong together."""
@@ -37,6 +46,7 @@ class Dataset:
     test: Split
     classes: tuple[str, ...]
     """The name of each label."""
+    known: Known | None = None
 
     def __post_init__(self) -> None:
         for part, split in (("training", self.train), ("test", self.test)):
@@ -55,6 +65,8 @@ class Dataset:
     @cached_property
     def sha256(self) -> str:
         """Hexadecimal digest over names of classes, shapes and content of both parts."""
+        if self.known:
+            return self.known.sha256
         digest = hashlib.sha256("\0".join(self.classes).encode())
         for split in (self.train, self.test):
             for array in (split.images, split.labels.astype("<i8")):
@@ -65,12 +77,12 @@ class Dataset:
     @cached_property
     def mean(self) -> tuple[float, ...]:
         """Mean of each channel of the training images, of pixels scaled to [0, 1]."""
-        return tuple(mean for mean, _ in self._moments)
+        return self.known.mean if self.known else tuple(mean for mean, _ in self._moments)
 
     @cached_property
     def std(self) -> tuple[float, ...]:
         """Standard deviation of each channel of the training images, of pixels scaled to [0, 1]; above 0."""
-        return tuple(std for _, std in self._moments)
+        return self.known.std if self.known else tuple(std for _, std in self._moments)
 
     @cached_property
     def _moments(self) -> tuple[tuple[float, float], ...]:

@@ -1,4 +1,4 @@
-"""MNIST: 60,000 + 10,000 handwritten digits, 28x28, from the four IDX files."""
+"""MNIST and Fashion-MNIST: 60,000 + 10,000 grey images, 28x28, from four IDX files."""
 
 from __future__ import annotations
 
@@ -7,38 +7,53 @@ from pathlib import Path
 
 import numpy as np
 
+from batchyard.data import fetch
 from batchyard.data.dataset import Dataset, Split
 from batchyard.data.errors import DataError
 from batchyard.data.idx import read_idx
+from batchyard.data.options import Options
+from batchyard.data.places import Search, find
 
 FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
-PLACES = ("", "mnist", "MNIST/raw")
-"""Looked in below each data folder; the last is where torchvision puts the files."""
-NEXT_STEP = (
-    "put the four MNIST files in one of these folders, name their folder when the service starts, or use "
-    "data.dataset: digits, which needs no file"
+DIGITS = tuple(str(digit) for digit in range(10))
+CLOTHES = ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle-boot")
+"""Fashion-MNIST's classes, in the order of their labels (github.com/zalandoresearch/fashion-mnist)."""
+WANTED = f"{FILES[0]} (or .gz) and its three companions"
+MNIST = Search(dataset="mnist", places=("", "mnist", "MNIST/raw"), wanted=WANTED, published=fetch.MNIST)
+"""The last place is where torchvision puts the files."""
+FASHION_MNIST = Search(
+    dataset="fashion_mnist",
+    places=("fashion_mnist", "fashion-mnist", "FashionMNIST/raw"),
+    wanted=WANTED,
+    published=fetch.FASHION_MNIST,
 )
+"""Never directly in a data folder: the files are called as MNIST's are."""
 
 
-def load(folders: Sequence[str]) -> Dataset:
+def load(folders: Sequence[str], options: Options) -> Dataset:
     """MNIST from the first of `folders` that has it. Raises DataError."""
-    train_images, train_labels, test_images, test_labels = _find(folders)
-    train, test = _split(train_images, train_labels), _split(test_images, test_labels)
-    return Dataset(name="mnist", train=train, test=test, classes=tuple(str(digit) for digit in range(10)))
+    return _load(MNIST, DIGITS, folders, options)
 
 
-def _find(folders: Sequence[str]) -> list[Path]:
+def load_fashion(folders: Sequence[str], options: Options) -> Dataset:
+    """Fashion-MNIST from the first of `folders` that has it. Raises DataError."""
+    return _load(FASHION_MNIST, CLOTHES, folders, options)
+
+
+def _load(search: Search, classes: tuple[str, ...], folders: Sequence[str], options: Options) -> Dataset:
+    files, _ = find(search, folders, options, lambda place: _look(search.dataset, place))
+    train, test = _split(*files[:2]), _split(*files[2:])
+    return Dataset(name=search.dataset, train=train, test=test, classes=classes)
+
+
+def _look(dataset: str, place: Path) -> list[Path] | None:
     """The four files, all from one place, so that parts of two copies are never mixed."""
-    places = [Path(folder) / place for folder in folders for place in PLACES]
-    for place in places:
-        found = [path for name in FILES if (path := _file(place, name))]
-        if len(found) == len(FILES):
-            return found
-        if found:
-            missing = ", ".join(name for name in FILES if _file(place, name) is None)
-            raise DataError(f"dataset mnist: {missing} (or .gz) not found in {place}, which has the rest", NEXT_STEP)
-    looked = ", ".join(str(place) for place in places) or "no folder: none is configured"
-    raise DataError(f"dataset mnist: {FILES[0]} (or .gz) not found; looked in {looked}", NEXT_STEP)
+    found = [path for name in FILES if (path := _file(place, name))]
+    if found and len(found) < len(FILES):
+        missing = ", ".join(name for name in FILES if _file(place, name) is None)
+        cause = f"dataset {dataset}: {missing} (or .gz) not found in {place}, which has the rest"
+        raise DataError(cause, f"put {missing} there, too")
+    return found or None
 
 
 def _file(place: Path, name: str) -> Path | None:

@@ -14,7 +14,7 @@ NORMS = ("batch", "none", "detached", "standardize_post", "zca", "iternorm", "re
 WHITENING = ("zca", "iternorm")
 """Those of NORMS that mix channels: population statistics and folding are for layers that do not."""
 STEMS = ("auto", "imagenet", "cifar")
-DATASETS = ("digits", "mnist")
+DATASETS = ("digits", "mnist", "fashion_mnist", "cifar10", "cifar100")
 SHUFFLES = ("full", "within_shard")
 ON_ERROR = ("fail", "skip")
 CACHES = ("auto", "memory", "stream")

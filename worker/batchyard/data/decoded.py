@@ -1,0 +1,134 @@
+"""Datasets decoded once: from encoded images to bytes on disk that the next job maps into memory at once.
+
+Each is a folder of the cache, named by a digest of what it was made from (the files' sizes and times, and every option
+that counts): about.json beside the images and labels of both parts, raw. It is written whole or not at all, and two
+workers of one machine never decode the same one: the second waits. Mapped pages are shared between workers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from batchyard.data.dataset import Dataset, Known, Split
+from batchyard.data.encoded import CorruptImageError, Encoded, Form, decode, form_of, in_order
+from batchyard.data.errors import DataError
+from batchyard.data.files import locked, replacing
+from batchyard.data.options import Options
+
+VERSION = 1
+"""Of the folder's layout and of the decoding: raise it and nothing decoded before is used again."""
+CHUNK = 64
+"""Images that a thread decodes at a time."""
+NAMED = 5
+"""Corrupt images that the log names; the rest are counted."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stored:
+    """What about.json says."""
+
+    classes: tuple[str, ...]
+    shape: tuple[int, int, int]
+    train: int
+    test: int
+    skipped: tuple[str, ...]
+    known: Known
+
+
+def load(
+    name: str, classes: tuple[str, ...], train: Encoded, test: Encoded, *, identity: str, options: Options
+) -> Dataset:
+    """The dataset, decoded now or before. `identity` changes when the source does. Raises DataError."""
+    form = form_of(train, options.image_size)
+    said = [VERSION, identity, asdict(form), options.on_error, options.test_share, list(classes)]
+    folder = options.folder / "decoded" / hashlib.sha256(json.dumps(said).encode()).hexdigest()[:32]
+    try:
+        with locked(folder.with_suffix(".lock")):
+            if not folder.is_dir():
+                options.log(f"dataset {name}: decoding {len(train) + len(test):,} images into {options.folder}")
+                with replacing(folder) as partial:
+                    _store(partial, name, classes, (train, test), form, options)
+        dataset, stored = _read(folder, name)
+    except OSError as error:
+        cause = f"the cache folder {options.folder} cannot be used: {error.strerror or error}"
+        raise DataError(cause, "make room in it, or name another one in BATCHYARD_CACHE") from error
+    if stored.skipped:
+        first = "; ".join(stored.skipped[:NAMED])
+        options.log(f"dataset {name}: {len(stored.skipped)} corrupt images left out: {first}")
+    return dataset
+
+
+def _store(
+    folder: Path, name: str, classes: tuple[str, ...], parts: Sequence[Encoded], form: Form, options: Options
+) -> None:
+    folder.mkdir(parents=True)
+    skipped: list[str] = []
+    counts = []
+    with ThreadPoolExecutor(options.threads) as pool:
+        for part, encoded in zip(("train", "test"), parts, strict=True):
+            labels = []
+            with (folder / f"{part}.images").open("wb") as file:
+                for images, kept in _decoded(pool, encoded, form, options, skipped):
+                    file.write(images.data)
+                    labels.append(encoded.labels[kept])
+            found = np.concatenate(labels)
+            (folder / f"{part}.labels").write_bytes(found.astype("<i8").tobytes())
+            counts.append(len(found))
+    train, test = (_map(folder, part, count, form.shape) for part, count in zip(("train", "test"), counts, strict=True))
+    dataset = Dataset(name=name, train=train, test=test, classes=classes)
+    known = Known(sha256=dataset.sha256, mean=dataset.mean, std=dataset.std)
+    stored = Stored(
+        classes=classes, shape=form.shape, train=counts[0], test=counts[1], skipped=tuple(skipped), known=known
+    )
+    (folder / "about.json").write_text(json.dumps(asdict(stored)))
+
+
+def _decoded(
+    pool: ThreadPoolExecutor, encoded: Encoded, form: Form, options: Options, skipped: list[str]
+) -> Iterator[tuple[NDArray[np.uint8], list[int]]]:
+    """Images [n, ...] and which samples they are, chunk by chunk; a corrupt one is left out, or ends it."""
+
+    def chunk(start: int) -> tuple[NDArray[np.uint8], list[int], list[CorruptImageError]]:
+        images, kept, errors = [], [], []
+        for index in range(start, min(start + CHUNK, len(encoded))):
+            try:
+                images.append(decode(encoded.read(index), encoded.names[index], form))
+                kept.append(index)
+            except CorruptImageError as error:
+                errors.append(error)
+        return np.stack(images) if images else np.empty((0, *form.shape), np.uint8), kept, errors
+
+    for images, kept, errors in in_order(pool, chunk, range(0, len(encoded), CHUNK), 4 * options.threads):
+        if errors and options.on_error == "fail":
+            raise errors[0]
+        skipped += [error.cause for error in errors]
+        yield images, kept
+
+
+def _read(folder: Path, name: str) -> tuple[Dataset, Stored]:
+    about = json.loads((folder / "about.json").read_text(), object_hook=_with_tuples)
+    stored = Stored(**{**about, "known": Known(**about["known"])})
+    train, test = (_map(folder, part, about[part], stored.shape) for part in ("train", "test"))
+    return Dataset(name=name, train=train, test=test, classes=stored.classes, known=stored.known), stored
+
+
+def _with_tuples(mapping: dict[str, Any]) -> dict[str, Any]:
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in mapping.items()}
+
+
+def _map(folder: Path, part: str, count: int, shape: tuple[int, ...]) -> Split:
+    """A part, mapped: pages are read when they are used, and shared with whoever else maps them."""
+    labels = np.frombuffer((folder / f"{part}.labels").read_bytes(), "<i8").astype(np.int64)
+    if count == 0:
+        return Split(images=np.empty((0, *shape), np.uint8), labels=labels)
+    images = np.memmap(folder / f"{part}.images", np.uint8, mode="c", shape=(count, *shape))
+    return Split(images=images, labels=labels)
