@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import click
 
-OK, FAILED, USAGE, UNREACHABLE, REFUSED, INTERRUPTED = 0, 1, 2, 3, 4, 130
+OK, FAILED, USAGE, UNREACHABLE, REFUSED, TIMED_OUT, INTERRUPTED = 0, 1, 2, 3, 4, 5, 130
 
 EXIT_CODES = """\
   0    done; with --follow: the job succeeded
@@ -16,6 +16,7 @@ EXIT_CODES = """\
   2    wrong usage: flags, a job file, a value that the service refuses
   3    the service does not answer
   4    the service asks for a token, or for another one
+  5    job wait: the time was up
   130  interrupted; a job that was followed goes on"""
 
 

@@ -1,4 +1,4 @@
-"""submit, jobs, and job show, watch, cancel, logs."""
+"""submit, jobs, and job show, watch, cancel."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import click
 
 from batchyard.cli.failures import FAILED, INTERRUPTED, Failure
 from batchyard.cli.options import Connection, as_json, connects, examples
-from batchyard.cli.output import ABSENT, clean, for_people, print_facts, print_json, print_table, share, span, when
+from batchyard.cli.output import ABSENT, for_people, print_facts, print_json, print_table, share, span, when
 
 if TYPE_CHECKING:
     from batchyard.client import Client, TrainingJob
@@ -118,28 +118,6 @@ def cancel(name: str, wait: bool, as_json: bool, connection: Connection) -> None
         print_json(plain(found))
     else:
         click.echo(f"{_id(found)} is {state_name(found).lower()}." if for_people() else state_name(found))
-
-
-@job.command(epilog=examples("batchyard job logs digits-mlp-3f2a", "batchyard job logs ID --follow"))
-@click.argument("name", metavar="ID")
-@click.option("--follow", "-f", is_flag=True, help="Go on until the job has ended.")
-@as_json
-@connects()
-def logs(name: str, follow: bool, as_json: bool, connection: Connection) -> None:
-    """Print a job's log lines: time, level, worker, text."""
-    from batchyard.cli.follow import event_json
-    from batchyard.client import LogLine
-
-    with connection.open() as client:
-        for event in client.logs(name, follow=follow):
-            line = event.detail
-            assert isinstance(line, LogLine)
-            if as_json:
-                print_json(event_json(event))
-            else:
-                worker = f"worker {line.rank}" if line.HasField("rank") else "supervisor"
-                time = event.time.isoformat(timespec="milliseconds")
-                click.echo("\t".join((time, line.level, worker, clean(line.text))))
 
 
 def _follow(client: Client, name: str, as_json: bool) -> None:

@@ -12,12 +12,14 @@ from batchyard.cli.doctor import doctor
 from batchyard.cli.engines import engines
 from batchyard.cli.exchange import ensemble, export_, import_
 from batchyard.cli.jobs import job, jobs, submit
+from batchyard.cli.logs import logs
 from batchyard.cli.model_set import set_model
 from batchyard.cli.models import alias, model, models
 from batchyard.cli.predict import predict
 from batchyard.cli.recalibrate import recalibrate
 from batchyard.cli.service import down, status, up
 from batchyard.cli.shift import shift
+from batchyard.cli.wait import wait
 
 
 class Root(click.Group):
@@ -58,6 +60,8 @@ def batchyard() -> None:
     """Train batch-normalised networks, fold and certify them, and serve them over gRPC."""
 
 
+for _command in (wait, logs):
+    job.add_command(_command)
 model.add_command(set_model)
 model.add_command(shift)
 model.add_command(engines)
