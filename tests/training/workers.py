@@ -6,6 +6,7 @@ arguments. What the part returns is a line of standard output.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -21,12 +22,17 @@ from torch._C._distributed_c10d import FileStore, HashStore, PrefixStore, Store
 
 from batchyard import data
 from batchyard.training import worker
+from batchyard.training.checkpoint import CheckpointFolder
 from batchyard.training.context import StoppedError, WorkerContext
-from batchyard.training.events import Event, TrainingError
+from batchyard.training.events import Checkpointed, Evaluation, Event, Resumed, StepMetrics, TrainingError
 from batchyard.training.group import joined
 from batchyard.training.loop import train
 from batchyard.training.mesh import Mesh, PeerLostError
 from batchyard.training.spec import TrainingJobSpec
+
+
+class PowerCutError(BaseException):
+    """Training ends here, without another word."""
 
 
 class Worker:
@@ -36,18 +42,33 @@ class Worker:
         self.rank, self.world_size, self.folder = rank, world_size, folder
         self.events: list[Event] = []
 
-    def context(self, spec: dict[str, Any], number: int = 0, stop_at: int | None = None) -> WorkerContext:
+    def context(
+        self,
+        spec: dict[str, Any],
+        number: int = 0,
+        stop_at: int | None = None,
+        cut_at: int | None = None,
+        **changes: Any,
+    ) -> WorkerContext:
         asked = iter(range(1, 1 << 62))
+
+        def stop_requested() -> bool:
+            step = next(asked)
+            if step == cut_at:
+                raise PowerCutError
+            return stop_at is not None and step >= stop_at
+
         return WorkerContext(
             job="job",
-            attempt=1,
+            attempt=max(1, number),
             spec=TrainingJobSpec.from_mapping(spec),
             rank=self.rank,
             world_size=self.world_size,
             connect=lambda: FileStore(str(self.folder / f"store-{number}"), self.world_size),
             emit=self.events.append,
-            stop_requested=lambda: stop_at is not None and next(asked) >= stop_at,
+            stop_requested=stop_requested,
             artifact_uri=str(self.folder / "artifact"),
+            **changes,
         )
 
 
@@ -92,6 +113,25 @@ def diverging(place: Worker, spec: dict[str, Any]) -> list[str]:
     except TrainingError as error:
         return [error.cause, error.next_step]
     return ["no error", ""]
+
+
+def interrupted(place: Worker, spec: dict[str, Any], cuts: list[int]) -> dict[str, Any]:
+    """Runs a job whose attempts are all cut off, after so many steps each; returns its last checkpoint and points."""
+    uri, points = f"file://{place.folder}/checkpoints", dict[tuple[str, int], tuple[float, float]]()
+    for attempt, cut in enumerate([*cuts, None], 1):
+        newest = [event.uri for event in place.events if isinstance(event, Checkpointed)]
+        resume_from = newest[-1] if newest else None
+        context = place.context(spec, attempt, cut_at=cut, checkpoint_uri=uri, resume_from=resume_from)
+        with contextlib.suppress(PowerCutError):
+            worker.run(context)
+    for event in place.events:
+        if isinstance(event, Resumed):
+            points = {key: value for key, value in points.items() if key[1] <= event.step}
+        elif isinstance(event, StepMetrics | Evaluation):
+            points[event.kind, event.step] = (event.loss, event.accuracy)
+    folder = CheckpointFolder(uri)
+    files = folder.read(folder.names()[0], "job", place.world_size)
+    return {"tensors": hashlib.sha256(files.tensors).hexdigest(), "points": sorted(map(str, points.items()))}
 
 
 def mesh_sums(place: Worker, sizes: list[int]) -> dict[str, Any]:

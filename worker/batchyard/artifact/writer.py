@@ -21,21 +21,29 @@ from batchyard.artifact.manifest import MANIFEST, Manifest
 def write(uri: str, manifest: Manifest, files: Mapping[str, bytes]) -> str:
     """Writes `files` and the manifest, with their digests filled in, to `uri` and returns the manifest's sha256.
 
-    On a local disk everything goes to a temporary folder, is synced, and is renamed. An object store has no rename:
-    there the manifest comes last, and a folder without one is no artifact.
     Raises ArtifactError when something is already there or the target cannot be written.
     """
     digests = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
     text = dataclasses.replace(manifest, files=digests).to_json().encode()
+    write_folder(uri, {**files, MANIFEST: text})
+    return hashlib.sha256(text).hexdigest()
+
+
+def write_folder(uri: str, files: Mapping[str, bytes]) -> None:
+    """Writes `files` to the folder `uri`, whole or not at all; the last of them, the manifest, says that it is whole.
+
+    On a local disk everything goes to a temporary folder, is synced, and is renamed. An object store has no rename:
+    there the manifest comes last, and a folder without one does not count.
+    Raises ArtifactError when something is already there or the target cannot be written.
+    """
     try:
         filesystem, folder = fsspec.core.url_to_fs(uri)
         if filesystem.exists(folder):
             raise ArtifactError(f"{uri} exists already; an artifact is never overwritten")
-        write_folder = _write_local if isinstance(filesystem, LocalFileSystem) else _write_remote
-        write_folder(filesystem, folder, {**files, MANIFEST: text})
+        write_files = _write_local if isinstance(filesystem, LocalFileSystem) else _write_remote
+        write_files(filesystem, folder, files)
     except (OSError, ValueError, ImportError) as error:
         raise ArtifactError(f"{uri} cannot be written: {type(error).__name__}: {error}") from error
-    return hashlib.sha256(text).hexdigest()
 
 
 def remove(uri: str) -> None:
@@ -80,5 +88,5 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _write_remote(filesystem: Any, folder: str, files: Mapping[str, bytes]) -> None:
-    for name in sorted(files, key=lambda name: name == MANIFEST):
-        filesystem.pipe_file(f"{folder}/{name}", files[name])
+    for name, content in files.items():
+        filesystem.pipe_file(f"{folder}/{name}", content)

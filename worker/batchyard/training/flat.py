@@ -17,18 +17,21 @@ class FlatParameters:
     """Moves the parameters of `model` (all of one dtype, on one device) into `values` and their gradients into
     `gradients`; the model goes on using them in place.
 
-    Parameters that weight decay applies to, those with two or more dimensions, come first: values[:decayed].
+    Parameters that weight decay applies to, those with two or more dimensions, come first: values[:decayed]. Frozen
+    parameters (requires_grad False) stay where and what they are.
     """
 
     def __init__(self, model: nn.Module) -> None:
-        parameters = sorted(model.parameters(), key=lambda parameter: parameter.ndim < 2)
+        parameters = sorted(
+            (p for p in model.parameters() if p.requires_grad), key=lambda parameter: parameter.ndim < 2
+        )
         sizes = [_aligned(parameter.numel()) for parameter in parameters]
         self.decayed = sum(size for size, each in zip(sizes, parameters, strict=True) if each.ndim >= 2)
         length = sum(sizes)
         self.values = parameters[0].new_zeros(length)
         self._buffer = parameters[0].new_zeros(length + ALIGNMENT)
         self.gradients = self._buffer[:length]
-        self.stop_votes = self._buffer[length]
+        self._votes = self._buffer[length : length + 2]
         start = 0
         for parameter, size in zip(parameters, sizes, strict=True):
             self._adopt(parameter, slice(start, start + parameter.numel()))
@@ -39,15 +42,20 @@ class FlatParameters:
         value.copy_(parameter.detach())
         parameter.data, parameter.grad = value, gradient
 
-    def begin_step(self, *, stop: bool) -> None:
-        """Clears the gradients and casts this worker's vote to stop."""
+    def begin_step(self, *, stop: bool, pause: bool = False) -> None:
+        """Clears the gradients and casts this worker's votes to stop and to pause."""
         self._buffer.zero_()
-        if stop:
-            self.stop_votes.fill_(1)
+        if stop or pause:
+            self._votes.copy_(torch.tensor([stop, pause]))
+
+    def votes(self) -> tuple[bool, bool]:
+        """Whether any worker has voted to stop, and to pause, in this step. A host sync on CUDA."""
+        stop, pause = self._votes.tolist()
+        return stop > 0, pause > 0
 
     @property
     def summands(self) -> torch.Tensor:
-        """What all workers add up in a step: the gradients and, in the same message, the votes to stop."""
+        """What all workers add up in a step: the gradients and, in the same message, the votes."""
         return self._buffer
 
 

@@ -45,6 +45,27 @@ class Group:
         """The mean of `tensor` over all workers, in place. Every worker must call it."""
         return self.sum_(tensor).div_(self.world_size)
 
+    def gather(self, tensor: torch.Tensor) -> list[torch.Tensor]:
+        """Every worker's `tensor`, in order of rank; all have one shape and dtype. Every worker must call it."""
+        if self.world_size == 1:
+            return [tensor]
+        gathered = [torch.empty_like(tensor) for _ in range(self.world_size)]
+        dist.all_gather(gathered, tensor, group=self.process_group)
+        return gathered
+
+    def from_first(self, content: bytes) -> bytes:
+        """What rank 0 gives; the others' `content` is ignored. Every worker must call it."""
+        if self.world_size == 1:
+            return content
+        length = torch.tensor(len(content) if self.rank == 0 else 0, device=self.device)
+        buffer = torch.empty(int(self.sum_(length)), dtype=torch.uint8)
+        if self.rank == 0 and content:
+            buffer.copy_(torch.frombuffer(bytearray(content), dtype=torch.uint8))
+        buffer = buffer.to(self.device)
+        if buffer.numel():
+            dist.broadcast(buffer, src=0)
+        return buffer.cpu().numpy().tobytes()
+
     def alone(self) -> dist.ProcessGroup | None:
         """A process group of this worker and no other; None where there are no others."""
         return dist.new_group([self.rank], use_local_synchronization=True) if self.world_size > 1 else None

@@ -11,6 +11,7 @@ from torch import nn
 
 from batchyard.nn import ActivationStats
 from batchyard.training.batches import Samples, ShardedBatches
+from batchyard.training.checkpointing import Checkpoints, Writer, state_of
 from batchyard.training.context import StoppedError, WorkerContext
 from batchyard.training.evaluate import evaluate, share_running_statistics
 from batchyard.training.events import Evaluation, Layer, LayerStatistics
@@ -35,25 +36,32 @@ def train(context: WorkerContext, group: Group, parts: Parts) -> None:
 
     The objective is the mean loss over the global batch, whatever the shares: each worker divides the sum over its own
     samples by the global size, and gradients add up. Raises TrainingError when the loss is not finite, StoppedError
-    when any worker was asked to stop; every worker raises at the same step.
+    when any worker was asked to stop, PausedError when any was asked to pause and a checkpoint is written; every worker
+    raises at the same step. An attempt that goes on from a checkpoint gives the same bits as one that never stopped.
     """
+    with Writer(context) as writer:
+        _train(context, group, parts, writer)
+
+
+def _train(context: WorkerContext, group: Group, parts: Parts, writer: Writer) -> None:
     spec, model = context.spec, parts.model.train()
     parameters = FlatParameters(model)
     optimizer = SGD(parameters, spec.optimizer)
     statistics = ActivationStats(model) if spec.metrics.activation_statistics else None
     steps = spec.total_steps(parts.batches.order.batches_per_epoch)
     meter = Meter(spec, group, steps)
+    checkpoints = Checkpoints(context, group, writer, *state_of(model, spec, group, meter, optimizer=optimizer))
     emit = context.emit if group.rank == 0 else lambda event: None
     votes_are_free = group.device.type == "cpu"
 
-    for step in range(1, steps + 1):
+    for step in range(checkpoints.resume() + 1, steps + 1):
         last = step == steps
         at_point = step == 1 or last or step % spec.metrics.every_steps == 0
         if statistics is not None:
             statistics.enabled = at_point
 
         images, labels = parts.batches.shard(step)  # host sync at the first step of an epoch
-        parameters.begin_step(stop=context.stop_requested())
+        parameters.begin_step(stop=context.stop_requested(), pause=context.pause_requested())
         logits = model(images)
         loss = F.cross_entropy(logits, labels, reduction="sum")
         torch.autograd.backward(loss / spec.data.batch_size)
@@ -61,7 +69,10 @@ def train(context: WorkerContext, group: Group, parts: Parts) -> None:
         optimizer.step()
         meter.add(loss, logits, labels)
 
-        if (votes_are_free or at_point) and parameters.stop_votes.item():  # host sync on CUDA, at metric points only
+        stop = pause = False
+        if votes_are_free or at_point:
+            stop, pause = parameters.votes()  # host sync on CUDA, at metric points only
+        if stop:
             raise StoppedError(f"stopped after step {step}")
         if at_point:
             emit(meter.read(step))  # host sync
@@ -74,6 +85,11 @@ def train(context: WorkerContext, group: Group, parts: Parts) -> None:
                     share_running_statistics(model, group)
                 score = evaluate(model, parts.test, group)  # host sync
             emit(Evaluation(step=step, loss=score.loss, accuracy=score.accuracy, samples=score.samples))
+        if pause and not last:
+            checkpoints.pause(step)  # host sync
+        if checkpoints.due(step):
+            with meter.paused():
+                checkpoints.save(step)  # host sync
 
     if statistics is not None:
         statistics.detach()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -29,6 +29,16 @@ class Meter:
         self._loss += loss.detach()
         self._correct += (logits.detach().argmax(1) == labels).sum()
         self._steps += 1
+
+    def state_dict(self) -> dict[str, torch.Tensor | int | float | str]:
+        """The sums of this worker since the last `read`; the clock is no part of them."""
+        return {"loss": self._loss, "correct": self._correct, "steps": self._steps}
+
+    def load_state_dict(self, state: Mapping[str, torch.Tensor | int | float | str]) -> None:
+        """Goes on from what `state_dict` gave; the clock starts now."""
+        self._loss.copy_(torch.as_tensor(state["loss"]))
+        self._correct.copy_(torch.as_tensor(state["correct"]))
+        self._steps, self._since = int(state["steps"]), time.perf_counter()
 
     @contextmanager
     def paused(self) -> Iterator[None]:

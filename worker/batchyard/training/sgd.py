@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 
 from batchyard.training.flat import FlatParameters
@@ -17,6 +19,15 @@ class SGD:
     def __init__(self, parameters: FlatParameters, spec: OptimizerSpec) -> None:
         self._parameters, self._spec = parameters, spec
         self._velocity = torch.zeros_like(parameters.values) if spec.momentum else None
+
+    def state_dict(self) -> dict[str, torch.Tensor | int | float | str]:
+        """The velocity, where there is momentum."""
+        return {} if self._velocity is None else {"velocity": self._velocity}
+
+    def load_state_dict(self, state: Mapping[str, torch.Tensor | int | float | str]) -> None:
+        """Goes on from what `state_dict` gave."""
+        if self._velocity is not None:
+            self._velocity.copy_(torch.as_tensor(state["velocity"]))
 
     @torch.no_grad()
     def step(self) -> None:

@@ -9,15 +9,13 @@ import functools
 from typing import TYPE_CHECKING
 
 from batchyard.training.spec.checks import Checks
-from batchyard.training.spec.network import DataSpec, ModelSpec
+from batchyard.training.spec.network import DataSpec
 from batchyard.training.spec.optimization import OptimizerSpec, ScheduleSpec
-from batchyard.training.spec.running import CheckpointSpec
 
 if TYPE_CHECKING:
     from batchyard.training.spec.job import TrainingJobSpec
 
 UNAVAILABLE: dict[str, object] = {
-    "model.stem": ModelSpec.stem,
     "data.shuffle": DataSpec.shuffle,
     "data.augment.flip": False,
     "data.augment.crop": 0,
@@ -39,8 +37,6 @@ UNAVAILABLE: dict[str, object] = {
     "clip_norm": None,
     "ema_decay": None,
     "stop_at": None,
-    "checkpoint.every_steps": CheckpointSpec.every_steps,
-    "checkpoint.keep": CheckpointSpec.keep,
     "deterministic": False,
     "retries": 0,
     "priority": 0,
