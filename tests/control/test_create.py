@@ -196,3 +196,15 @@ async def test_a_cluster_that_does_not_answer_is_unavailable_and_not_a_secret_sp
         assert found[0].code is grpc.StatusCode.UNAVAILABLE
         assert found[0].reason == "CLUSTER_UNAVAILABLE"
         assert "hunter2" not in found[0].message
+
+
+async def test_a_users_own_network_is_refused_until_its_package_is_allowed(tmp_path: Path) -> None:
+    model = spec_pb2.ModelSpec(architecture="python:my_networks.small:make")
+    async with control_plane(tmp_path, FakeExecutor(), allow_python=("other",)) as service, refused() as found:
+        await create(service, a_spec(model=model))
+    expected = "start the service with --allow-python my_networks"
+    assert expected in found[0].fields["spec.model.architecture"]
+    async with control_plane(tmp_path, FakeExecutor(), allow_python=("my_networks",)) as service:
+        job = await create(service, a_spec(model=model))
+        attempt = await service.until_started(job_id(job))
+    assert attempt.allow_python == ("my_networks",)

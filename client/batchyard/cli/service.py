@@ -64,6 +64,12 @@ def _service_flags(command: Any) -> Any:
         click.option("--executor", type=click.Choice(["ray", "local"]), help="What runs the workers [ray]."),
         click.option("--workers", type=click.IntRange(1), help="Workers that may run at once [the CPU cores]."),
         click.option("--datasets", multiple=True, type=click.Path(), help="A folder with data sets; may be repeated."),
+        click.option(
+            "--allow-python",
+            multiple=True,
+            metavar="PACKAGE",
+            help="A package whose code jobs may name as their network; may be repeated [none].",
+        ),
     ]
     flags += [click.option(f"--{n}", type=click.Path(dir_okay=False), help=text) for n, text in _FILES.items()]
     flags.append(click.option("--insecure", is_flag=True, help="Allow addresses beyond this machine without TLS."))

@@ -82,6 +82,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--workers", type=int, metavar="N", help="most worker processes at once here (default: one per CPU core)")
     add("--datasets", type=Path, nargs="+", metavar="FOLDER",
         help=f"where datasets are looked for, in this order (default: ${DATA_VARIABLE})")  # fmt: skip
+    add("--allow-python", nargs="+", default=[], metavar="PACKAGE",
+        help="packages whose code jobs may name as their network (default: none)")  # fmt: skip
     add("--tls-cert", type=Path, metavar="FILE", help="PEM certificate chain; with --tls-key")
     add("--tls-key", type=Path, metavar="FILE", help="PEM private key")
     add("--token-file", type=Path, metavar="FILE", help="bearer token that callers must bear, mode 0600")
@@ -108,6 +110,7 @@ def _settings(given: argparse.Namespace) -> Settings:
         ray_address=given.ray_address,
         **({} if given.workers is None else {"workers": given.workers}),
         datasets=tuple(datasets),
+        allow_python=tuple(given.allow_python),
         security=Security(
             tls_cert=given.tls_cert, tls_key=given.tls_key, token_file=given.token_file, insecure=given.insecure
         ),

@@ -72,10 +72,12 @@ class ControlPlane:
         folder.withdraw()
         ledger = await self._open(folder)
         executor = self._executor or make_executor(self._settings, folder)
-        attempts = Attempts(ledger, folder.artifacts, tuple(str(path.absolute()) for path in self._settings.datasets))
+        datasets = tuple(str(path.absolute()) for path in self._settings.datasets)
+        allowed = self._settings.allow_python
+        attempts = Attempts(ledger, folder.artifacts, datasets, allowed)
         scheduler = Scheduler(ledger, attempts, executor, read_certified_manifest)
-        self.jobs, self.registry = Jobs(ledger, executor.capacity), Registry(ledger)
-        tasks = TorchTasks(ledger, folder.tasks, folder.artifacts)
+        self.jobs, self.registry = Jobs(ledger, executor.capacity, allowed), Registry(ledger)
+        tasks = TorchTasks(ledger, folder.tasks, folder.artifacts, allowed)
         server = await self._serve(await self._measure(ledger), tasks)
         if self._settings.inference:
             await self._start_inference(folder)

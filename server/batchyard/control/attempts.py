@@ -62,11 +62,14 @@ class Publication:
 class Attempts:
     """Begins tries and writes down what becomes of them."""
 
-    def __init__(self, ledger: Ledger, artifacts: str, data_folders: tuple[str, ...]) -> None:
+    def __init__(
+        self, ledger: Ledger, artifacts: str, data_folders: tuple[str, ...], allow_python: tuple[str, ...] = ()
+    ) -> None:
         """`artifacts` is the fsspec URI of the folder below which every attempt's artifact gets its own."""
         self._ledger = ledger
         self._artifacts = artifacts.rstrip("/")
         self._data_folders = data_folders
+        self._allow_python = allow_python
 
     async def queued(self) -> list[QueuedJob]:
         """The jobs that wait, in order."""
@@ -145,6 +148,7 @@ class Attempts:
             spec=dict(job.spec),
             artifact_uri=row.artifact_uri,
             data_folders=self._data_folders,
+            allow_python=self._allow_python,
         )
         published = None
         if row.published_uri is not None and row.published_sha256 is not None:

@@ -52,10 +52,13 @@ class EventPage:
 class Jobs:
     """The jobs of this service."""
 
-    def __init__(self, ledger: Ledger, capacity: Callable[[], Capacity]) -> None:
-        """`capacity` says what the cluster could run at once; it may block."""
+    def __init__(self, ledger: Ledger, capacity: Callable[[], Capacity], allow_python: tuple[str, ...] = ()) -> None:
+        """`capacity` says what the cluster could run at once; it may block. `allow_python`: packages of users' own
+        networks.
+        """
         self._ledger = ledger
         self._capacity = capacity
+        self._allow_python = allow_python
         self._feed = Feed(ledger)
 
     async def create(self, spec: Mapping[str, Any], request_id: str = "") -> Job:
@@ -66,7 +69,7 @@ class Jobs:
         UnavailableError when the cluster cannot be asked what it has.
         """
         capacity = await self._has()
-        order = check_order(spec, request_id, capacity)
+        order = check_order(spec, request_id, capacity, self._allow_python)
         return await self._ledger.write(lambda unit: _create(unit, order, request_id or None))
 
     async def _has(self) -> Capacity:

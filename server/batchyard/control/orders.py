@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from batchyard.cluster.executor import Capacity
 from batchyard.endpoint.errors import FieldViolation, InvalidInputError
-from batchyard.training.spec import SpecError, TrainingJobSpec, Violation
+from batchyard.training.spec import SpecError, TrainingJobSpec, Violation, python_architecture
 
 
-def check_order(mapping: Mapping[str, Any], request_id: str, capacity: Capacity) -> TrainingJobSpec:
-    """The spec, if this cluster can run it. Raises InvalidInputError listing every violation found."""
+def check_order(
+    mapping: Mapping[str, Any], request_id: str, capacity: Capacity, allow_python: Collection[str]
+) -> TrainingJobSpec:
+    """The spec, if this cluster can run it and the service allows its network's package.
+
+    Raises InvalidInputError listing every violation found.
+    """
     spec, violations = None, list[Violation]()
     try:
         spec = TrainingJobSpec.from_mapping(mapping)
@@ -20,6 +25,8 @@ def check_order(mapping: Mapping[str, Any], request_id: str, capacity: Capacity)
         violations += error.violations
     named = {violation.field for violation in violations}
     violations += [v for v in _beyond_capacity(mapping.get("workers"), capacity) if v.field not in named]
+    if spec is not None and (refused := python_architecture.refusal(spec.model.architecture, allow_python)):
+        violations.append(Violation("model.architecture", refused))
     found = [FieldViolation(f"spec.{v.field}", v.description) for v in violations]
     if request_id and not _is_uuid(request_id):
         expected = "expected a UUID like 123e4567-e89b-12d3-a456-426614174000, or nothing"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from batchyard.endpoint.security import Security
+from batchyard.training.spec import python_architecture
 
 EXECUTORS = ("ray", "local")
 
@@ -54,6 +55,8 @@ class Settings:
     """Most worker processes at once on this machine. Default: one for each CPU core that this process may use."""
     datasets: tuple[Path, ...] = ()
     """Folders where datasets are looked for, in this order."""
+    allow_python: tuple[str, ...] = ()
+    """Packages whose code a job may name as its network: it runs in the workers with all that they may do."""
     security: Security = field(default_factory=Security)
 
     def __post_init__(self) -> None:
@@ -74,6 +77,10 @@ class Settings:
         for folder in self.datasets:
             if not folder.is_dir():
                 raise SettingsError(f"--datasets {folder}: no such folder; create it or leave the flag out")
+        for package in self.allow_python:
+            if not python_architecture.is_package(package):
+                expected = "expected a package's name, for example my_networks"
+                raise SettingsError(f"{python_architecture.FLAG} {package}: {expected}")
 
 
 def _check_address(flag: str, address: str) -> None:

@@ -34,6 +34,7 @@ from batchyard.endpoint.errors import (
     OverloadedError,
     PreconditionError,
 )
+from batchyard.training.spec import python_architecture
 
 LIMIT_SECONDS = 900.0
 """For one task, its wait for others included."""
@@ -53,12 +54,14 @@ class TorchTasks:
         ledger: where new versions are written.
         folder: scratch space of ours alone; what an earlier control plane left there is removed.
         artifacts: the URI below which artifacts go.
+        allow_python: packages of users' own networks, which a task may have to build again.
     """
 
-    def __init__(self, ledger: Ledger, folder: Path, artifacts: str) -> None:
+    def __init__(self, ledger: Ledger, folder: Path, artifacts: str, allow_python: tuple[str, ...] = ()) -> None:
         self._ledger = ledger
         self._folder = folder
         self._artifacts = artifacts
+        self._environment = {python_architecture.VARIABLE: ",".join(allow_python), "PYTHONUNBUFFERED": "1"}
         self._turn = asyncio.Lock()
         self._in_line = 0
         shutil.rmtree(folder, ignore_errors=True)
@@ -85,7 +88,7 @@ class TorchTasks:
         self._in_line += 1
         try:
             async with asyncio.timeout(LIMIT_SECONDS), self._turn:
-                return await _run(module, order, folder)
+                return await _run(module, order, folder, self._environment)
         except TimeoutError:
             text = f"the work was not done within {LIMIT_SECONDS:g} s and was given up: nothing has changed"
             raise DeadlineError(text, reason="TASK_TOO_LONG") from None
@@ -127,7 +130,7 @@ def _published(module: str, uri: str, digest: str, model: str) -> Manifest:
     return manifest
 
 
-async def _run(module: str, order: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+async def _run(module: str, order: Mapping[str, Any], folder: Path, environment: Mapping[str, str]) -> dict[str, Any]:
     (folder / "order.json").write_text(json.dumps(order))
     child = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", module, str(folder)),
@@ -135,7 +138,7 @@ async def _run(module: str, order: Mapping[str, Any], folder: Path) -> dict[str,
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
-        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        env={**os.environ, **environment},
         process_group=0,
     )
     tail: deque[str] = deque(maxlen=TAIL_LINES)

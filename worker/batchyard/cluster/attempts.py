@@ -65,8 +65,8 @@ class Orders:
         values = json.loads(text)
         attempt = values.pop("attempt")
         identity = AttemptId(**attempt.pop("id"))
-        folders = tuple(attempt.pop("data_folders"))
-        return cls(attempt=Attempt(id=identity, data_folders=folders, **attempt), **values)
+        attempt.update({name: tuple(attempt.get(name, ())) for name in ("data_folders", "allow_python")})
+        return cls(attempt=Attempt(id=identity, **attempt), **values)
 
 
 class AttemptFolder:

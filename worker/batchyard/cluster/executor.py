@@ -36,6 +36,8 @@ class Attempt:
     """Where the published model goes: a folder that does not exist yet, an fsspec URI."""
     data_folders: tuple[str, ...] = ()
     """Where datasets are looked for, in this order."""
+    allow_python: tuple[str, ...] = ()
+    """Packages whose code a job may name as its network."""
 
 
 @dataclass(frozen=True, kw_only=True)

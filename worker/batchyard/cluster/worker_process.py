@@ -22,6 +22,7 @@ from batchyard.cluster.channel import Channel, Exit, Message, Place
 from batchyard.cluster.log_limit import Limits, LineLimiter, cut
 from batchyard.cluster.worker_main import STACK_SIGNAL
 from batchyard.training.events import LogLine
+from batchyard.training.spec import python_architecture
 
 TAIL_LINES = 40
 CHUNK = 1 << 16
@@ -50,7 +51,8 @@ def worker_environment(orders: Orders, base: Mapping[str, str]) -> dict[str, str
     """The environment of a worker. One thread each: workers share the machine's cores, and the number of threads
     changes the order of floating-point sums, hence the weights.
     """
-    return {**base, "OMP_NUM_THREADS": "1", MARK: orders.mark}
+    allowed = ",".join(orders.attempt.allow_python)
+    return {**base, "OMP_NUM_THREADS": "1", MARK: orders.mark, python_architecture.VARIABLE: allowed}
 
 
 class WorkerProcess:

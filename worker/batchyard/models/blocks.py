@@ -11,14 +11,23 @@ from batchyard.models.plan import Layers, Plan
 from batchyard.nn import run_together
 
 
-def convolution(plan: Plan, number: int, inputs: int, outputs: int, kernel: int, stride: int = 1) -> Layers:
+def convolution(
+    plan: Plan, number: int, inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1
+) -> Layers:
     """Convolution `number`, its normalisation and its activation: [N, inputs, H, W] to [N, outputs, H / stride, ...].
 
     Odd kernels only; a border of zeros keeps the size at stride 1.
     """
-    conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=plan.bias)
+    conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=plan.bias)
     layers: Layers = OrderedDict([(f"conv{number}", conv)])
     layers.update(plan.norm_and_activation(number, outputs))
+    return layers
+
+
+def activated_convolution(plan: Plan, number: int, inputs: int, outputs: int, kernel: int, stride: int = 1) -> Layers:
+    """The other order: normalisation, activation and then convolution `number`, as pre-activation networks have it."""
+    layers = plan.norm_and_activation(number, inputs)
+    layers[f"conv{number}"] = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=plan.bias)
     return layers
 
 

@@ -15,9 +15,6 @@ from torch import nn
 from batchyard.models.blocks import Branches, chain, convolution
 from batchyard.models.plan import Layers, Plan
 
-SMALL = 64
-"""Below this many pixels a side the stem halves the image once, not three times."""
-
 
 class Block(NamedTuple):
     """A row of figure 5: channels of each branch."""
@@ -53,11 +50,11 @@ STEM = (64, 64, 192)
 def inception_bn(plan: Plan) -> Layers:
     """A stem of three convolutions, ten blocks of parallel branches, the mean over the image, and logits.
 
-    Images [N, C, H, W] of any size to logits [N, classes]; 69 normalisation layers before 69 activations. The stem is
-    figure 5's for images of 64 pixels a side or more; for smaller ones its first convolution is a 3x3 of stride 1, and
+    Images [N, C, H, W] of any size to logits [N, classes]; 69 normalisation layers before 69 activations. The ImageNet
+    stem is figure 5's and halves the image three times; the CIFAR stem's first convolution is a 3x3 of stride 1, and
     only the second pooling is left.
     """
-    large = min(plan.image_shape[1:]) >= SMALL
+    large = plan.imagenet_stem
     first, second, channels = map(plan.scaled, STEM)
     layers = convolution(plan, 1, plan.image_shape[0], first, *((7, 2) if large else (3, 1)))
     if large:

@@ -12,7 +12,16 @@ from batchyard.nn import normalizer, placement
 Layers = OrderedDict[str, nn.Module]
 """A network's layers in order, by the names that statistics and the fold report use."""
 
-ACTIVATIONS: dict[str, type[nn.Module]] = {"sigmoid": nn.Sigmoid, "tanh": nn.Tanh, "relu": nn.ReLU}
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "sigmoid": nn.Sigmoid,
+    "tanh": nn.Tanh,
+    "relu": nn.ReLU,
+    "relu6": nn.ReLU6,
+    "gelu": nn.GELU,
+}
+
+LARGE = 64
+"""Pixels a side from which the stem "auto" is the one for ImageNet."""
 
 
 class ModelError(ValueError):
@@ -33,11 +42,19 @@ class Plan:
     norm: str = "batch"
     """A name that batchyard.nn.normalizer knows."""
     width: float = 1.0
-    """inception_bn and resnets only: channels of every layer, as a share of the paper's."""
+    """All but mlp and lenet: channels of every layer, as a share of the paper's."""
+    stem: str = "auto"
+    """How a deep network begins: imagenet shrinks the image before the first block, cifar keeps its size; auto takes
+    imagenet for images of LARGE pixels a side or more."""
 
     def scaled(self, channels: int) -> int:
         """`channels` at this width: at least one, unless there are none."""
         return max(1, round(channels * self.width)) if channels else 0
+
+    @property
+    def imagenet_stem(self) -> bool:
+        """Whether the network's stem shrinks the image."""
+        return self.stem == "imagenet" or (self.stem == "auto" and min(self.image_shape[1:]) >= LARGE)
 
     @property
     def bias(self) -> bool:

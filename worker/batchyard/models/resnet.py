@@ -9,8 +9,6 @@ from torch import Tensor, nn
 from batchyard.models.blocks import chain, convolution
 from batchyard.models.plan import Layers, Plan
 
-SMALL = 64
-"""Below this many pixels a side the stem is a 3x3 convolution that keeps the size (section 4.2 of the paper)."""
 WIDTH = 64
 """Channels of the stem; each stage is twice as wide as the one before."""
 
@@ -39,10 +37,10 @@ def resnet(plan: Plan, blocks: tuple[int, ...], *, bottleneck: bool) -> Layers:
     """A stem, stages of so many blocks, the mean over the image, and logits.
 
     Images [N, C, H, W] of any size to logits [N, classes]. Every stage but the first halves the image; so does the
-    stem, twice, where images have 64 pixels a side or more.
+    ImageNet stem, twice. The CIFAR stem is a 3x3 convolution that keeps the size (section 4.2 of the paper).
     """
     channels = plan.scaled(WIDTH)
-    large = min(plan.image_shape[1:]) >= SMALL
+    large = plan.imagenet_stem
     layers = convolution(plan, 1, plan.image_shape[0], channels, *((7, 2) if large else (3, 1)))
     if large:
         layers["pool1"] = nn.MaxPool2d(3, 2, 1)

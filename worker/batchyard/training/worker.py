@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
+import torch
 from torch import nn
 
 from batchyard import data, models
@@ -58,6 +59,7 @@ def prepare(context: WorkerContext, group: Group, dataset: Dataset) -> Parts:
     spec = context.spec
     order = Order(seed=spec.seed, samples=len(dataset.train), batch_size=spec.data.batch_size)
     model = build_model(spec, dataset).to(group.device)
+    _fit(model, dataset, group)
     synced = spec.workers.sync_batch_norm == "world"
     convert_sync_batchnorm(model, group.process_group if synced else group.alone(), ghost_size=spec.model.ghost_size)
     _describe(context, group, model, dataset)
@@ -74,11 +76,25 @@ def build_model(spec: TrainingJobSpec, dataset: Dataset) -> nn.Sequential:
         activation=spec.model.activation,
         norm=spec.model.norm,
         width=spec.model.width,
+        stem=spec.model.stem,
     )
     network = models.build(spec.model.architecture, plan, seed=spec.seed)
     layers: OrderedDict[str, nn.Module] = OrderedDict(input=InputNormalization(dataset.mean, dataset.std))
     layers.update(network.named_children())
     return nn.Sequential(layers)
+
+
+def _fit(model: nn.Sequential, dataset: Dataset, group: Group) -> None:
+    """Layers whose weights come from data get them from the first training samples, on every worker the same."""
+    layers = models.layers_from_data(model)
+    if not layers:
+        return
+    with torch.no_grad():
+        images = model[0](torch.tensor(dataset.train.images[: models.FIT_SAMPLES], device=group.device).float())
+        for layer in layers:
+            layer.fit(images)
+            # Workers on unlike machines may find eigenvectors of another sign: all take those of rank 0.
+            group.sum_(layer.weight.mul_(group.rank == 0))
 
 
 def _describe(context: WorkerContext, group: Group, model: nn.Module, dataset: Dataset) -> None:

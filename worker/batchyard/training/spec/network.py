@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from batchyard.training.spec import python_architecture
 from batchyard.training.spec.checks import INT32_MAX, Checks
 
-ARCHITECTURES = ("mlp", "lenet", "inception_bn", "resnet18", "resnet34", "resnet50", "resnet101")
+ARCHITECTURES = (
+    "mlp", "lenet", "inception_bn", "resnet18", "resnet34", "resnet50", "resnet101",
+    "wide_resnet", "wide_resnet16", "mobilenet_v2", "densenet121", "airbench",
+)  # fmt: skip
 SCALABLE = tuple(name for name in ARCHITECTURES if name not in ("mlp", "lenet"))
 """Those that `width` scales."""
-ACTIVATIONS = ("sigmoid", "tanh", "relu")
+ACTIVATIONS = ("sigmoid", "tanh", "relu", "relu6", "gelu")
 NORMS = ("batch", "none", "detached", "standardize_post", "zca", "iternorm", "renorm")
 WHITENING = ("zca", "iternorm")
 """Those of NORMS that mix channels: population statistics and folding are for layers that do not."""
@@ -25,7 +29,8 @@ class ModelSpec:
     """The network."""
 
     architecture: str
-    """One of ARCHITECTURES."""
+    """One of ARCHITECTURES, or python:package.module:factory where the service allows the package: the factory is
+    called with a batchyard.models.Plan and returns a torch.nn.Module, images [N, C, H, W] to logits [N, classes]."""
     hidden: tuple[int, ...] = (100, 100, 100)
     """mlp only: units of each hidden layer (section 4.1 of the paper)."""
     activation: str = "sigmoid"
@@ -44,7 +49,10 @@ class ModelSpec:
 
     def __post_init__(self) -> None:
         checks = Checks()
-        checks.one_of("architecture", self.architecture, ARCHITECTURES)
+        if not self.architecture.startswith(python_architecture.PREFIX):
+            checks.one_of("architecture", self.architecture, ARCHITECTURES)
+        elif python_architecture.parts(self.architecture) is None:
+            checks.require(False, "architecture", self.architecture, python_architecture.FORM)
         checks.one_of("activation", self.activation, ACTIVATIONS)
         checks.one_of("norm", self.norm, NORMS)
         checks.require(1 <= len(self.hidden) <= 64, "hidden", list(self.hidden), "1 to 64 layers")
