@@ -14,13 +14,15 @@ import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import numpy as np
 
 from batchyard.endpoint.errors import UnavailableError
+from batchyard.serving.answers import Ticket, Whole, settle
 from batchyard.serving.batching import BatchPolicy
-from batchyard.serving.request_queue import Request, RequestQueue, Scores
+from batchyard.serving.request_queue import Answer, Request, RequestQueue, Scores
 from batchyard.serving.suspects import Suspects
 from batchyard.serving.tensors import Pixels
 
@@ -76,7 +78,6 @@ class Batcher:
         self._company: asyncio.TimerHandle | None = None
         """Ends the wait for company."""
         self._closing = False
-        self._in_flight = 0
         self._at_rest = asyncio.Event()
         self._at_rest.set()
         self._seconds_per_row = 0.0
@@ -95,31 +96,51 @@ class Batcher:
         self._queue.change(policy.queue_rows, policy.levels)
         self._look_again()
 
-    async def submit(
-        self, rows: Pixels, deadline: float | None = None, level: int = 0, late_at: float | None = None
-    ) -> Scores:
-        """The engine's outputs for `rows` [n, features], in their order.
+    def post(
+        self, rows: Pixels, answer: Answer, deadline: float | None = None, level: int = 0, late_at: float | None = None
+    ) -> Ticket:
+        """Queues `rows` [n, features]; `answer` gets the engine's outputs in their order, or why there are none.
 
-        `deadline` is in the event loop's time, and so is `late_at`, after which the request stands at the end of the
-        queue. `level`: the priority, 1 the highest; 0: the policy's default. A request that is cancelled leaves the
-        queue.
-        Raises OverloadedError at once when the queue is full, DeadlineError as soon as the deadline passes in the
-        queue, UnavailableError when the version is being closed, BatchError when the engine fails.
+        It is called once, after this returns, unless the request is withdrawn. `deadline` is in the event loop's time,
+        and so is `late_at`, after which the request stands at the end of the queue. `level`: the priority, 1 the
+        highest; 0: the policy's default.
+        Raises OverloadedError when the queue is full, DeadlineError when the deadline has passed, UnavailableError
+        when the version is being closed. What `answer` may get later: DeadlineError as soon as the deadline passes in
+        the queue, OverloadedError when higher priorities displace the request, BatchError when the engine fails.
         """
         if self._closing:
             raise UnavailableError(f"model {self._plan.model} is being unloaded; try again", reason="UNLOADING")
         policy = self.policy
         level = min(level or policy.default_level, policy.levels)
         self._queue.make_room(len(rows), level, deadline, self._seconds_per_row)
-        self._begin()
+        if not self._busy:
+            # At the end of this turn of the loop: what arrives with us goes with us.
+            self._become_busy()
+        size = policy.max_batch
+        if len(rows) <= size:
+            return self._queue.add(rows, answer, deadline, level, late_at)
+        whole = Whole(answer, self.withdraw)
+        for at in range(0, len(rows), size):
+            answer_to_part = whole.answer_to_next_part()
+            whole.parts.append(self._queue.add(rows[at : at + size], answer_to_part, deadline, level, late_at))
+        return whole
+
+    def withdraw(self, ticket: Ticket) -> None:
+        """Nobody waits for this answer any more: the request leaves the queue. One that is answered stays as it is."""
+        for request in ticket.parts if isinstance(ticket, Whole) else (ticket,):
+            request.answer = None
+            self._queue.leave(request)
+
+    async def submit(
+        self, rows: Pixels, deadline: float | None = None, level: int = 0, late_at: float | None = None
+    ) -> Scores:
+        """`post` for a coroutine: returns or raises what the answer is. One that is cancelled leaves the queue."""
+        future: asyncio.Future[Scores] = self._loop.create_future()
+        ticket = self.post(rows, partial(settle, future), deadline, level, late_at)
         try:
-            if len(rows) <= policy.max_batch:
-                return await self._answer_to(self._enqueue(rows, deadline, level, late_at))
-            size = policy.max_batch
-            parts = [rows[at : at + size] for at in range(0, len(rows), size)]
-            return await self._answer_in_parts([self._enqueue(part, deadline, level, late_at) for part in parts])
+            return await future
         finally:
-            self._end()
+            self.withdraw(ticket)
 
     async def drain(self) -> None:
         """Takes no more requests and returns when every one that it has is answered and the engine is at rest."""
@@ -127,51 +148,27 @@ class Batcher:
         self._look_again()
         await self._at_rest.wait()
 
-    def _begin(self) -> None:
-        self._in_flight += 1
+    def _become_busy(self) -> None:
+        self._busy = True
         self._at_rest.clear()
+        self._loop.call_soon(self._start_batch)
 
-    def _end(self) -> None:
-        self._in_flight -= 1
-        if not self._in_flight:
-            self._at_rest.set()
-
-    def _enqueue(self, rows: Pixels, deadline: float | None, level: int, late_at: float | None) -> Request:
-        if not self._busy:
-            # At the end of this turn of the loop: what arrives with us goes with us.
-            self._busy = True
-            self._loop.call_soon(self._start_batch)
-        return self._queue.add(rows, deadline, level, late_at)
-
-    async def _answer_to(self, request: Request) -> Scores:
-        try:
-            return await request.future
-        finally:
-            self._queue.leave(request)
-
-    async def _answer_in_parts(self, parts: Sequence[Request]) -> Scores:
-        """For a request larger than a batch. Its parts stay in order; one that fails takes the others along."""
-        try:
-            return np.concatenate(await asyncio.gather(*(part.future for part in parts)))
-        finally:
-            for part in parts:
-                self._queue.leave(part)
-                part.future.cancel()
+    def _become_idle(self) -> None:
+        self._busy = False
+        self._at_rest.set()
 
     def _look_again(self) -> None:
         """Decides anew whether to start a batch, if the engine is idle and something waits for company."""
         if not self._busy and self._queue:
-            self._busy = True
-            self._loop.call_soon(self._start_batch)
+            self._become_busy()
 
     def _start_batch(self) -> None:
         taken = self._suspects.next() or self._next_batch()
         if not taken:
-            self._busy = False
+            self._become_idle()
         elif self._plan.inline:
             self._finish_batch(taken, *self._run_batch(taken))
         else:
-            self._begin()  # the engine itself, so that drain() waits for it even when every caller has left
             self._executor.submit(self._run_elsewhere, taken)
 
     def _next_batch(self) -> list[Request]:
@@ -194,11 +191,7 @@ class Batcher:
 
     def _run_elsewhere(self, taken: Sequence[Request]) -> None:
         outcome = self._run_batch(taken)
-        self._loop.call_soon_threadsafe(self._finish_elsewhere, taken, *outcome)
-
-    def _finish_elsewhere(self, taken: Sequence[Request], outcome: Scores | Exception, seconds: float) -> None:
-        self._finish_batch(taken, outcome, seconds)
-        self._end()
+        self._loop.call_soon_threadsafe(self._finish_batch, taken, *outcome)
 
     def _run_batch(self, taken: Sequence[Request]) -> tuple[Scores | Exception, float]:
         """The engine's outputs or what it raised, and its seconds. The pixels' one copy, cast included, is here."""
@@ -233,23 +226,21 @@ class Batcher:
         if self._queue or self._suspects:
             self._loop.call_soon(self._start_batch)
         else:
-            self._busy = False
+            self._become_idle()
 
     def _fail(self, taken: Sequence[Request], cause: Exception) -> None:
         """An error of each caller's own: one that many tasks raise would collect all their tracebacks."""
         for request in taken:
-            if not request.future.done():
-                error = BatchError(f"the engine failed on a batch of model {self._plan.model}: {type(cause).__name__}")
-                error.__cause__ = cause
-                request.future.set_exception(error)
+            error = BatchError(f"the engine failed on a batch of model {self._plan.model}: {type(cause).__name__}")
+            error.__cause__ = cause
+            request.settle(error)
 
 
 def _deliver(taken: Sequence[Request], scores: Scores) -> None:
     end = 0
     for request in taken:
         begin, end = end, end + request.count
-        if not request.future.done():
-            request.future.set_result(scores[begin:end])
+        request.settle(scores[begin:end])
 
 
 def _waits_until(request: Request, queue_delay: float) -> float:

@@ -6,11 +6,12 @@ import math
 from concurrent.futures import Executor
 
 from batchyard.artifact.manifest import Manifest, Signature
+from batchyard.serving.answers import Ticket
 from batchyard.serving.batcher import Batcher, BatchPlan
 from batchyard.serving.batching import BatchPolicy, ModelSettings, make_policy
 from batchyard.serving.loading import Loaded, Wanted
 from batchyard.serving.metrics import VersionMetrics
-from batchyard.serving.request_queue import Scores
+from batchyard.serving.request_queue import Answer
 from batchyard.serving.settings import Limits
 from batchyard.serving.shift_monitor import ShiftMonitor
 from batchyard.serving.tensors import InputSpec, Pixels
@@ -97,13 +98,13 @@ class ServedVersion:
         """The one output tensor."""
         return self.manifest.outputs[0]
 
-    async def infer(
-        self, rows: Pixels, deadline: float | None = None, level: int = 0, late_at: float | None = None
-    ) -> Scores:
-        """[n, features] -> [n, outputs]. Takes and raises what Batcher.submit does."""
+    def post(
+        self, rows: Pixels, answer: Answer, deadline: float | None = None, level: int = 0, late_at: float | None = None
+    ) -> Ticket:
+        """[n, features] -> [n, outputs], which `answer` gets. Takes and raises what Batcher.post does."""
         if self.shift is not None:
             self.shift.offer(rows)
-        return await self.batcher.submit(rows, deadline, level, late_at)
+        return self.batcher.post(rows, answer, deadline, level, late_at)
 
     async def close(self) -> None:
         """Answers what it has, then frees the engine."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 from collections import OrderedDict
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from operator import attrgetter
 
 import numpy as np
@@ -20,6 +20,8 @@ from batchyard.endpoint.errors import DeadlineError, OverloadedError
 from batchyard.serving.tensors import Pixels
 
 Scores = NDArray[np.float32]
+Answer = Callable[[Scores | Exception], None]
+"""Takes a request's outputs [rows, outputs] or why there are none; called at most once, on the event loop."""
 SECONDS_PER_LEVEL = 1.0
 LONGEST_RETRY_SECONDS = 5.0
 SHORTEST_RETRY_SECONDS = 0.01
@@ -28,18 +30,25 @@ SHORTEST_RETRY_SECONDS = 0.01
 class Request:
     """A caller's rows, or a part of a large request's, and where the answer goes."""
 
-    __slots__ = ("arrived", "count", "deadline", "future", "line", "rows", "timer", "turn")
+    __slots__ = ("answer", "arrived", "count", "deadline", "line", "rows", "timer", "turn")
 
-    def __init__(self, rows: Pixels, future: asyncio.Future[Scores], arrived: float, deadline: float | None) -> None:
+    def __init__(self, rows: Pixels, answer: Answer, arrived: float, deadline: float | None) -> None:
         self.rows = rows
         self.count = len(rows)
-        self.future = future
+        self.answer: Answer | None = answer
+        """None: it is answered, or nobody waits any more."""
         self.arrived = arrived
         self.deadline = deadline
         self.turn = arrived
         """The request with the smallest goes first."""
         self.line: Line
         self.timer: asyncio.TimerHandle | None = None
+
+    def settle(self, outcome: Scores | Exception) -> None:
+        """Answers, if anybody still waits."""
+        if (answer := self.answer) is not None:
+            self.answer = None
+            answer(outcome)
 
 
 class Line:
@@ -113,12 +122,14 @@ class RequestQueue:
             while missing > 0 and line.requests:
                 missing -= self._displace(next(reversed(line.requests.values())), seconds_per_row)
 
-    def add(self, rows: Pixels, deadline: float | None = None, level: int = 1, late_at: float | None = None) -> Request:
-        """Queues rows. When the deadline passes first, the request's future gets DeadlineError, by a timer.
+    def add(
+        self, rows: Pixels, answer: Answer, deadline: float | None = None, level: int = 1, late_at: float | None = None
+    ) -> Request:
+        """Queues rows. When the deadline passes first, the request is answered DeadlineError, by a timer.
 
         After `late_at` it stands at the end of the queue.
         """
-        request = Request(rows, self._loop.create_future(), self._loop.time(), deadline)
+        request = Request(rows, answer, self._loop.time(), deadline)
         if level > 1:
             request.turn += (level - 1) * SECONDS_PER_LEVEL
         self._lines[level - 1].append(request)
@@ -184,15 +195,14 @@ class RequestQueue:
             request.timer = self._loop.call_at(request.deadline, self._expire, request)
 
     def _expire(self, request: Request) -> None:
-        if self.leave(request) and not request.future.done():
-            request.future.set_exception(self._too_late())
+        if self.leave(request):
+            request.settle(self._too_late())
 
     def _displace(self, request: Request, seconds_per_row: float) -> int:
         self.leave(request)
-        if not request.future.done():
-            request.future.set_exception(
-                self._overloaded("requests of a higher priority took its place in the full queue", seconds_per_row)
-            )
+        request.settle(
+            self._overloaded("requests of a higher priority took its place in the full queue", seconds_per_row)
+        )
         return request.count
 
     def _full(self, count: int, seconds_per_row: float) -> OverloadedError:

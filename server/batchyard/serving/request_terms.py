@@ -6,7 +6,7 @@ Parameters by Triton's names: `timeout` in microseconds, 0 none; `priority`, 1 t
 from __future__ import annotations
 
 import asyncio
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from batchyard.endpoint.errors import FieldViolation, InvalidInputError
 from batchyard.oip.messages import ModelInferRequest
@@ -27,12 +27,12 @@ class Terms(NamedTuple):
 NO_TERMS = Terms()
 
 
-def read_terms(request: ModelInferRequest, context: Any, policy: BatchPolicy, model: str) -> Terms:
+def read_terms(request: ModelInferRequest, remaining: float | None, policy: BatchPolicy, model: str) -> Terms:
     """The call's deadline, or the request's or the model's timeout where that is earlier, and the priority.
 
+    `remaining`: the seconds until the call's deadline, as the transport tells them.
     Raises InvalidInputError naming the parameter.
     """
-    remaining = context.time_remaining()
     if remaining is not None and remaining > NO_DEADLINE_SECONDS:
         remaining = None
     timeout, level = policy.timeout, 0

@@ -27,7 +27,7 @@ class Suspects:
     def next(self) -> list[Request]:
         """The next part to run, without those whose callers have left. Empty: no suspects are left."""
         while self._parts:
-            if part := [request for request in self._parts.pop() if not request.future.done()]:
+            if part := [request for request in self._parts.pop() if request.answer is not None]:
                 return part
         self._runs_left = MOST_RUNS
         return []

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 from batchyard.endpoint.errors import FieldViolation, InvalidInputError
 from batchyard.endpoint.status import code_of
 from batchyard.oip import messages
+from batchyard.serving.answers import Ticket, settle
 from batchyard.serving.metrics import Metrics
 from batchyard.serving.model import ServedVersion
 from batchyard.serving.repository import Repository
@@ -16,55 +19,125 @@ from batchyard.serving.request_queue import Scores
 from batchyard.serving.request_terms import NO_TERMS, read_terms
 from batchyard.serving.shared_memory import REGION, SharedMemory, Span, note_span, span_of
 from batchyard.serving.tensors import classify, read_rows, shown
-from batchyard.serving.tracing import Tracing
+from batchyard.serving.tracing import Trace, Tracing
+
+Done = Callable[[messages.ModelInferResponse | Exception], None]
+"""Takes the reply, or a domain error or whatever else there is in its place."""
 
 
 class Inference:
     """ModelInfer over a repository."""
 
     def __init__(self, repository: Repository, metrics: Metrics, shared_memory: SharedMemory, tracing: Tracing) -> None:
-        self._repository = repository
-        self._metrics = metrics
-        self._shared_memory = shared_memory
-        self._tracing = tracing
+        self.repository = repository
+        self.metrics = metrics
+        self.shared_memory = shared_memory
+        self.tracing = tracing
+
+    def begin(self, request: messages.ModelInferRequest, seconds: float | None, done: Done) -> Call:
+        """Begins one inference that has so many seconds, None: any. `done` is called once, perhaps at once."""
+        call = Call(self, request, done)
+        call.begin(seconds)
+        return call
 
     async def ModelInfer(self, request: messages.ModelInferRequest, context: Any) -> messages.ModelInferResponse:
         """One inference. Raises the domain errors of reading, batching and resolving."""
-        began = time.perf_counter()
-        metrics = self._metrics.unknown
-        trace = None
-        terms = NO_TERMS
+        reply: asyncio.Future[messages.ModelInferResponse] = asyncio.get_running_loop().create_future()
+        call = self.begin(request, context.time_remaining(), partial(settle, reply))
         try:
-            served = self._repository.resolve(request.model_name, request.model_version)
-            metrics = served.metrics
-            if self._tracing.active:
-                trace = self._tracing.begin(served.name, served.version, request.id)
-            wish = read_wish(request, served, self._shared_memory) if request.outputs else PLAIN
-            rows = read_rows(request, served.input_spec, self._shared_memory)
-            if trace is not None:
-                trace.mark("QUEUE_START")
-            terms = read_terms(request, context, served.policy, served.wanted.label)
-            scores = await served.infer(rows, *terms)
-            if trace is not None:
-                trace.mark("COMPUTE_END")
-            response = self._respond(request, served, scores, wish)
+            return await reply
         except asyncio.CancelledError:
-            metrics.failed("DEADLINE_EXCEEDED" if _has_passed(terms.deadline) else "CANCELLED")
+            call.cancel()
             raise
-        except Exception as error:
-            metrics.failed(code_of(error).name, time.perf_counter() - began)
-            raise
-        finally:
-            if trace is not None:
-                trace.end()
-        metrics.answered(len(scores), time.perf_counter() - began)
-        return response
 
-    def _respond(
-        self, request: messages.ModelInferRequest, served: ServedVersion, scores: Scores, wish: Wish
-    ) -> messages.ModelInferResponse:
+
+class Call:
+    """One inference, from its request to its reply. Nothing of it waits: it begins, and it is called back."""
+
+    __slots__ = (
+        "_began",
+        "_done",
+        "_inference",
+        "_metrics",
+        "_request",
+        "_served",
+        "_terms",
+        "_ticket",
+        "_trace",
+        "_wish",
+    )
+
+    def __init__(self, inference: Inference, request: messages.ModelInferRequest, done: Done) -> None:
+        self._began = time.perf_counter()
+        self._inference = inference
+        self._request = request
+        self._done = done
+        self._metrics = inference.metrics.unknown
+        self._served: ServedVersion
+        self._terms = NO_TERMS
+        self._ticket: Ticket | None = None
+        """None: it is not in the batcher's hands."""
+        self._trace: Trace | None = None
+        self._wish = PLAIN
+
+    def begin(self, seconds: float | None) -> None:
+        """Reads the request and hands it to the batcher."""
+        request, inference = self._request, self._inference
+        try:
+            served = self._served = inference.repository.resolve(request.model_name, request.model_version)
+            self._metrics = served.metrics
+            if inference.tracing.active:
+                self._trace = inference.tracing.begin(served.name, served.version, request.id)
+            if request.outputs:
+                self._wish = read_wish(request, served, inference.shared_memory)
+            rows = read_rows(request, served.input_spec, inference.shared_memory)
+            if self._trace is not None:
+                self._trace.mark("QUEUE_START")
+            self._terms = read_terms(request, seconds, served.policy, served.wanted.label)
+            self._ticket = served.post(rows, self._answered, *self._terms)
+        except Exception as error:
+            self._fail(error)
+
+    def cancel(self) -> None:
+        """The caller has left. Does nothing once it is answered."""
+        if self._ticket is None:
+            return
+        self._served.batcher.withdraw(self._ticket)
+        self._ticket = None
+        self._metrics.failed("DEADLINE_EXCEEDED" if _has_passed(self._terms.deadline) else "CANCELLED")
+        self._end_trace()
+
+    def _answered(self, outcome: Scores | Exception) -> None:
+        self._ticket = None
+        if isinstance(outcome, Exception):
+            self._fail(outcome)
+            return
+        try:
+            if self._trace is not None:
+                self._trace.mark("COMPUTE_END")
+            response = self._respond(outcome)
+        except Exception as error:
+            self._fail(error)
+            return
+        self._end_trace()
+        self._metrics.answered(len(outcome), time.perf_counter() - self._began)
+        self._done(response)
+
+    def _fail(self, error: Exception) -> None:
+        self._metrics.failed(code_of(error).name, time.perf_counter() - self._began)
+        self._end_trace()
+        self._done(error)
+
+    def _end_trace(self) -> None:
+        if self._trace is not None:
+            self._trace.end()
+
+    def _respond(self, scores: Scores) -> messages.ModelInferResponse:
         """The reply: raw FP32 scores [rows, classes], or BYTES [rows, best] of "score:index:label"."""
-        response = messages.ModelInferResponse(model_name=served.name, model_version=served.version, id=request.id)
+        served, wish = self._served, self._wish
+        response = messages.ModelInferResponse(
+            model_name=served.name, model_version=served.version, id=self._request.id
+        )
         output = response.outputs.add(name=served.output.name)
         if wish.best:
             packed, count = classify(scores, wish.best, served.manifest.classes)
@@ -75,7 +148,7 @@ class Inference:
             output.datatype = "FP32"
             output.shape.extend(scores.shape)
         if wish.span is not None:
-            self._shared_memory.write(wish.span, packed, f"output {served.output.name!r}")
+            self._inference.shared_memory.write(wish.span, packed, f"output {served.output.name!r}")
             note_span(output.parameters, wish.span)
             packed = b""  # raw contents stay aligned with the outputs
         response.raw_output_contents.append(packed)
