@@ -41,7 +41,9 @@ MLP_STEP = "step of the MLP 784-100-100-100-10 under DDP, batch 60"
 INCEPTION_STEP = "step of BN-Inception, width 0.25, under DDP, batch 8 at 32x32, branches sharing collectives"
 """On two workers: 33 collectives in each direction instead of 69."""
 APART = "69 collectives each way"
-SLICE_SECONDS = 0.03
+SLICE_SECONDS, SLICES = 0.01, 3
+"""A turn of each contender, and turns for each round asked for: short and many, because where threads outnumber cores
+the scheduler's moods last longer than a call."""
 DEADLINE = 300
 """Seconds for one group of workers."""
 
@@ -61,7 +63,7 @@ def cuda_rows(rounds: int, sizes: list[int]) -> list[report.Row]:
 def _rows(rounds: int, sizes: tuple[int, ...], device: str, peer: str) -> list[report.Row]:
     found = []
     for size in sizes:
-        for case, measured in start_workers(size, device, max(report.LEAST_ROUNDS, rounds // 3)).items():
+        for case, measured in start_workers(size, device, rounds).items():
             name, other = f"{size} workers, {device}, {case}", APART if case == INCEPTION_STEP else peer
             measured[other] = measured.pop("peer")
             found.append(report.compare(name, measured, "ours", other, unit="us", bar=BAR, scale=1e6))
@@ -121,11 +123,13 @@ def _measure(device: str, rounds: int) -> Results:
         layers, x = {name: kind(case.shape[1]).to(device) for name, kind in kinds.items()}, share.input(device)
         _require_equal([layer(x) for layer in layers.values()])
         calls = {name: forward_backward(layer, x) for name, layer in layers.items()}
-        results[str(case)] = _alternate(calls, rounds, device)
-    results[MLP_STEP] = _alternate({name: _mlp_step(kind, device) for name, kind in kinds.items()}, rounds, device)
+        results[str(case)] = _alternate(calls, rounds * SLICES, device)
+    steps = {name: _mlp_step(kind, device) for name, kind in kinds.items()}
+    results[MLP_STEP] = _alternate(steps, rounds * SLICES, device)
     if device == "cpu" and dist.get_world_size() == 2:
         steps = {"ours": _inception_step(device, apart=False), "peer": _inception_step(device, apart=True)}
-        results[INCEPTION_STEP] = _alternate(steps, rounds, device)
+        # A call takes a fifth of a second.
+        results[INCEPTION_STEP] = _alternate(steps, max(report.LEAST_ROUNDS, rounds // 3), device)
     return results
 
 

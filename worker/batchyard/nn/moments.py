@@ -32,6 +32,9 @@ class Moments(NamedTuple):
     @property
     def unbiased_var(self) -> Tensor:
         """sigma^2 * m / (m - 1); for a single sample sigma^2 itself, which is 0."""
+        if self.total.is_cpu and not torch.compiler.is_compiling():  # at hand: one operation instead of four
+            m = self.total.item()
+            return self.var * (m / max(m - 1, 1))
         return self.var * (self.total / (self.total - 1).clamp(min=1))
 
 
@@ -106,7 +109,7 @@ def pack_centred(values: Tensor, centre: Tensor | None) -> Tensor:
     channels, dims = values.shape[1], averaged_dims(values)
     count = values.numel() // channels
     packed = values.new_full((2 * channels + 1,), count, dtype=torch.float64)
-    first, second, _ = packed.split([channels, channels, 1])  # type: ignore[no-untyped-call]
+    first, second, _ = packed.split_with_sizes([channels, channels, 1])
     if centre is None:
         torch.sum(values, dims, out=first)
         torch.sum(values * values, dims, out=second)
@@ -124,10 +127,10 @@ def pack_centred(values: Tensor, centre: Tensor | None) -> Tensor:
 def unpack(packed: Tensor) -> Moments:
     """Moments from the sum of all workers' `pack`; not finite where the count is 0."""
     channels = len(packed) // 2
-    first, second, count = packed.split([channels, channels, 1])  # type: ignore[no-untyped-call]
-    mean = first / count
+    count = packed[-1:]
+    mean, mean_of_squares, _ = (packed / count).split_with_sizes([channels, channels, 1])
     # NaN and infinity pass through clamp: a poisoned batch stays visible.
-    return Moments(count, mean, torch.addcmul(second / count, mean, mean, value=-1).clamp_(min=0))
+    return Moments(count, mean, torch.addcmul(mean_of_squares, mean, mean, value=-1).clamp_(min=0))
 
 
 def batch_moments(x: Tensor, group: dist.ProcessGroup | None) -> Moments:

@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 
 Pairs = Sequence[tuple[Tensor, Tensor]]
-"""Each running statistic and the batch's."""
+"""Each running statistic and the batch's, which has no gradient."""
 
 
-@torch.no_grad()
 def move_towards(statistics: Pairs, tracked: Tensor, skipped: Tensor, momentum: float | None) -> None:
     """Moves each running statistic towards that of the batch, in place; all stay where one of the batch is not finite.
 

@@ -132,6 +132,8 @@ Gradients = tuple[Tensor, Tensor, Tensor]
 
 def _backward(dys: list[Tensor], branches: list[_Saved], group: dist.ProcessGroup | None) -> list[Gradients]:
     inputs = [centred(branch.x, near=branch.mean) for branch in branches]
+    # The CUDA kernel takes dy as it comes.
+    dys = [dy if dy.is_cuda else dy.to(x.values.dtype) for dy, x in zip(dys, inputs, strict=True)]
     shares = [_local_sums(*of_branch) for of_branch in zip(dys, inputs, branches, strict=True)]
     totals = sum_together(shares, group)
     results: list[Gradients] = []
