@@ -36,9 +36,8 @@ def test_a_network_without_normalisation_is_measured_at_its_activations() -> Non
     model = nn.Sequential(nn.Linear(4, 50), nn.Tanh(), nn.Linear(50, 3), nn.ReLU())
     stats = ActivationStats(model)
     x = torch.randn(300, 4)
-    for _ in range(2):  # the second time the grid fits
-        model(x)
-        layers = stats.collect()
+    model(x)
+    layers = stats.collect()
     z = model[0](x).detach()
     assert [layer.name for layer in layers] == ["1", "3"]
     assert abs(layers[0].p85 - z.quantile(0.85).item()) < 0.06 * z.std().item()
@@ -110,6 +109,49 @@ def test_several_forward_passes_add_up_as_one_batch() -> None:
     z = torch.cat([model[:2](part) for part in torch.split(x, 20)]).detach()
     assert layer.saturated == pytest.approx((z.abs() > 4).double().mean().item(), abs=1e-6)
     assert abs(layer.p50 - z.median().item()) < 0.06 * z.std().item()
+
+
+@pytest.mark.parametrize("norm", ["batch", "none"])
+def test_points_that_are_collected_together_show_what_they_show_alone(norm: str) -> None:
+    model = network() if norm == "batch" else nn.Sequential(nn.Linear(4, 50), nn.Tanh(), nn.Linear(50, 3), nn.ReLU())
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    batches = [torch.randn(40, 4) * scale for scale in (0.1, 1, 30)]
+
+    def points(*, together: bool) -> list[Any]:
+        model.load_state_dict(state)
+        stats, found = ActivationStats(model), []
+        for batch in batches:
+            model(batch[:13])
+            model(batch[13:])
+            stats.end_point()
+            found += [] if together else stats.collect_points()
+        found += stats.collect_points()
+        stats.detach()
+        return found
+
+    assert len(points(together=True)) == len(batches)
+    assert points(together=True) == points(together=False)
+
+
+def test_many_forward_passes_at_one_point_keep_a_bounded_number_of_values() -> None:
+    model = nn.Sequential(nn.Linear(4, 1000), nn.Tanh())
+    stats = ActivationStats(model)
+    for _ in range(20):
+        model(torch.randn(10, 4))
+    (layer,) = stats.collect()
+    assert layer.samples == 70  # 7 passes of 10,000 values reach 65,536
+
+
+def test_it_is_full_after_sixteen_points() -> None:
+    model = network()
+    stats = ActivationStats(model)
+    for _ in range(16):
+        assert not stats.full
+        model(torch.randn(5, 4))
+        stats.end_point()
+    assert stats.full
+    assert len(stats.collect_points()) == 16
+    assert not stats.full
 
 
 def test_values_that_are_not_numbers_do_not_move_the_percentiles_of_other_layers() -> None:

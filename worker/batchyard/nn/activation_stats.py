@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.hooks import RemovableHandle
 
-from batchyard.nn.activation_layer import WatchedLayer
-from batchyard.nn.activation_sums import Shared, pack_sums, share
+from batchyard.nn.activation_layer import Point, WatchedLayer, end_point
+from batchyard.nn.activation_sums import Shared, share
 from batchyard.nn.collectives import world_size
 from batchyard.nn.sync_batchnorm import SyncBatchNorm
 
@@ -20,6 +20,10 @@ ACTIVATIONS = (
     nn.Sigmoid, nn.Tanh, nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.SELU, nn.CELU,
     nn.GELU, nn.SiLU, nn.Mish, nn.Softplus, nn.Hardtanh, nn.Hardsigmoid, nn.Hardswish,
 )  # fmt: skip
+MOST_POINTS = 16
+"""Points that share one pass of arithmetic: of the 60 operations of a pass, a sixteenth each."""
+MOST_KEPT_IN_ALL = 1 << 22
+"""Values of z, and as many of x: 32 MiB in fp32."""
 
 
 @dataclass(frozen=True)
@@ -56,12 +60,14 @@ class ActivationStats:
     """Measures the pre-activations of every BN layer of `model`; of every activation where there is no BN.
 
     With BN, z is the layer's output, gamma * xhat + beta; without, the input of the activation modules. Measuring
-    happens in forward passes in training mode while `enabled` is True, and makes no host sync and no communication;
-    `collect` makes one all-reduce for the whole model. Of large activations the first samples of the batch are
-    measured, 16,384 values or 8 samples of them.
+    happens in forward passes in training mode while `enabled` is True: it copies values, and makes no host sync and no
+    communication. `collect` does the arithmetic, with two all-reduces for the whole model. Of large activations the
+    first samples of the batch are measured, 16,384 values or 8 samples of them.
 
-    A histogram of 240 bins over +-6 standard deviations adds up over samples and workers. Its grid lies where the
-    values collected last were, on all workers alike; at first, where gamma and beta predict them.
+    A histogram of 240 bins over +-6 standard deviations of z adds up over samples and workers.
+
+    Where steps are short, let several points share the work: `end_point` after the step of each, and from time to time
+    `collect_points`. What a point shows does not depend on when it is collected.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -70,6 +76,8 @@ class ActivationStats:
         self._layers = [WatchedLayer(name, module) for name, module in (normalised or plain).items()]
         self._unrecognised = list(plain.values()) if normalised else []
         self._handles: list[RemovableHandle] = []
+        self._points: list[Point] = []
+        self._kept = 0
         self.enabled = True
 
     @property
@@ -91,7 +99,7 @@ class ActivationStats:
     def _measuring(self, layer: WatchedLayer) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
         def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
             if module.training:
-                layer.measure(inputs[0], output)
+                self._kept += layer.measure(inputs[0], output)
 
         hook.observes_only = True  # type: ignore[attr-defined]  # fold may take it off a copy
         return hook
@@ -107,26 +115,50 @@ class ActivationStats:
         hook.observes_only = True  # type: ignore[attr-defined]
         return hook
 
-    @torch.no_grad()
-    def collect(self, process_group: dist.ProcessGroup | None = None) -> list[LayerActivations]:
-        """What was measured since the last call, over all workers of `process_group` (None: all); starts afresh.
+    @property
+    def full(self) -> bool:
+        """Whether so much is kept that `collect_points` should not wait."""
+        return len(self._points) >= MOST_POINTS or self._kept >= MOST_KEPT_IN_ALL
 
-        Every worker must call it, the same number of times. Layers that no worker measured are left out.
-        """
+    @torch.no_grad()
+    def end_point(self) -> None:
+        """Makes what was measured since the last call one point. Every worker must call it equally often."""
         if not self._layers:
-            return []
-        if self._unrecognised and any(layer.measured for layer in self._layers):
+            return
+        self._points.append(end_point(self._layers))
+        if self._unrecognised and any(self._points[-1].smallest_batches):
             self._unrecognised = []  # one forward pass has shown which activation reads which layer
             if self.enabled:
                 self.detach()
                 self.enabled = True
-        workers = world_size(process_group)
-        slots = [0] * len(self._layers) if workers == 1 else [_slot(layer, process_group) for layer in self._layers]
-        packed = pack_sums(self._layers, slots, workers)
-        if workers > 1:
-            dist.all_reduce(packed, group=process_group)
-        shared = share(self._layers, packed, workers)
-        return [_result(layer, s, workers > 1) for layer, s in zip(self._layers, shared, strict=True) if s is not None]
+
+    def collect(self, process_group: dist.ProcessGroup | None = None) -> list[LayerActivations]:
+        """What was measured since the last call, over all workers of `process_group` (None: all); starts afresh.
+
+        Every worker must call it. Layers that no worker measured are left out. Points that were ended and not yet
+        collected are lost: for them there is `collect_points`.
+        """
+        self._points.clear()
+        self.end_point()
+        points = self.collect_points(process_group)
+        return points[0] if points else []
+
+    def collect_points(self, process_group: dist.ProcessGroup | None = None) -> list[list[LayerActivations]]:
+        """What each point since the last call showed, over all workers; else as `collect`."""
+        points, self._points, self._kept = self._points, [], 0
+        if not points:
+            return []
+        several = world_size(process_group) > 1
+        slots = [_slot(layer, process_group) if several else 0 for layer in self._layers]
+        shared = share(self._layers, points, slots, process_group)
+        told = [_Told(layer, several) for layer in self._layers]
+        return [self._results(point, found, told) for point, found in zip(points, shared, strict=True)]
+
+    def _results(self, point: Point, found: Sequence[Shared | None], told: Sequence[_Told]) -> list[LayerActivations]:
+        counts = iter([] if point.skipped is None else point.skipped.tolist())
+        skipped = [next(counts) if layer.counts else 0 for layer in told]
+        each = zip(told, found, skipped, strict=True)
+        return [layer.result(shared, count) for layer, shared, count in each if shared is not None]
 
     def detach(self) -> None:
         """Removes every hook from the model."""
@@ -135,20 +167,29 @@ class ActivationStats:
         self._handles.clear()
 
 
-def _result(layer: WatchedLayer, shared: Shared, several: bool) -> LayerActivations:
-    return LayerActivations(
-        name=layer.name,
-        p15=shared.percentiles[0],
-        p50=shared.percentiles[1],
-        p85=shared.percentiles[2],
-        saturated=shared.saturated,
-        dead=shared.dead,
-        drift=shared.drift if layer.tracks else None,
-        worker_spread=shared.spread if several else None,
-        samples=shared.samples,
-        smallest_batch=shared.smallest_batch if layer.normalises else None,
-        skipped=layer.skipped,
-    )
+class _Told:
+    """What of a layer's statistics there is to tell."""
+
+    def __init__(self, layer: WatchedLayer, several: bool) -> None:
+        self.name, self.tracks, self.normalises, self.several = layer.name, layer.tracks, layer.normalises, several
+        self.counts = layer.skipped is not None
+
+    def result(self, shared: Shared, skipped: int) -> LayerActivations:
+        """The statistics at one point."""
+        p15, p50, p85 = shared.percentiles
+        return LayerActivations(
+            name=self.name,
+            p15=p15,
+            p50=p50,
+            p85=p85,
+            saturated=shared.saturated,
+            dead=shared.dead,
+            drift=shared.drift if self.tracks else None,
+            worker_spread=shared.spread if self.several else None,
+            samples=shared.samples,
+            smallest_batch=shared.smallest_batch if self.normalises else None,
+            skipped=skipped,
+        )
 
 
 def _is_after(module: nn.Module) -> bool:
