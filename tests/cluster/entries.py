@@ -16,7 +16,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-from batchyard.training.context import StoppedError, WorkerContext
+from batchyard.training.context import PausedError, StoppedError, WorkerContext
 from batchyard.training.events import LogLine, PhaseChange, StepMetrics, TrainingError
 
 
@@ -115,6 +115,16 @@ def until_stopped(context: WorkerContext) -> None:
     if context.rank == 0:
         raise StoppedError
     threading.Event().wait()  # as if in a collective that rank 0 left
+
+
+def until_paused(context: WorkerContext) -> None:
+    note(context, f"pid-{context.rank}", str(os.getpid()))
+    note(context, f"checkpoints-{context.rank}", f"{context.checkpoint_uri} {context.resume_from}")
+    while not context.pause_requested():
+        if context.stop_requested():
+            raise StoppedError
+        threading.Event().wait(0.005)
+    raise PausedError
 
 
 def stuck(context: WorkerContext) -> None:

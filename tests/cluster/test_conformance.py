@@ -115,6 +115,47 @@ def test_cancel_kills_workers_that_do_not_ask_and_tells_where_they_were(bench: B
     assert gone(pids)
 
 
+def test_pause_lets_workers_stop_and_leaves_no_process(bench: Bench) -> None:
+    run = bench.start("until_paused")
+    pids = run.pids()
+    run.executor.pause(run.attempt.id)
+    run.executor.pause(run.attempt.id)
+    assert run.ended().outcome == "paused"
+    assert run.processes() == []
+    assert gone(pids)
+
+
+def test_an_attempt_can_be_paused_as_soon_as_it_is_started(bench: Bench) -> None:
+    run = bench.start("until_paused")
+    run.executor.pause(run.attempt.id)
+    assert run.ended().outcome == "paused"
+
+
+def test_a_pause_that_workers_do_not_heed_can_be_cancelled(bench: Bench) -> None:
+    run = bench.start("until_stopped")
+    run.pids()
+    run.executor.pause(run.attempt.id)
+    run.executor.cancel(run.attempt.id)
+    assert run.ended().outcome == "cancelled"
+    assert run.processes() == []
+
+
+def test_a_pause_that_comes_after_the_end_changes_nothing(bench: Bench) -> None:
+    run = bench.start("succeed")
+    assert run.ended().outcome == "succeeded"
+    run.executor.pause(run.attempt.id)
+    assert run.ended().outcome == "succeeded"
+
+
+def test_workers_are_told_of_the_checkpoints(bench: Bench) -> None:
+    told = replace(bench.attempt(), checkpoint_uri="file:///checkpoints", resume_from="file:///checkpoints/one")
+    run = Run(bench, bench.executor("until_paused"), told)
+    run.executor.start(told)
+    assert [run.note(f"checkpoints-{rank}") for rank in (0, 1)] == ["file:///checkpoints file:///checkpoints/one"] * 2
+    run.executor.cancel(told.id)
+    assert run.ended().outcome == "cancelled"
+
+
 def test_an_attempt_can_be_cancelled_as_soon_as_it_is_started(bench: Bench) -> None:
     run = bench.start("until_stopped", grace_s=30.0)
     run.executor.cancel(run.attempt.id)

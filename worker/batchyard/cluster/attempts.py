@@ -77,6 +77,7 @@ class AttemptFolder:
         self.events = path / "events.jsonl"
         self.log = path / "supervisor.log"
         self.cancelled = path / "cancelled"
+        self.paused = path / "paused"
         self.end = path / "end.json"
         self.reader = EventReader(self.events)
 

@@ -5,6 +5,7 @@ to the worker
   run          every field of `Place`      run it
   rendezvous   address                     where rank 0 has opened the store of the process group
   stop                                     stop between two steps
+  pause                                    write a checkpoint between two steps and stop
   leave                                    every worker is done: exit
 from the worker
   event        event (Event.to_json)
@@ -36,6 +37,8 @@ class Place:
     rank: int
     world_size: int
     artifact_uri: str
+    checkpoint_uri: str
+    resume_from: str | None
     data_folders: list[str]
     device: str
     host: str
@@ -49,7 +52,7 @@ class Result:
     """How the training entry ended in one worker."""
 
     outcome: str
-    """done, stopped or failed."""
+    """done, stopped, paused or failed."""
     failure_class: str | None = None
     cause: str | None = None
     next_step: str | None = None

@@ -34,6 +34,10 @@ class Attempt:
     """TrainingJobSpec.to_mapping() of a validated spec."""
     artifact_uri: str
     """Where the published model goes: a folder that does not exist yet, an fsspec URI."""
+    checkpoint_uri: str = ""
+    """The folder of the job's checkpoints, of all attempts, an fsspec URI; empty: none are written."""
+    resume_from: str | None = None
+    """The checkpoint in that folder to go on from."""
     data_folders: tuple[str, ...] = ()
     """Where datasets are looked for, in this order."""
     allow_python: tuple[str, ...] = ()
@@ -84,6 +88,13 @@ class Executor(Protocol):
         """Events after `cursor` (0: from the beginning), at once; a long list comes in parts. Notices dead processes:
         an attempt whose workers or supervisor died ends with Ended(outcome="failed", failure_class="infrastructure").
         Raises UnknownAttemptError.
+        """
+
+    def pause(self, attempt: AttemptId) -> None:
+        """Asks the attempt to write a checkpoint and stop. Returns at once; the attempt ends with
+        Ended(outcome="paused") when every one of its processes is gone, as succeeded when there was nothing left to
+        pause, or otherwise when something happens first. It may still be cancelled. Unknown or ended attempts: no
+        effect.
         """
 
     def cancel(self, attempt: AttemptId) -> None:

@@ -25,7 +25,7 @@ class FakeExecutor:
         workers: as `capacity` tells.
         gpus: as `capacity` tells.
         script: what each attempt reports when it starts.
-        obedient: whether a cancelled attempt ends at once; else it ends when it is told to.
+        obedient: whether an attempt that is cancelled or paused ends at once; else it ends when it is told to.
     """
 
     def __init__(self, workers: int = 2, gpus: int = 0, script: Script = silent, obedient: bool = True) -> None:
@@ -37,6 +37,8 @@ class FakeExecutor:
         """Every attempt that was started, in order."""
         self.cancelled: list[AttemptId] = []
         """Every attempt that was asked to stop, in order."""
+        self.paused: list[AttemptId] = []
+        """Every attempt that was asked to pause, in order."""
         self._events: dict[AttemptId, list[Event]] = {}
         self._lock = threading.Lock()
 
@@ -65,6 +67,14 @@ class FakeExecutor:
                 self.cancelled.append(attempt)
                 if self.obedient:
                     self._add(attempt, (Ended(outcome="cancelled"),))
+
+    def pause(self, attempt: AttemptId) -> None:
+        """Ends the attempt if it is obedient."""
+        with self._lock:
+            if attempt in self._events and not self._ended(attempt):
+                self.paused.append(attempt)
+                if self.obedient:
+                    self._add(attempt, (Ended(outcome="paused"),))
 
     def release(self, attempt: AttemptId) -> None:
         """Forgets an ended attempt. Raises RuntimeError when it has not ended."""

@@ -54,6 +54,10 @@ class FolderExecutor(ABC):
         """Passes the request to cancel on to the supervisor."""
 
     @abstractmethod
+    def _pause(self, folder: AttemptFolder) -> None:
+        """Passes the request to pause on to the supervisor."""
+
+    @abstractmethod
     def _await_exit(self, folder: AttemptFolder) -> None:
         """Waits until the supervisor of an ended attempt is gone."""
 
@@ -96,15 +100,26 @@ class FolderExecutor(ABC):
         finally:
             self._lock.release()
 
+    def pause(self, attempt: AttemptId) -> None:
+        """Asks the workers to write a checkpoint and stop."""
+        folder = self._noted(attempt, "paused")
+        if folder is not None:
+            self._pause(folder)
+
     def cancel(self, attempt: AttemptId) -> None:
         """Asks the workers to stop; they are killed after the grace period."""
+        folder = self._noted(attempt, "cancelled")
+        if folder is not None:
+            self._stop(folder)
+
+    def _noted(self, attempt: AttemptId, request: str) -> AttemptFolder | None:
+        """The attempt's folder, with a file for a supervisor that starts later than this; None: it is not known."""
         try:
             folder = self._attempts.find(attempt)
-            # Read by a supervisor that starts later than this.
-            folder.cancelled.touch()
+            (folder.path / request).touch()
         except (UnknownAttemptError, FileNotFoundError):
-            return
-        self._stop(folder)
+            return None
+        return folder
 
     def release(self, attempt: AttemptId) -> None:
         """Removes the attempt's folder. Raises RuntimeError when it has not ended."""

@@ -62,6 +62,9 @@ class LocalExecutor(FolderExecutor):
         if supervisor is not None:
             supervisor.send(signal.SIGTERM)
 
+    def _pause(self, folder: AttemptFolder) -> None:
+        self._stop(folder)  # the same signal: the supervisor looks into the folder what is asked of it
+
     def _await_exit(self, folder: AttemptFolder) -> None:
         supervisor = folder.supervisor()
         if supervisor is None:

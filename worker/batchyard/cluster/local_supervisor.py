@@ -1,6 +1,7 @@
 """Supervises one attempt on plain subprocesses: `python -m batchyard.cluster.local_supervisor ATTEMPT GPUS` (folders).
 
-It has a session of its own and needs nobody: the control plane may die and come back. SIGTERM asks it to cancel.
+It has a session of its own and needs nobody: the control plane may die and come back. SIGTERM asks it to pause where
+the attempt's folder says so, and else to cancel.
 """
 
 from __future__ import annotations
@@ -68,13 +69,16 @@ class LocalCrew:
         self._gpus.free()
 
 
-def cancel_on_sigterm(supervision: Supervision) -> None:
+def obey_sigterm(supervision: Supervision, folder: AttemptFolder) -> None:
     """Waits for SIGTERM, which this process was started with blocked, in a thread of its own."""
 
     def wait() -> None:
         while True:
             signal.sigwait({signal.SIGTERM})
-            supervision.cancel()
+            if folder.paused.exists() and not folder.cancelled.exists():
+                supervision.pause()
+            else:
+                supervision.cancel()
 
     threading.Thread(target=wait, name="sigterm", daemon=True).start()
 
@@ -90,9 +94,11 @@ def main() -> None:
         log=EventLog(folder.events),
         grace_s=orders.grace_s,
     )
-    cancel_on_sigterm(supervision)
+    obey_sigterm(supervision, folder)
     if folder.cancelled.exists():
         supervision.cancel()
+    elif folder.paused.exists():
+        supervision.pause()
     supervision.run()
     os._exit(0)
 

@@ -96,6 +96,12 @@ class Driver:
         if supervisor is not None:
             supervisor.cancel.remote()
 
+    def pause(self, name: str) -> None:
+        """Passes the request on."""
+        supervisor = self._followed.get(name)
+        if supervisor is not None:
+            supervisor.pause.remote()
+
     def end(self, within_s: float) -> None:
         """Cancels all attempts and waits until they have ended."""
         for name in list(self._followed):
@@ -114,6 +120,8 @@ class Driver:
         # Asked before the attempt could be found among those that are followed.
         if folder.cancelled.exists():
             supervisor.cancel.remote()
+        elif folder.paused.exists():
+            supervisor.pause.remote()
 
     def _copy(self, folder: AttemptFolder, supervisor: Any) -> None:
         """Copies events until the last one, which is written when the supervisor is gone."""
@@ -181,6 +189,7 @@ class Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
             "capacity": self._driver.capacity,
             "start": self._driver.start,
             "cancel": self._driver.cancel,
+            "pause": self._driver.pause,
         }
         if do == "end":
             self._driver.end(**arguments)

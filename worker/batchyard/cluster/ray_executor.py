@@ -95,9 +95,15 @@ class RayExecutor(FolderExecutor):
         folder.bury(infrastructure(cause, job))
 
     def _stop(self, folder: AttemptFolder) -> None:
+        self._pass_on("cancel", folder)
+
+    def _pause(self, folder: AttemptFolder) -> None:
+        self._pass_on("pause", folder)
+
+    def _pass_on(self, request: str, folder: AttemptFolder) -> None:
         try:
             if self._ray.alive():
-                self._ray.ask("cancel", answer_s=ASK_S, ready_s=0.0, name=folder.path.name)
+                self._ray.ask(request, answer_s=ASK_S, ready_s=0.0, name=folder.path.name)
         except ClusterUnavailableError:
             return  # poll finds out
 

@@ -55,6 +55,10 @@ class AttemptSupervisor:
         """Cancels the attempt."""
         self._supervision.cancel()
 
+    def pause(self) -> None:
+        """Pauses the attempt."""
+        self._supervision.pause()
+
     def events(self, cursor: int) -> list[str]:
         """Events after `cursor` as JSON, about a megabyte at most; waits a while for the first."""
         with self._log.changed:

@@ -60,7 +60,7 @@ class Crew(Protocol):
 
 
 class Supervision:
-    """One attempt. `run` returns when its last event, Ended, is written; `cancel` may come from any thread."""
+    """One attempt. `run` returns when its last event, Ended, is written; the others may be called from any thread."""
 
     def __init__(self, *, job: str, world_size: int, crew: Crew, log: EventLog, grace_s: float) -> None:
         self._job = job
@@ -70,6 +70,7 @@ class Supervision:
         self._members = [Member(rank=rank) for rank in range(world_size)]
         self._inbox: queue.Queue[tuple[int, Message]] = queue.Queue(INBOX)
         self._cancel_asked = False
+        self._pause_asked = False
         self._cancelled = False
         """Cancelled before anything had failed."""
         self._failed = False
@@ -83,19 +84,33 @@ class Supervision:
         self._cancel_asked = True
         self._inbox.put((-1, {"kind": "cancel"}))
 
+    def pause(self) -> None:
+        """Asks the workers to write a checkpoint and stop, however long that takes."""
+        self._pause_asked = True
+        self._inbox.put((-1, {"kind": "pause"}))
+
     def run(self) -> None:
         """Runs the attempt to its end. Whatever happens here, exactly one Ended event is written, last."""
         try:
-            self._crew.start(lambda rank, message: self._inbox.put((rank, message)), lambda: self._cancel_asked)
+            self._crew.start(
+                lambda rank, message: self._inbox.put((rank, message)),
+                lambda: self._cancel_asked or self._pause_asked,
+            )
             while not all(member.exit for member in self._members):
                 self._step()
             ended = verdict(self._job, self._members, cancelled=self._cancelled)
         except RefusedError as refusal:
-            ended = Ended(outcome="cancelled") if self._cancel_asked else refusal.ended
+            ended = self._refused(refusal)
         except Exception:
             ended = infrastructure(f"the attempt's supervisor failed:\n{traceback.format_exc()}", self._job)
         ended = self._clear_up(ended)
         self._log.append(ended)
+
+    def _refused(self, refusal: RefusedError) -> Ended:
+        """What was not started has nothing to lose."""
+        if self._cancel_asked:
+            return Ended(outcome="cancelled")
+        return Ended(outcome="paused") if self._pause_asked else refusal.ended
 
     def _clear_up(self, ended: Ended) -> Ended:
         try:
@@ -125,11 +140,15 @@ class Supervision:
                 self._take_exit(self._members[rank], Exit(**message))
             case "cancel":
                 self._take_cancel()
+            case "pause":
+                for member in self._members:
+                    self._crew.tell(member.rank, {"kind": "pause"})
 
     def _take_result(self, member: Member, result: Result) -> None:
         member.result = result
         if not member.done:
-            self._count_out(member, failed=result.outcome == "failed" or not self._cancelled)
+            asked = {"stopped": self._cancelled, "paused": self._pause_asked}
+            self._count_out(member, failed=not asked.get(result.outcome, False))
         if all(m.result or m.exit for m in self._members):
             for other in self._members:
                 self._crew.tell(other.rank, {"kind": "leave"})

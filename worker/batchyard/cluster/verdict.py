@@ -30,6 +30,11 @@ class Member:
         """Whether the entry returned."""
         return self.result is not None and self.result.outcome == "done"
 
+    @property
+    def paused(self) -> bool:
+        """Whether the entry stopped with a checkpoint, which then is one of all workers."""
+        return self.result is not None and self.result.outcome == "paused"
+
 
 def verdict(job: str, members: list[Member], *, cancelled: bool) -> Ended:
     """How the attempt ended. `cancelled`: it was asked to stop before anything had failed."""
@@ -37,6 +42,8 @@ def verdict(job: str, members: list[Member], *, cancelled: bool) -> Ended:
         return Ended(outcome="succeeded")
     if cancelled:
         return Ended(outcome="cancelled")
+    if any(member.paused for member in members):
+        return Ended(outcome="paused")
     culprit = min((m for m in members if not m.done), key=_suspicion)
     return _accuse(job, culprit, len(members))
 

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 from batchyard.cluster.channel import Channel, Place, Result
 from batchyard.cluster.network import interface_of
 from batchyard.cluster.processes import die_with_parent
-from batchyard.training.context import StoppedError, WorkerContext
+from batchyard.training.context import PausedError, StoppedError, WorkerContext
 from batchyard.training.events import Ended, Event, TrainingError
 from batchyard.training.rendezvous import join_store, open_store
 from batchyard.training.spec import TrainingJobSpec
@@ -44,6 +44,7 @@ class Worker:
         self._orders: queue.SimpleQueue[dict[str, object]] = queue.SimpleQueue()
         self._address: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._stop = threading.Event()
+        self._pause = threading.Event()
         threading.Thread(target=self._listen, name="channel", daemon=True).start()
 
     def _listen(self) -> None:
@@ -51,6 +52,8 @@ class Worker:
             match message.pop("kind"):
                 case "stop":
                     self._stop.set()
+                case "pause":
+                    self._pause.set()
                 case "rendezvous":
                     self._address.put(message["address"])
                 case "leave":
@@ -74,6 +77,8 @@ class Worker:
             return Result(outcome="failed", failure_class="user", cause=error.cause, next_step=error.next_step)
         except StoppedError:
             return Result(outcome="stopped")
+        except PausedError:
+            return Result(outcome="paused")
         except BaseException as error:
             traceback.print_exc()
             cause = traceback.format_exception_only(error)[-1].strip()
@@ -92,14 +97,17 @@ class Worker:
             connect=lambda: self._open_store(place) if place.rank == 0 else self._join_store(place),
             emit=self._emit,
             stop_requested=self._stop.is_set,
+            pause_requested=self._pause.is_set,
             artifact_uri=place.artifact_uri,
+            checkpoint_uri=place.checkpoint_uri,
+            resume_from=place.resume_from,
             data_folders=tuple(place.data_folders),
             device=place.device,
         )
 
     def _emit(self, event: Event) -> None:
         if isinstance(event, Ended):
-            raise TypeError("Ended is the supervisor's to emit: return, or raise TrainingError or StoppedError")
+            raise TypeError("Ended is the supervisor's to emit: return, or raise an error of training's")
         self._channel.send({"kind": "event", "event": event.to_json()})
 
     def _open_store(self, place: Place) -> Store:

@@ -40,6 +40,8 @@ def place(orders: Orders, rank: int, *, host: str, interface: str) -> Place:
         rank=rank,
         world_size=orders.world_size,
         artifact_uri=attempt.artifact_uri,
+        checkpoint_uri=attempt.checkpoint_uri,
+        resume_from=attempt.resume_from,
         data_folders=list(attempt.data_folders),
         device="cuda" if orders.gpus_per_worker else "cpu",
         host=host,
