@@ -63,3 +63,9 @@ def permutation(seed: int, epoch: int, length: int) -> NDArray[np.int64]:
 def share(total: int, rank: int, world_size: int) -> range:
     """The contiguous part of `total` things that is `rank`'s; parts differ by at most one and leave nothing out."""
     return range(total * rank // world_size, total * (rank + 1) // world_size)
+
+
+def micro_shares(batch_size: int, micro_batches: int, rank: int, world_size: int) -> list[range]:
+    """Places in a global batch of what is `rank`'s in each of its micro-batches, which are themselves its shares."""
+    parts = (share(batch_size, number, micro_batches) for number in range(micro_batches))
+    return [part[mine.start : mine.stop] for part in parts for mine in [share(len(part), rank, world_size)]]

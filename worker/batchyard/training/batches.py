@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import torch
 
 from batchyard.data import Order, Split, share
+from batchyard.data.order import micro_shares
 from batchyard.training.group import Group
 
 Batch = tuple[torch.Tensor, torch.Tensor]
@@ -37,17 +38,33 @@ class Samples:
 class ShardedBatches:
     """One worker's share of each global batch."""
 
-    def __init__(self, samples: Samples, order: Order, group: Group) -> None:
+    def __init__(self, samples: Samples, order: Order, group: Group, micro_batches: int = 1) -> None:
         self.order = order
         self._samples, self._device = samples, group.device
         self._share = share(order.batch_size, group.rank, group.world_size)
+        self._micro_shares = micro_shares(order.batch_size, micro_batches, group.rank, group.world_size)
         self._epoch = -1
         self._permutation = torch.empty(0, dtype=torch.int64)
 
     def shard(self, step: int) -> Batch:
         """Returns this worker's share of the global batch of `step`, counted from 1."""
+        start = self._start(step)
+        return self._samples.pick(self._permutation[start + self._share.start : start + self._share.stop])
+
+    def micro_batches(self, step: int) -> Iterator[Batch]:
+        """Yields this worker's share of each micro-batch of the global batch of `step`, counted from 1.
+
+        The global batch is cut into micro-batches before those are shared out, so that any number of workers
+        normalises by the same ones.
+        """
+        start = self._start(step)
+        for part in self._micro_shares:
+            yield self._samples.pick(self._permutation[start + part.start : start + part.stop])
+
+    def _start(self, step: int) -> int:
+        """Where the batch of `step` begins in the permutation of its epoch, which is now there."""
         epoch, start = self.order.place(step)
         if epoch != self._epoch:
             self._permutation = torch.from_numpy(self.order.epoch(epoch)).to(self._device)  # host sync, once an epoch
             self._epoch = epoch
-        return self._samples.pick(self._permutation[start + self._share.start : start + self._share.stop])
+        return start

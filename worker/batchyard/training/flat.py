@@ -38,7 +38,10 @@ class FlatParameters:
             start += size
 
     def _adopt(self, parameter: nn.Parameter, place: slice) -> None:
-        value, gradient = self.values[place].view_as(parameter), self.gradients[place].view_as(parameter)
+        # As laid out before: channels_last stays what it is.
+        value, gradient = (
+            flat.as_strided(parameter.shape, parameter.stride(), place.start) for flat in (self.values, self._buffer)
+        )
         value.copy_(parameter.detach())
         parameter.data, parameter.grad = value, gradient
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
-import torch
-import torch.nn.functional as F
 from torch import nn
 
 from batchyard.nn import ActivationStats
@@ -14,11 +12,13 @@ from batchyard.training.batches import Samples, ShardedBatches
 from batchyard.training.checkpointing import Checkpoints, Writer, state_of
 from batchyard.training.context import StoppedError, WorkerContext
 from batchyard.training.evaluate import evaluate, share_running_statistics
-from batchyard.training.events import Evaluation, Layer, LayerStatistics
+from batchyard.training.events import Evaluation, Layer, LayerStatistics, LogLine
 from batchyard.training.flat import FlatParameters
+from batchyard.training.forward import forward_of, lay_out
 from batchyard.training.group import Group
+from batchyard.training.losses import loss_sum
 from batchyard.training.meter import Meter
-from batchyard.training.sgd import SGD
+from batchyard.training.update import Update
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,12 +45,14 @@ def train(context: WorkerContext, group: Group, parts: Parts) -> None:
 
 def _train(context: WorkerContext, group: Group, parts: Parts, writer: Writer) -> None:
     spec, model = context.spec, parts.model.train()
+    lay_out(spec, model)
     parameters = FlatParameters(model)
-    optimizer = SGD(parameters, spec.optimizer)
     statistics = ActivationStats(model) if spec.metrics.activation_statistics else None
     steps = spec.total_steps(parts.batches.order.batches_per_epoch)
-    meter = Meter(spec, group, steps)
-    checkpoints = Checkpoints(context, group, writer, *state_of(model, spec, group, meter, optimizer=optimizer))
+    meter, update = Meter(spec, group, steps), Update(spec, model, parameters, steps)
+    forward, loss_of = forward_of(spec, model), loss_sum(spec.loss, spec.label_smoothing)
+    shared, own = state_of(model, spec, group, meter, update=update)
+    checkpoints = Checkpoints(context, group, writer, shared, {**own, **update.own})
     emit = context.emit if group.rank == 0 else lambda event: None
     votes_are_free = group.device.type == "cpu"
 
@@ -60,14 +62,14 @@ def _train(context: WorkerContext, group: Group, parts: Parts, writer: Writer) -
         if statistics is not None:
             statistics.enabled = at_point
 
-        images, labels = parts.batches.shard(step)  # host sync at the first step of an epoch
         parameters.begin_step(stop=context.stop_requested(), pause=context.pause_requested())
-        logits = model(images)
-        loss = F.cross_entropy(logits, labels, reduction="sum")
-        torch.autograd.backward(loss / spec.data.batch_size)
+        for images, labels in parts.batches.micro_batches(step):  # host sync at the first step of an epoch
+            logits = forward(images)
+            loss = loss_of(logits, labels)
+            update.backward(loss / spec.data.batch_size)
+            meter.add(loss, logits, labels)
         group.sum_(parameters.summands)
-        optimizer.step()
-        meter.add(loss, logits, labels)
+        update.apply(step)
 
         stop = pause = False
         if votes_are_free or at_point:
@@ -75,24 +77,35 @@ def _train(context: WorkerContext, group: Group, parts: Parts, writer: Writer) -
         if stop:
             raise StoppedError(f"stopped after step {step}")
         if at_point:
-            emit(meter.read(step))  # host sync
+            emit(meter.read(step, update.learning_rate))  # host sync
             if statistics is not None:
                 with meter.paused():
                     emit(LayerStatistics(step=step, layers=layers(statistics, group)))  # host sync
         if last or (spec.evaluate.every_steps and step % spec.evaluate.every_steps == 0):
-            with meter.paused():
+            with meter.paused(), update.averaged():
                 if spec.workers.sync_batch_norm == "none":
                     share_running_statistics(model, group)
                 score = evaluate(model, parts.test, group)  # host sync
             emit(Evaluation(step=step, loss=score.loss, accuracy=score.accuracy, samples=score.samples))
+            if spec.stop_at is not None and score.accuracy >= spec.stop_at.accuracy and not last:
+                if not at_point:
+                    emit(meter.read(step, update.learning_rate))  # host sync
+                emit(_target_reached(step, steps, score.accuracy))
+                break
         if pause and not last:
             checkpoints.pause(step)  # host sync
         if checkpoints.due(step):
             with meter.paused():
                 checkpoints.save(step)  # host sync
 
+    update.finish()
     if statistics is not None:
         statistics.detach()
+
+
+def _target_reached(step: int, steps: int, accuracy: float) -> LogLine:
+    text = f"training ends after step {step} of {steps}: held-out accuracy {accuracy:.2%} has reached stop_at.accuracy"
+    return LogLine(level="INFO", text=text, rank=0)
 
 
 def layers(statistics: ActivationStats, group: Group) -> tuple[Layer, ...]:

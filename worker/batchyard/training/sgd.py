@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
+from torch import Tensor
 
 from batchyard.training.flat import FlatParameters
 from batchyard.training.spec import OptimizerSpec
 
 
 class SGD:
-    """The same arithmetic as torch.optim.SGD: v = momentum v + (g + weight_decay w), w = w - learning_rate v.
+    """The same arithmetic as torch.optim.SGD: v = momentum v + (g + weight_decay w), w = w - learning_rate v, or with
+    Nesterov's momentum w = w - learning_rate (g + weight_decay w + momentum v).
 
     Weight decay applies to weights, never to biases, gamma or beta.
     """
@@ -20,23 +22,26 @@ class SGD:
         self._parameters, self._spec = parameters, spec
         self._velocity = torch.zeros_like(parameters.values) if spec.momentum else None
 
-    def state_dict(self) -> dict[str, torch.Tensor | int | float | str]:
-        """The velocity, where there is momentum."""
-        return {} if self._velocity is None else {"velocity": self._velocity}
-
-    def load_state_dict(self, state: Mapping[str, torch.Tensor | int | float | str]) -> None:
-        """Goes on from what `state_dict` gave."""
-        if self._velocity is not None:
-            self._velocity.copy_(torch.as_tensor(state["velocity"]))
-
     @torch.no_grad()
-    def step(self) -> None:
-        """Updates the parameters from their gradients."""
+    def step(self, learning_rate: float) -> None:
+        """Updates the parameters from their gradients, which it may overwrite."""
         spec, parameters = self._spec, self._parameters
         if spec.weight_decay:
             decayed = slice(parameters.decayed)
             parameters.gradients[decayed].add_(parameters.values[decayed], alpha=spec.weight_decay)
         direction = parameters.gradients
         if self._velocity is not None:
-            direction = self._velocity.mul_(spec.momentum).add_(direction)
-        parameters.values.add_(direction, alpha=-spec.learning_rate)
+            velocity = self._velocity.mul_(spec.momentum).add_(direction)
+            direction = direction.add_(velocity, alpha=spec.momentum) if spec.nesterov else velocity
+        parameters.values.add_(direction, alpha=-learning_rate)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What the next steps depend on beside the parameters; tensors in use, not copies."""
+        return {} if self._velocity is None else {"velocity": self._velocity}
+
+    def load_state_dict(self, state: Mapping[str, object]) -> None:
+        """Goes on from what `state_dict` gave."""
+        if self._velocity is not None:
+            velocity = state["velocity"]
+            assert isinstance(velocity, Tensor)
+            self._velocity.copy_(velocity)

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from batchyard.training.spec.checks import Checks
 from batchyard.training.spec.network import DataSpec
-from batchyard.training.spec.optimization import OptimizerSpec, ScheduleSpec
 
 if TYPE_CHECKING:
     from batchyard.training.spec.job import TrainingJobSpec
@@ -21,22 +20,8 @@ UNAVAILABLE: dict[str, object] = {
     "data.augment.crop": 0,
     "data.augment.cutout": 0,
     "data.augment.colour_jitter": 0.0,
-    "data.on_error": DataSpec.on_error,
-    "data.workers": DataSpec.workers,
     "data.cache": DataSpec.cache,
-    "optimizer.name": OptimizerSpec.name,
-    "optimizer.nesterov": OptimizerSpec.nesterov,
-    "schedule.name": ScheduleSpec.name,
-    "schedule.warmup_steps": ScheduleSpec.warmup_steps,
-    "loss": "cross_entropy",
-    "label_smoothing": 0.0,
-    "precision": "fp32",
-    "channels_last": False,
     "compile": False,
-    "accumulate": 1,
-    "clip_norm": None,
-    "ema_decay": None,
-    "stop_at": None,
     "deterministic": False,
     "retries": 0,
     "priority": 0,
