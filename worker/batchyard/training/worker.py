@@ -63,7 +63,7 @@ def prepare(context: WorkerContext, group: Group, dataset: Dataset) -> Parts:
     synced = spec.workers.sync_batch_norm == "world"
     convert_sync_batchnorm(model, group.process_group if synced else group.alone(), ghost_size=spec.model.ghost_size)
     _describe(context, group, model, dataset)
-    batches = ShardedBatches(Samples(dataset.train, group.device), order, group)
+    batches = ShardedBatches(Samples(dataset.train, group.device), order, group, spec.accumulate)
     return Parts(model=model, batches=batches, test=Samples(dataset.test, group.device))
 
 
