@@ -13,8 +13,10 @@ from batchyard.cli.engines import engines
 from batchyard.cli.exchange import ensemble, export_, import_
 from batchyard.cli.jobs import job, jobs, submit
 from batchyard.cli.logs import logs
+from batchyard.cli.metrics import metrics
 from batchyard.cli.model_set import set_model
 from batchyard.cli.models import alias, model, models
+from batchyard.cli.paper.command import paper
 from batchyard.cli.predict import predict
 from batchyard.cli.recalibrate import recalibrate
 from batchyard.cli.service import down, status, up
@@ -60,7 +62,7 @@ def batchyard() -> None:
     """Train batch-normalised networks, fold and certify them, and serve them over gRPC."""
 
 
-for _command in (wait, logs):
+for _command in (wait, logs, metrics):
     job.add_command(_command)
 model.add_command(set_model)
 model.add_command(shift)
@@ -68,7 +70,7 @@ model.add_command(engines)
 model.add_command(recalibrate)
 for _command in (export_, import_, ensemble):
     model.add_command(_command)
-for _command in (up, down, status, submit, jobs, job, models, model, alias, predict, doctor):
+for _command in (up, down, status, submit, jobs, job, models, model, alias, predict, paper, doctor):
     batchyard.add_command(_command)
 
 
