@@ -127,3 +127,44 @@ def test_mse_sums_to_the_batch_however_it_is_shared() -> None:
     loss = loss_sum("mse")
     parts = loss(logits[:2], labels[:2]) + loss(logits[2:], labels[2:])
     torch.testing.assert_close(parts / 7, F.mse_loss(logits, F.one_hot(labels, 5).float()))
+
+
+OPTIMIZERS = [
+    pytest.param({"name": "sgd", "learning_rate": 0.01, "momentum": 0.9}, id="sgd"),
+    pytest.param({"name": "adamw", "learning_rate": 0.01}, id="adamw"),
+    pytest.param({"name": "lars", "learning_rate": 1.0, "momentum": 0.9}, id="lars"),
+]
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("clip_norm", [None, 0.1])
+def test_a_scaled_loss_gives_the_steps_of_one_that_is_not(optimizer: dict[str, Any], clip_norm: float | None) -> None:
+    keys = {"optimizer": optimizer, "clip_norm": clip_norm}
+    plain, scaled = a_network(), a_network()
+    flat, scaled_flat = FlatParameters(plain), FlatParameters(scaled)
+    steps(plain, flat, Update(a_spec(**keys), plain, flat, 20), range(1, 11))
+    half = a_spec(**keys, precision="fp16", workers={"gpus_per_worker": 1})
+    steps(scaled, scaled_flat, Update(half, scaled, scaled_flat, 20), range(1, 11))
+    torch.testing.assert_close(scaled_flat.values, flat.values, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("clip_norm", [None, 0.1])
+def test_a_step_whose_scaled_gradients_overflow_is_left_out_and_the_scale_halved(
+    optimizer: dict[str, Any], clip_norm: float | None
+) -> None:
+    network = a_network()
+    flat = FlatParameters(network)
+    half = a_spec(optimizer=optimizer, clip_norm=clip_norm, precision="fp16", workers={"gpus_per_worker": 1})
+    update = Update(half, network, flat, 20)
+    steps(network, flat, update, range(1, 4))
+    before, scale = flat.values.clone(), update.state_dict()["scaler.scale"]
+    flat.begin_step(stop=False, pause=False)
+    update.backward(network(a_batch(4)[0]).sum())
+    flat.gradients[3] = torch.inf
+    update.apply(4)
+    assert torch.equal(flat.values, before)
+    assert update.state_dict()["scaler.scale"] == pytest.approx(float(scale) / 2)
+    steps(network, flat, update, range(5, 6))
+    assert not torch.equal(flat.values, before)
+    assert flat.values.isfinite().all()
