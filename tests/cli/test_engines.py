@@ -23,7 +23,11 @@ TABLE = {
 
 @pytest.fixture
 def measured(service: FakeService) -> None:
-    texts = {"engine": "onnxruntime with 1 thread up to 16 rows", "engine_timings": json.dumps(TABLE)}
+    texts = {
+        "engine": "onnxruntime with 1 thread up to 16 rows",
+        "engine_choice": "measured on 'tiny' version 1",
+        "engine_timings": json.dumps(TABLE),
+    }
     parameters = {name: messages.ModelParameter(string_value=text) for name, text in texts.items()}
     service.configs["tiny"] = messages.ModelConfig(name="tiny", parameters=parameters)
 
@@ -34,6 +38,7 @@ def test_every_engine_is_told_with_its_times_or_why_it_does_not_serve(run: Any) 
     assert lines == [
         "model\ttiny",
         "served by\tonnxruntime with 1 thread up to 16 rows",
+        "choice\tmeasured on 'tiny' version 1",
         "processor\tSome CPU, 2 cores",
         "libraries\tonnxruntime 1.32.0, openvino missing",
         "onnxruntime\t1\t1.5e-06\t0.01\t0.0125\t0.12\t-",

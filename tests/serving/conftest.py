@@ -12,6 +12,12 @@ from tests.serving.batch_bench import Bench
 from tests.serving.harness import Serving
 
 
+@pytest.fixture(autouse=True)
+def short_measurements(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Engines are timed in as many rounds as always, but no more once those are done."""
+    monkeypatch.setattr("batchyard.serving.engines.rounds.LEAST_SECONDS", 0.0)
+
+
 @pytest.fixture(params=["native", "grpcio"])
 async def serving(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Serving]:
     """Not started; stopped at the end."""

@@ -28,6 +28,14 @@ def test_the_fastest_serves_all_sizes() -> None:
     assert chosen(trial("slow", 2, 3, 5, 9, 17), trial("fast", 1, 2, 3, 5, 9)) == [(16, "fast", 1)]
 
 
+def test_among_equals_the_first_in_line_serves_with_the_fewest_threads() -> None:
+    first, again = (10, 20, 40, 80, 160), (9.8, 19.8, 39.5, 79, 158)
+    assert chosen(trial("first", *again, threads=2), trial("first", *first)) == [(16, "first", 1)]
+    assert chosen(trial("first", *first), trial("second", *again)) == [(16, "first", 1)]
+    clearly = [value * 0.95 for value in first]
+    assert chosen(trial("first", *first), trial("second", *clearly)) == [(16, "second", 1)]
+
+
 def test_one_that_is_wrong_does_not_serve_however_fast() -> None:
     assert chosen(trial("wrong", 1, 1, 1, 1, 1, passed=False), trial("right", 4, 4, 4, 4, 4)) == [(16, "right", 1)]
 

@@ -37,20 +37,36 @@ class Shelf:
         self.uri = folder / "artifact"
         self.wanted: Wanted
 
-    def publish(self, network: SmallNetwork, bound: float = 1e-3) -> None:
-        sha256 = publish(self.uri, network, bound=bound)
-        self.wanted = Wanted(model="mnist", version=1, artifact_uri=str(self.uri), manifest_sha256=sha256)
+    def publish(self, network: SmallNetwork, bound: float = 1e-3, number: int = 1) -> None:
+        uri = f"{self.uri}-{number}"
+        sha256 = publish(Path(uri), network, bound=bound)
+        self.wanted = Wanted(model="mnist", version=number, artifact_uri=uri, manifest_sha256=sha256)
 
     async def load(self, *engines: str) -> Loaded:
+        """What serves at first."""
         loader = Loader(self.cache, engines)
         try:
             return await loader.load(self.wanted, MAX_BATCH)
         finally:
             loader.close()
 
+    async def measure(self, *engines: str) -> Loaded:
+        """What serves once all engines were tried."""
+        loader = Loader(self.cache, engines)
+        try:
+            loaded = await loader.load(self.wanted, MAX_BATCH)
+            return await loader.improve(self.wanted, loaded, MAX_BATCH) if loaded.timings.measuring else loaded
+        finally:
+            loader.close()
+
     @property
     def table(self) -> Path:
         return folder_of(self.wanted, self.cache) / FILE
+
+    @property
+    def tables(self) -> list[Path]:
+        """All that were kept."""
+        return [path for path in (self.table, *self.cache.glob("engines/*.json")) if path.exists()]
 
 
 @pytest.fixture
@@ -63,7 +79,7 @@ async def test_every_engine_is_checked_and_timed_and_one_that_passed_serves(
     shelf: Shelf, network: SmallNetwork
 ) -> None:
     shelf.publish(network)
-    loaded = await shelf.load(*ENGINE_NAMES)
+    loaded = await shelf.measure(*ENGINE_NAMES)
     trials = loaded.timings.trials
     assert {(trial.engine, trial.threads) for trial in trials} == {
         (engine, threads) for engine in ENGINE_NAMES for threads in {1, len(os.sched_getaffinity(0))}
@@ -74,7 +90,7 @@ async def test_every_engine_is_checked_and_timed_and_one_that_passed_serves(
         assert 0 < trial.error < 1e-3
         timed = list(trial.seconds)
         assert timed[0] == 1
-        assert timed == batch_sizes(MAX_BATCH)[: len(timed)]  # a busy machine may be out of time before the largest
+        assert timed == batch_sizes(MAX_BATCH)
         assert all(seconds > 0 for seconds in trial.seconds.values())
     assert loaded.engine.name in ENGINE_NAMES
     pixels = network.pixels(5).astype(np.float32)
@@ -86,9 +102,12 @@ async def test_an_engine_that_is_off_by_more_than_the_bound_is_refused_and_the_n
     shelf.publish(network, bound=bound)
     loaded = await shelf.load(*BOTH)
     assert loaded.engine.name == "openvino"
+    loaded = await shelf.measure(*BOTH)
+    assert loaded.engine.name == "openvino"
     refused = [trial for trial in loaded.timings.trials if not trial.passed]
     assert {trial.engine for trial in refused} == {"onnxruntime"}
     assert all("off the certificate's samples; its bound is" in trial.reason for trial in refused)
+    assert shelf.tables == [shelf.table], "with other weights the engine may pass"
 
 
 def network_that_onnxruntime_computes_worse(folder: Path) -> tuple[SmallNetwork, float]:
@@ -124,13 +143,13 @@ async def test_when_no_engine_is_right_the_version_is_refused_with_every_reason(
     message = str(refused.value)
     assert "no engine may serve 'mnist' version 1" in message
     assert all(f"{engine}: {engine} is " in message for engine in BOTH)
-    assert not shelf.table.exists()
+    assert not shelf.tables
 
 
 async def test_an_engine_that_is_not_installed_is_in_the_table(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(CATALOGUE, "openvino", Entry(module="openvino_engine", libraries=("a_library_nobody_has",)))
     shelf.publish(SmallNetwork(seed=1))
-    loaded = await shelf.load(*BOTH)
+    loaded = await shelf.measure(*BOTH)
     assert loaded.engine.name == "onnxruntime"
     missing = next(trial for trial in loaded.timings.trials if trial.engine == "openvino")
     assert (missing.passed, missing.reason) == (False, "not installed: a_library_nobody_has")
@@ -144,9 +163,34 @@ async def test_an_engine_whose_process_dies_is_refused_with_its_last_words(tmp_p
     assert table.chosen == ()
 
 
+async def test_the_first_engine_that_holds_the_certificate_serves_before_any_is_timed(shelf: Shelf) -> None:
+    network = SmallNetwork(seed=1)
+    shelf.publish(network)
+    loaded = await shelf.load(*BOTH)
+    assert (loaded.engine.name, loaded.timings.trials, loaded.timings.measuring) == ("onnxruntime", (), True)
+    assert_is_answer(loaded.engine.run(network.pixels(3).astype(np.float32)), network, network.pixels(3))
+
+
+async def test_the_same_graph_with_other_weights_is_not_timed_again(shelf: Shelf) -> None:
+    shelf.publish(SmallNetwork(seed=1))
+    first = await shelf.measure("onnxruntime")
+    shelf.publish(SmallNetwork(seed=2), number=2)
+    assert not shelf.table.exists()
+    second = await shelf.load("onnxruntime")
+    assert second.timings == first.timings
+    assert second.timings.measured_on == "'mnist' version 1"
+
+
+async def test_another_graph_is_timed_for_itself(shelf: Shelf) -> None:
+    shelf.publish(SmallNetwork(seed=1))
+    await shelf.measure("onnxruntime")
+    shelf.publish(SmallNetwork(seed=1, hidden=(100, 100)), number=2)
+    assert (await shelf.load("onnxruntime")).timings.measuring
+
+
 async def test_the_table_outlives_the_process(shelf: Shelf) -> None:
     shelf.publish(SmallNetwork(seed=1))
-    first = await shelf.load("onnxruntime")
+    first = await shelf.measure("onnxruntime")
     second = await shelf.load("onnxruntime")
     assert first.timings == second.timings  # to the last digit: nothing was timed twice
     assert json.loads(shelf.table.read_text())["trials"][0]["seconds"]["1"] == first.timings.trials[0].seconds[1]
@@ -159,28 +203,30 @@ async def test_the_table_outlives_the_process(shelf: Shelf) -> None:
 )
 async def test_a_table_of_another_machine_or_library_is_made_anew(shelf: Shelf, change: dict[str, Any]) -> None:
     shelf.publish(SmallNetwork(seed=1))
-    await shelf.load("onnxruntime")
-    table = json.loads(shelf.table.read_text())
-    table["conditions"].update(change)
-    table["trials"][0]["seconds"] = {"1": 1e-9}
-    shelf.table.write_text(json.dumps(table))
-    again = await shelf.load("onnxruntime")
+    await shelf.measure("onnxruntime")
+    for path in shelf.tables:
+        table = json.loads(path.read_text())
+        table["conditions"].update(change)
+        table["trials"][0]["seconds"] = {"1": 1e-9}
+        path.write_text(json.dumps(table))
+    again = await shelf.measure("onnxruntime")
     assert min(again.timings.trials[0].seconds.values()) > 1e-9
 
 
 async def test_a_damaged_table_is_made_anew(shelf: Shelf, caplog: pytest.LogCaptureFixture) -> None:
     shelf.publish(SmallNetwork(seed=1))
-    await shelf.load("onnxruntime")
-    shelf.table.write_text("{")
+    await shelf.measure("onnxruntime")
+    for path in shelf.tables:
+        path.write_text("{")
     loaded = await shelf.load("onnxruntime")
-    assert loaded.timings.chosen
+    assert loaded.timings.measuring
     assert "the engines are timed again" in caplog.text
 
 
 async def test_a_chosen_engine_that_fails_in_the_server_leaves_its_place_to_the_next(shelf: Shelf) -> None:
     """The table says what was; the certificate is checked again on the engine that will serve."""
     shelf.publish(SmallNetwork(seed=1))
-    await shelf.load(*BOTH)
+    await shelf.measure(*BOTH)
     table = json.loads(shelf.table.read_text())
     spoilt = next(trial for trial in table["trials"] if trial["engine"] == "openvino")
     spoilt["threads"] = -5

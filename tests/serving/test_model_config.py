@@ -42,7 +42,6 @@ async def test_tensors_engine_and_certificate_are_told(mnist: Serving) -> None:
     assert (told["version"], told["certificate_bound"]) == ("1", "0.001")
     timings = json.loads(told["engine_timings"])
     assert timings["chosen"][0]["engine"] in told["engine"]
-    assert {trial["engine"] for trial in timings["trials"]} >= {share["engine"] for share in timings["chosen"]}
     with pytest.raises(triton.InferenceServerException, match="served: mnist"):
         await config_of(mnist, "other")
 

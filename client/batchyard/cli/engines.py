@@ -15,8 +15,8 @@ from batchyard.cli.predict import split
 if TYPE_CHECKING:
     from batchyard.oip.messages import ModelConfig
 
-TIMINGS, SERVING = "engine_timings", "engine"
-"""Parameters of ModelConfig: the table as JSON, and who serves in words."""
+TIMINGS, SERVING, CHOICE = "engine_timings", "engine", "engine_choice"
+"""Parameters of ModelConfig: the table as JSON, who serves in words, and why."""
 
 
 @click.command(
@@ -28,8 +28,9 @@ TIMINGS, SERVING = "engine_timings", "engine"
 def engines(model: str, as_json: bool, connection: Connection) -> None:
     """Which engine serves a version, and why.
 
-    When a version is loaded, each engine is checked against the version's certificate and timed on the inference
-    plane's machine; the fastest of those that passed serves. Times are those of one batch of so many rows.
+    A version is served at once by the first engine that holds its certificate. Then each engine is checked against
+    the certificate and timed on the inference plane's machine, and the fastest of those that passed takes over; a later
+    version of the same graph begins with it. Times are those of one batch of so many rows.
     """
     name, version = split(model)
     with connection.open() as client:
@@ -43,6 +44,7 @@ def engines(model: str, as_json: bool, connection: Connection) -> None:
         [
             ("model", config.name),
             ("served by", config.parameters[SERVING].string_value),
+            ("choice", config.parameters[CHOICE].string_value),
             ("processor", f"{conditions['processor']}, {conditions['cores']} cores"),
             ("libraries", ", ".join(libraries)),
         ]

@@ -1,9 +1,11 @@
 """From a version that should be served to an engine that may serve it, beside others that serve meanwhile.
 
+The first engine that holds the certificate serves at once; the others are tried afterwards, and the fastest takes over.
+A table of times from before, of the same graph on the same machine, saves the detour.
+
 What works hard works at low priority: fetching, verifying and warming up on a thread that yields the cores, the
-measurements in processes of their own, which yield where others are served. Only the opening of the chosen engine is
-done at normal priority, because the threads that it starts for its batches inherit the priority of the thread that
-opens it, and keep it.
+measurements in processes of their own. Only the opening of an engine is done at normal priority, because the threads
+that it starts for its batches inherit the priority of the thread that opens it, and keep it.
 """
 
 from __future__ import annotations
@@ -12,19 +14,25 @@ import asyncio
 import dataclasses
 import os
 import threading
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 from batchyard.artifact.manifest import Manifest
 from batchyard.artifact.reader import Samples, fetch_and_verify, read_samples
+from batchyard.serving.engines import timings as tables
 from batchyard.serving.engines.certificate import check_against_certificate
 from batchyard.serving.engines.choice import choose
-from batchyard.serving.engines.chosen import open_chosen, warm_up
+from batchyard.serving.engines.chosen import open_chosen, open_first, warm_up
+from batchyard.serving.engines.graph_digest import graph_digest
 from batchyard.serving.engines.interface import Engine, EngineError, Network
 from batchyard.serving.engines.measuring import measured
 from batchyard.serving.engines.timings import Timings, Trial
 from batchyard.serving.engines.trial import LOWER_PRIORITY
+
+T = TypeVar("T")
 
 
 class LoadError(Exception):
@@ -47,20 +55,42 @@ class Wanted:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Fetched:
+    """A verified artifact on this machine's disk."""
+
+    folder: Path
+    manifest: Manifest
+    samples: Samples
+    """Of the certificate."""
+    graph: str
+    """Digest of what its times depend on."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Loaded:
     """A verified, certified and warmed-up network."""
 
-    manifest: Manifest
+    fetched: Fetched
     engine: Engine
     timings: Timings
     """Which engines were tried, their times, and why this one serves."""
     seconds_per_batch: float
     """Of a full batch, measured."""
 
+    @property
+    def manifest(self) -> Manifest:
+        """What is said of the network."""
+        return self.fetched.manifest
+
 
 def folder_of(wanted: Wanted, cache: Path) -> Path:
     """Where a version's artifact is kept: one folder for each manifest, so that no two can be mixed up."""
     return cache / "artifacts" / wanted.model / f"{wanted.version}-{wanted.manifest_sha256[:16]}"
+
+
+def tables_of(fetched: Fetched, cache: Path) -> tuple[Path, Path]:
+    """Where a version's own times are kept, and those of all versions of the same graph."""
+    return fetched.folder / tables.FILE, cache / "engines" / f"{fetched.graph[:32]}.json"
 
 
 class Loader:
@@ -71,33 +101,81 @@ class Loader:
         self._cache = cache
         self._engines = engines
         self._quiet = ThreadPoolExecutor(1, thread_name_prefix="batchyard-load", initializer=_lower_priority)
+        self._measuring = asyncio.Lock()
 
-    async def load(self, wanted: Wanted, max_batch: int, *, quietly: bool = False) -> Loaded:
-        """Fetches and verifies the artifact, measures the engines, opens the chosen one, checks it and warms it up.
+    async def load(self, wanted: Wanted, max_batch: int) -> Loaded:
+        """Fetches and verifies the artifact and opens an engine that holds its certificate, warmed up.
 
-        `quietly`: at low priority, because others are served meanwhile.
-        Raises LoadError, or ArtifactError, which name the file, the tensor, or each engine and why it was refused.
+        It is the one that a table from before names, or else the first one that can: its `timings.measuring` says that
+        `improve` should follow. Raises LoadError, or ArtifactError, which name the file, the tensor, or each engine and
+        why it was refused.
         """
-        loop = asyncio.get_running_loop()
-        folder = folder_of(wanted, self._cache)
-        manifest, samples = await loop.run_in_executor(self._quiet, _fetch, wanted, folder)
-        timings = await measured(folder, self._engines, max_batch, LOWER_PRIORITY if quietly else 0)
-        network = Network.of(manifest, folder)
-        while timings.chosen:
-            engine: Engine | None = None
+        fetched = await self._quietly(_fetch, wanted, folder_of(wanted, self._cache))
+        conditions = tables.conditions_here(self._engines, max_batch)
+        known = self._known(fetched, conditions)
+        if known is not None and (loaded := await self._open_fastest(fetched, known, max_batch)):
+            return loaded
+        refused: dict[str, str] = {}
+        for name in self._engines:
             try:
-                engine = await asyncio.to_thread(open_chosen, network, timings.chosen)
-                await loop.run_in_executor(self._quiet, _prove, engine, manifest, samples, max_batch)
+                engine, share = await asyncio.to_thread(open_first, _network(fetched), name, max_batch)
+                seconds = await self._quietly(_prove, engine, fetched, max_batch)
             except EngineError as error:
-                timings = _without_the_chosen(timings, str(error), max_batch)
+                refused[name] = str(error)
             else:
-                seconds = _chosen_trial(timings).seconds_for(max_batch)
-                return Loaded(manifest=manifest, engine=engine, timings=timings, seconds_per_batch=seconds)
-        raise LoadError(f"no engine may serve {wanted.label}: {_refusals(timings)}")
+                timings = Timings(conditions=conditions, trials=(), chosen=(share,), measuring=True)
+                return Loaded(fetched=fetched, engine=engine, timings=timings, seconds_per_batch=seconds)
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in refused.items())
+        raise LoadError(f"no engine may serve {wanted.label}: {reasons}")
+
+    async def improve(self, wanted: Wanted, loaded: Loaded, max_batch: int) -> Loaded:
+        """Tries every engine, one version's at a time, and keeps the table.
+
+        Returns what should serve from now on: with an engine of its own, or that of `loaded` if it is the fastest.
+        """
+        async with self._measuring:
+            made = self._known(loaded.fetched, loaded.timings.conditions)  # a version of the same graph, just now
+            if made is None:
+                made = await measured(loaded.fetched.folder, self._engines, max_batch, LOWER_PRIORITY)
+                made = dataclasses.replace(made, measured_on=wanted.label)
+                self._keep(loaded.fetched, made)
+        if made.chosen != loaded.timings.chosen:
+            faster = await self._open_fastest(loaded.fetched, made, max_batch)
+            if faster is not None:
+                return faster
+        return dataclasses.replace(loaded, timings=dataclasses.replace(made, chosen=loaded.timings.chosen))
 
     def close(self) -> None:
         """Loads no more; does not wait."""
         self._quiet.shutdown(wait=False, cancel_futures=True)
+
+    def _known(self, fetched: Fetched, conditions: Mapping[str, Any]) -> Timings | None:
+        """The first table that was made under these conditions."""
+        found = (tables.read(file, conditions) for file in tables_of(fetched, self._cache))
+        return next((table for table in found if table is not None), None)
+
+    def _keep(self, fetched: Fetched, made: Timings) -> None:
+        own, of_the_graph = tables_of(fetched, self._cache)
+        if made.chosen:
+            tables.write(own, made)
+            if made.holds_for_other_weights:
+                tables.write(of_the_graph, made)
+
+    async def _open_fastest(self, fetched: Fetched, timings: Timings, max_batch: int) -> Loaded | None:
+        """The engine that the table names, or the next best if the certificate refuses that; None: nobody is left."""
+        while timings.chosen:
+            try:
+                engine = await asyncio.to_thread(open_chosen, _network(fetched), timings.chosen)
+                await self._quietly(_prove, engine, fetched, max_batch)
+            except EngineError as error:
+                timings = _without_the_chosen(timings, str(error), max_batch)
+            else:
+                seconds = _chosen_trial(timings).seconds_for(max_batch)
+                return Loaded(fetched=fetched, engine=engine, timings=timings, seconds_per_batch=seconds)
+        return None
+
+    async def _quietly(self, work: Callable[..., T], *arguments: object) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._quiet, work, *arguments)
 
 
 def _lower_priority() -> None:
@@ -105,20 +183,24 @@ def _lower_priority() -> None:
     os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOWER_PRIORITY)
 
 
-def _fetch(wanted: Wanted, folder: Path) -> tuple[Manifest, Samples]:
+def _fetch(wanted: Wanted, folder: Path) -> Fetched:
     manifest = fetch_and_verify(wanted.artifact_uri, wanted.manifest_sha256, folder)
     if manifest.model != wanted.model:
         raise LoadError(f"{wanted.artifact_uri} is an artifact of model {manifest.model!r}, not of {wanted.model!r}")
     if len(manifest.inputs) != 1 or len(manifest.outputs) != 1:
         raise LoadError(f"{wanted.artifact_uri} has {len(manifest.inputs)} inputs and {len(manifest.outputs)} outputs")
-    return manifest, read_samples(folder)
+    return Fetched(folder=folder, manifest=manifest, samples=read_samples(folder), graph=graph_digest(manifest, folder))
 
 
-def _prove(engine: Engine, manifest: Manifest, samples: Samples, max_batch: int) -> None:
-    """The engine that will serve, not the one that was tried in another process: it too must hold the certificate."""
+def _network(fetched: Fetched) -> Network:
+    return Network.of(fetched.manifest, fetched.folder)
+
+
+def _prove(engine: Engine, fetched: Fetched, max_batch: int) -> float:
+    """Checks the engine that will serve, wherever another one like it was tried; seconds of a full batch."""
     try:
-        check_against_certificate(engine, samples, manifest.certificate.bound, max_batch)
-        warm_up(engine, manifest.inputs[0].shape[1:], max_batch)
+        check_against_certificate(engine, fetched.samples, fetched.manifest.certificate.bound, max_batch)
+        return warm_up(engine, fetched.manifest.inputs[0].shape[1:], max_batch)
     except Exception:
         engine.close()
         raise
@@ -139,9 +221,3 @@ def _without_the_chosen(timings: Timings, reason: str, max_batch: int) -> Timing
         for trial in timings.trials
     )
     return dataclasses.replace(timings, trials=trials, chosen=choose(trials, max_batch))
-
-
-def _refusals(timings: Timings) -> str:
-    """Every engine's reason, once."""
-    reasons = dict.fromkeys(f"{trial.engine}: {trial.reason}" for trial in timings.trials)
-    return "; ".join(reasons)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import dataclasses
 import math
 from concurrent.futures import Executor
 
@@ -9,6 +11,7 @@ from batchyard.artifact.manifest import Manifest, Signature
 from batchyard.serving.answers import Ticket
 from batchyard.serving.batcher import Batcher, BatchPlan
 from batchyard.serving.batching import BatchPolicy, ModelSettings, make_policy
+from batchyard.serving.engines.switch import SwitchedEngine
 from batchyard.serving.loading import Loaded, Wanted
 from batchyard.serving.metrics import VersionMetrics
 from batchyard.serving.request_queue import Answer
@@ -41,7 +44,7 @@ class ServedVersion:
         self.timings = loaded.timings
         """Which engines were tried on this machine, what they took, which serve, and why the others do not."""
         self.metrics = metrics
-        self._engine = loaded.engine
+        self._engine = SwitchedEngine(loaded.engine)
         self._limits = limits
         self._seconds_per_row = loaded.seconds_per_batch / limits.max_batch
         self._features = math.prod(self.input.shape[1:])
@@ -49,7 +52,7 @@ class ServedVersion:
         """What the control plane asks for; `policy` is what is done."""
         policy = self._policy()
         self.input_spec = self._input_spec(policy)
-        self.batcher = Batcher(loaded.engine.run, self._plan(policy), policy, executor, metrics)
+        self.batcher = Batcher(self._engine.run, self._plan(policy), policy, executor, metrics)
         metrics.queued_rows = lambda: self.batcher.queued_rows
         self.shift: ShiftMonitor | None = None
 
@@ -72,6 +75,17 @@ class ServedVersion:
         policy = self._policy()
         self.input_spec = self._input_spec(policy)
         self.batcher.change(policy, self._plan(policy))
+
+    async def take_over(self, loaded: Loaded) -> None:
+        """Answers with this engine from the next batch on, and closes the one before if it is another."""
+        await asyncio.to_thread(self._engine.switch, loaded.engine)
+        self.timings = loaded.timings
+        self._seconds_per_row = loaded.seconds_per_batch / self._limits.max_batch
+        self.batcher.change(self.policy, self._plan(self.policy))
+
+    def stop_measuring(self) -> None:
+        """The engine stays as it is."""
+        self.timings = dataclasses.replace(self.timings, measuring=False)
 
     @property
     def name(self) -> str:

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from batchyard.artifact.errors import ArtifactError
 from batchyard.endpoint.errors import DomainError, NotFoundError, UnavailableError
+from batchyard.serving.improving import Improver
 from batchyard.serving.loading import Loader, LoadError, Wanted
 from batchyard.serving.metrics import Metrics
 from batchyard.serving.model import ServedVersion
@@ -30,6 +31,7 @@ class Repository:
         self._limits = limits
         self._metrics = metrics
         self._shift = shift
+        self._improver = Improver(loader, limits.max_batch)
         self._engines = ThreadPoolExecutor(engine_threads, thread_name_prefix="batchyard-engine")
         self._wanted: dict[str, WantedModel] = {}
         self._models: dict[str, ServedModel] = {}
@@ -128,7 +130,7 @@ class Repository:
         """None: it cannot be loaded, and `failures` tells why."""
         log.info("loading %s from %s", wanted.label, wanted.artifact_uri)
         try:
-            loaded = await self._loader.load(wanted, self._limits.max_batch, quietly=bool(self._routes))
+            loaded = await self._loader.load(wanted, self._limits.max_batch)
             log.info("%s is served by %s", wanted.label, loaded.engine.name)
             served = ServedVersion(
                 wanted,
@@ -138,6 +140,7 @@ class Repository:
                 self._metrics.add_version(wanted.model, str(wanted.version)),
             )
             served.watch(self._shift.monitor(wanted, loaded.manifest))
+            self._improver.offer(served, loaded)
             return served
         except (ArtifactError, LoadError) as error:
             failures[wanted.version] = str(error)
@@ -168,6 +171,7 @@ class Repository:
             task.add_done_callback(self._closing.pop)
 
     async def _close(self, served: ServedVersion) -> None:
+        await self._improver.give_up(served)
         await served.close()
         self._metrics.remove_version(served.metrics)
         log.info("closed %s", served.wanted.label)

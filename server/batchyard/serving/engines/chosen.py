@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from bisect import bisect_left
 from collections.abc import Sequence
 
@@ -9,9 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from batchyard.serving.engines.catalogue import open_engine
-from batchyard.serving.engines.choice import batch_sizes
+from batchyard.serving.engines.choice import ONE_THREAD_IS_ENOUGH_SECONDS, batch_sizes
 from batchyard.serving.engines.interface import Engine, Network
-from batchyard.serving.engines.timings import Share
+from batchyard.serving.engines.timings import Share, cores
+
+WARM_UP_SECONDS = 1.0
 
 
 class EngineByBatch:
@@ -46,7 +49,42 @@ def open_chosen(network: Network, chosen: Sequence[Share]) -> Engine:
     return opened[0][1] if len(opened) == 1 else EngineByBatch(opened)
 
 
-def warm_up(engine: Engine, row_shape: tuple[int, ...], max_batch: int) -> None:
-    """Runs every batch size once: memory plans and caches are made now, not by the first callers."""
+def open_first(network: Network, name: str, max_batch: int) -> tuple[Engine, Share]:
+    """Loads an engine of which nothing is known yet: with one thread, or with all cores where one takes long.
+
+    Raises EngineError.
+    """
+    engine = open_engine(name, network, 1)
+    if (threads := cores()) > 1 and _takes_long(engine, network.row_shape, max_batch):
+        engine.close()
+        engine = open_engine(name, network, threads)
+    else:
+        threads = 1
+    return engine, Share(up_to=max_batch, engine=name, threads=threads)
+
+
+def _takes_long(engine: Engine, row_shape: tuple[int, ...], max_batch: int) -> bool:
+    return any(_seconds(engine, row_shape, rows) > ONE_THREAD_IS_ENOUGH_SECONDS for rows in batch_sizes(max_batch))
+
+
+def warm_up(engine: Engine, row_shape: tuple[int, ...], max_batch: int) -> float:
+    """Runs every batch size: memory plans and caches are made now, not by the first callers. Seconds of a full batch.
+
+    A slow network's largest sizes are left out after WARM_UP_SECONDS; they take in proportion.
+    """
+    end = time.perf_counter() + WARM_UP_SECONDS
     for rows in batch_sizes(max_batch):
-        engine.run(np.zeros((rows, *row_shape), np.float32))
+        seconds = _seconds(engine, row_shape, rows)
+        if time.perf_counter() > end:
+            break
+    return seconds * max_batch / rows
+
+
+def _seconds(engine: Engine, row_shape: tuple[int, ...], rows: int) -> float:
+    """Of one batch, the faster of two: the first makes plans and memory."""
+    batch, seconds = np.zeros((rows, *row_shape), np.float32), []
+    for _ in range(2):
+        began = time.perf_counter()
+        engine.run(batch)
+        seconds.append(time.perf_counter() - began)
+    return min(seconds)

@@ -1,82 +1,70 @@
-"""Tries every engine on a version, each in a process of its own, one after the other, and chooses."""
+"""Tries every engine on a version, each in a process of its own, all in turns, and chooses."""
 
 from __future__ import annotations
 
-import asyncio
-import json
-import signal
-import sys
-import tempfile
+import dataclasses
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import IO
 
 from batchyard.serving.engines import timings
-from batchyard.serving.engines.catalogue import missing_libraries
-from batchyard.serving.engines.choice import choose
-from batchyard.serving.engines.timings import Timings, Trial, trial_from_json
+from batchyard.serving.engines.choice import batch_sizes, choose
+from batchyard.serving.engines.rounds import Contender, take_turns
+from batchyard.serving.engines.timings import Timings, Trial
 from batchyard.serving.engines.trial import Task
-
-TIMING_SECONDS = 5.0
-"""For the timing of one version, all engines together."""
-TRIAL_SECONDS = 120.0
-"""For one engine's process, importing and loading on a busy machine included; then it is given up."""
-LAST_WORDS = 300
-"""Characters of a process's stderr that its failure's reason quotes."""
+from batchyard.serving.engines.trial_process import TrialError, TrialProcess, trying
 
 
 async def measured(folder: Path, engines: tuple[str, ...], max_batch: int, nice: int = 0) -> Timings:
-    """The table that lies in `folder` if it was made under the present conditions, else a new one, which is kept.
+    """The table of a verified artifact in `folder`, made now.
 
     `nice`: how far the trials yield to others.
     """
+    async with AsyncExitStack() as running:
+        race = Race(running, batch_sizes(max_batch))
+        for engine in engines:
+            await race.enter(Task(engine=engine, folder=folder, max_batch=max_batch, nice=nice))
+        trials = await race.run()
     conditions = timings.conditions_here(engines, max_batch)
-    known = timings.read(folder, conditions)
-    if known is not None:
-        return known
-    trials: list[Trial] = []
-    for engine in engines:
-        task = Task(engine=engine, folder=folder, max_batch=max_batch, seconds=TIMING_SECONDS / len(engines), nice=nice)
-        trials += await _try(task)
-    made = Timings(conditions=conditions, trials=tuple(trials), chosen=choose(trials, max_batch))
-    if made.chosen:
-        timings.write(folder, made)
-    return made
+    return Timings(conditions=conditions, trials=tuple(trials), chosen=choose(trials, max_batch))
 
 
-async def _try(task: Task) -> Sequence[Trial]:
-    if missing := missing_libraries(task.engine):
-        return [_failed(task, f"not installed: {', '.join(missing)}")]
-    command = (sys.executable, "-m", "batchyard.serving.engines.trial", *task.arguments())
-    # Files, not pipes: nothing to drain while it runs, nothing to close when we are cancelled.
-    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-        process = await asyncio.create_subprocess_exec(
-            *command, stdin=asyncio.subprocess.DEVNULL, stdout=out, stderr=err
-        )
+class Race:
+    """The trials of one version."""
+
+    def __init__(self, running: AsyncExitStack, sizes: Sequence[int]) -> None:
+        """`running` ends the processes."""
+        self._running = running
+        self._sizes = sizes
+        self._trials: dict[tuple[str, int], Trial] = {}
+        self._processes: dict[str, TrialProcess] = {}
+
+    async def enter(self, task: Task) -> None:
+        """Opens one engine; one that cannot be opened, or is wrong, is in the table with its reason."""
         try:
-            async with asyncio.timeout(TRIAL_SECONDS):
-                status = await process.wait()
-        except TimeoutError:
-            return [_failed(task, f"took longer than {TRIAL_SECONDS:g} s")]
-        finally:
-            if process.returncode is None:
-                process.kill()
-                await process.wait()
-        if status:
-            return [_failed(task, f"its process {_how_it_ended(status)}: {_last_words(err)}")]
-        out.seek(0)
-        return [trial_from_json(trial) for trial in json.load(out)]
+            process = await self._running.enter_async_context(trying(task))
+            opened = await process.opened()
+        except TrialError as error:
+            opened = [Trial(engine=task.engine, threads=0, passed=False, reason=str(error))]
+        else:
+            self._processes[task.engine] = process
+        self._trials.update({(trial.engine, trial.threads): trial for trial in opened})
 
+    async def run(self) -> list[Trial]:
+        """Times those that passed; returns all."""
+        contenders = [Contender(trial.engine, trial.threads) for trial in self._trials.values() if trial.passed]
+        await take_turns(contenders, self._sizes, self._seconds)
+        for contender in contenders:
+            self._note(contender, seconds=contender.seconds)
+        return list(self._trials.values())
 
-def _failed(task: Task, reason: str) -> Trial:
-    return Trial(engine=task.engine, threads=0, passed=False, reason=reason)
+    async def _seconds(self, contender: Contender, rows: int) -> float | None:
+        try:
+            return await self._processes[contender.engine].seconds(contender.threads, rows)
+        except TrialError as error:
+            self._note(contender, passed=False, reason=str(error))
+            return None
 
-
-def _how_it_ended(status: int) -> str:
-    return f"ended with status {status}" if status > 0 else f"was killed by {signal.Signals(-status).name}"
-
-
-def _last_words(err: IO[bytes]) -> str:
-    err.seek(0)
-    lines = err.read().decode(errors="replace").strip().splitlines()
-    return lines[-1][:LAST_WORDS] if lines else "it said nothing"
+    def _note(self, contender: Contender, **changed: object) -> None:
+        key = contender.engine, contender.threads
+        self._trials[key] = dataclasses.replace(self._trials[key], **changed)  # type: ignore[arg-type]

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from batchyard.serving.engines.catalogue import library_versions
+from batchyard.serving.engines.catalogue import library_versions, missing_libraries
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 FILE = "engines.json"
 """In the version's folder in the cache, beside the artifact's own files."""
 
@@ -35,7 +35,7 @@ class Trial:
     error: float | None = None
     """Largest absolute error against the certificate's fp64 outputs."""
     seconds: Mapping[int, float] = dataclasses.field(default_factory=dict)
-    """Rows of a batch -> the fastest of several runs; larger batches are left out when the time is up."""
+    """Rows of a batch -> the fastest of several runs; where batches take long the larger sizes are left out."""
 
     def seconds_for(self, rows: int) -> float:
         """Measured, or in proportion to the nearest smaller batch that was."""
@@ -63,6 +63,15 @@ class Timings:
     trials: tuple[Trial, ...]
     chosen: tuple[Share, ...]
     """Rising; the last one goes up to the largest batch."""
+    measuring: bool = False
+    """The engines are still being tried; the first one that holds the certificate serves meanwhile."""
+    measured_on: str = ""
+    """The version whose trials these are, another one of the same graph perhaps; empty while measuring."""
+
+    @property
+    def holds_for_other_weights(self) -> bool:
+        """Not where an engine that is installed was refused: with other weights it may pass."""
+        return all(trial.passed or missing_libraries(trial.engine) for trial in self.trials)
 
     def to_json(self) -> str:
         """What the file and ModelConfig hold."""
@@ -78,6 +87,8 @@ class Timings:
             conditions=values["conditions"],
             trials=tuple(trial_from_json(trial) for trial in values["trials"]),
             chosen=tuple(Share(**share) for share in values["chosen"]),
+            measuring=values["measuring"],
+            measured_on=values["measured_on"],
         )
 
 
@@ -103,26 +114,27 @@ def cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def read(folder: Path, conditions: Mapping[str, Any]) -> Timings | None:
-    """The table in `folder`, if it was made under these conditions."""
+def read(file: Path, conditions: Mapping[str, Any]) -> Timings | None:
+    """The table in `file`, if it was made under these conditions."""
     try:
-        timings = Timings.from_json((folder / FILE).read_bytes())
+        timings = Timings.from_json(file.read_bytes())
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        log.warning("%s cannot be used, the engines are timed again: %r", folder / FILE, error)
+        log.warning("%s cannot be used, the engines are timed again: %r", file, error)
         return None
     return timings if timings.conditions == conditions else None
 
 
-def write(folder: Path, timings: Timings) -> None:
+def write(file: Path, timings: Timings) -> None:
     """Replaces the table in one step; a disk that is full costs only the next start's time."""
-    partial = folder / f".{FILE}.partial"
+    partial = file.with_name(f".{file.name}.partial")
     try:
+        file.parent.mkdir(parents=True, exist_ok=True)
         partial.write_text(timings.to_json())
-        partial.replace(folder / FILE)
+        partial.replace(file)
     except OSError as error:
-        log.warning("%s cannot be written, the next start times the engines again: %s", folder / FILE, error)
+        log.warning("%s cannot be written, the next load times the engines again: %s", file, error)
 
 
 def _processor() -> str:

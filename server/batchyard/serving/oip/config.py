@@ -86,7 +86,16 @@ def _parameters(served: ServedVersion) -> Iterator[tuple[str, str]]:
     yield "certificate_bound", f"{certificate.bound:g}"
     yield "input_datatypes", PIXEL_TYPES
     yield "engine", ", ".join(_shares(served))
+    yield "engine_choice", _choice(served)
     yield "engine_timings", served.timings.to_json()
+
+
+def _choice(served: ServedVersion) -> str:
+    """Why these serve."""
+    timings = served.timings
+    if timings.measuring:
+        return "measuring: the first engine that holds the certificate serves meanwhile"
+    return f"measured on {timings.measured_on}" if timings.measured_on else "not measured: the server's log says why"
 
 
 def _shares(served: ServedVersion) -> Iterator[str]:
