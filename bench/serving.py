@@ -7,23 +7,25 @@
 #   ResNet-18               0.93 of the engine in process: h2load and the transport take 5 % of two cores; 2.0 of eager
 #   version swap            p99 1.2 at half load, 1.6 at full load: loading takes a core from a full machine
 #   overload                ResNet-18 goodput 0.93 of the peak; MLP 0.9, limited by the transport, nothing refused
+# Predicted before the first measurement of ModelInfer on pygrpc-native's low-level front, called back (front.py):
+#   MLP, 1x1                p50 0.25 ms, not 0.32: no task for each call, but still one change of threads
+#   MLP, 4x16               36,000 requests/s, 0.82 of the prototype that had no event loop, 3.0 of Triton's
+#   MLP, 32 rows, 4x4       p99 1.1 of Triton's, not 1.25: no thread waits for the interpreter to be switched
+#   MLP at 4x its peak      0.85 of the peak: fewer objects for each of the 2,048 requests that wait
 """The inference plane against Triton and MLServer under h2load: `make bench-serving`, or `python -m bench.serving`.
 
-Parts: mlp (784-100-100-100-10, FP32 rows: our plane, its transport's low-level front as a prototype, Triton,
-MLServer), resnet (ResNet-18 at 32x32: those, the chosen engine in this process, and eager torch, unfolded), swap and
-overload (our plane alone). All servers have the same ONNX model; known requests are checked against ONNX Runtime in
-this process before and after each run, and each run's replies are counted by their bytes. The peers' environments are
-made below .cache. TRITON_START names the script that starts Triton (default ../shared/peers/triton/start.sh).
+Parts: mlp (784-100-100-100-10, FP32 rows: our plane, Triton, MLServer), resnet (ResNet-18 at 32x32: those, the chosen
+engine in this process, and eager torch, unfolded), swap and overload (our plane alone). All servers have the same ONNX
+model; known requests are checked against ONNX Runtime in this process before and after each run, and each run's
+replies are counted by their bytes. The peers' environments are made below .cache. TRITON_START names the script that
+starts Triton (default ../shared/peers/triton/start.sh).
 """
 
 from __future__ import annotations
 
-import importlib.util
-import subprocess
-import sys
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -33,12 +35,12 @@ from batchyard.artifact.manifest import ONNX_MODEL
 from bench import contest, inference_plane, report, serving_overload, serving_peers, serving_swap
 from bench.contest import Cell, Contest
 from bench.h2load import Shape
-from bench.oip_target import Target, wait
+from bench.oip_target import Target
 from bench.serving_overload import Artifact
 from bench.serving_peers import MissingPeerError
 from bench.small_artifact import SmallNetwork, publish
 
-OURS, FRONT = "ours", "low-level front"
+OURS = "ours"
 BUSY = Cell(shape=Shape(connections=4, streams=16))
 MLP_CELLS = (
     Cell(shape=Shape(connections=1, streams=1)),
@@ -75,7 +77,6 @@ class Bench:
         ours = Target(name=OURS, model="mnist", tensor="pixels")
         with ExitStack() as running:
             targets = [running.enter_context(inference_plane.serving(folder / "plane", ours, artifact, sha256))]
-            targets += self.start(running, FRONT, low_level_front(folder / "front", artifact))
             targets += self._start_peers(running, folder, model, MLP.row_shape[0])
             measuring = Contest(model, MLP.pixels(32))
             rows = []
@@ -142,22 +143,6 @@ class Bench:
         except MissingPeerError as error:
             self.left_out[name] = str(error)
             return []
-
-
-@contextmanager
-def low_level_front(folder: Path, artifact: Path) -> Iterator[Target]:
-    """The prototype of bench/serving_front.py. Raises MissingPeerError."""
-    if importlib.util.find_spec("pygrpc_native") is None:
-        raise MissingPeerError("pygrpc-native is not installed")
-    folder.mkdir(parents=True)
-    ready, log = folder / "port", folder / "log"
-    command = [sys.executable, "-m", "bench.serving_front", "--artifact", str(artifact), "--ready-file", str(ready)]
-    with log.open("wb") as output, subprocess.Popen(command, stdout=output, stderr=output) as process:
-        try:
-            wait(ready.exists, process, log, "the low-level front")
-            yield Target(name=FRONT, address=f"127.0.0.1:{ready.read_text()}", model="mnist", tensor="pixels")
-        finally:
-            process.terminate()
 
 
 PARTS: dict[str, Callable[[Bench], list[report.Row]]] = {

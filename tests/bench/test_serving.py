@@ -1,4 +1,4 @@
-"""The serving bench's own part, at its smallest: our plane and the prototype answer, and answers are counted."""
+"""The serving bench's own part, at its smallest: our plane answers, and answers are counted."""
 
 from __future__ import annotations
 
@@ -75,12 +75,6 @@ def test_a_wrong_answer_is_an_error(ours: Target, tmp_path: Path) -> None:
     publish(tmp_path / "other", SmallNetwork(seed=1, row_shape=(784,)))
     with pytest.raises(AssertionError, match="ours"):
         Contest(tmp_path / "other" / ONNX_MODEL, serving.MLP.pixels(4)).check(ours)
-
-
-def test_the_prototype_answers_the_same(measuring: Contest, artifact: Path, tmp_path: Path) -> None:
-    pytest.importorskip("pygrpc_native")
-    with serving.low_level_front(tmp_path / "front", artifact) as front:
-        assert measuring.run(SMALL, front, requests=64).answered == 64
 
 
 def test_a_comparison_has_rate_median_and_p99_and_only_the_bars_asked_for() -> None:

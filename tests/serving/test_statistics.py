@@ -43,7 +43,7 @@ async def test_requests_rows_batches_and_their_times_are_counted(mnist: Serving)
 async def test_requests_that_share_a_batch_each_count_its_time(mnist: Serving) -> None:
     served = mnist.plane.repository.resolve("mnist", "")
     rows = PIXELS.reshape(4, -1)
-    await asyncio.gather(*(served.infer(rows, None) for _ in range(3)))
+    await asyncio.gather(*(served.batcher.submit(rows) for _ in range(3)))
     (counted,) = await statistics(mnist, "mnist")
     (batch,) = counted.batch_stats
     assert (batch.batch_size, batch.compute_infer.count, counted.execution_count) == (12, 1, 1)

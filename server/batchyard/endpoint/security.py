@@ -6,7 +6,7 @@ import hmac
 import ipaddress
 import ssl
 import stat
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -133,6 +133,12 @@ class TokenInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  #
 
 
 _REFUSAL = "this service asks for a token: send metadata 'authorization: Bearer TOKEN' (batchyard: --token-file FILE)"
+
+
+def check_token(security: Security, metadata: Iterable[tuple[str, str | bytes]]) -> None:
+    """For calls that no interceptor sees. Raises UnauthenticatedError where their metadata lacks the token."""
+    if security.token is not None and not security.admits(dict(metadata).get("authorization")):
+        raise UnauthenticatedError(_REFUSAL, reason="TOKEN_REQUIRED")
 
 
 async def _refuse(request: Any, context: Any) -> Any:

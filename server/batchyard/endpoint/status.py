@@ -131,14 +131,19 @@ def _guarded(handler: Any, method: str) -> Any:
     return rewrap(_forgiving(handler), lambda behaviour: _guard(behaviour, method, handler.request_streaming))
 
 
+def malformed(size: int) -> errors.InvalidInputError:
+    """The error for a request of so many bytes that are no message of the method's type."""
+    return errors.InvalidInputError(
+        [errors.FieldViolation("request", f"these {size} bytes are not a message of this method's request type")],
+        reason="MALFORMED_MESSAGE",
+    )
+
+
 class _Malformed:
     """Stands for a request whose bytes are no message of the method's type."""
 
     def __init__(self, size: int) -> None:
-        self.error = errors.InvalidInputError(
-            [errors.FieldViolation("request", f"these {size} bytes are not a message of this method's request type")],
-            reason="MALFORMED_MESSAGE",
-        )
+        self.error = malformed(size)
 
 
 def _forgiving(handler: Any) -> Any:

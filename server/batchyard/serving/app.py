@@ -11,7 +11,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from batchyard.endpoint.security import TokenInterceptor
 from batchyard.endpoint.services import add_standard_services
 from batchyard.endpoint.status import Guarded
 from batchyard.oip import add_servicer
@@ -61,9 +60,12 @@ class InferencePlane:
         self._tracing = Tracing(settings.trace_dir)
         self._log_settings = LogSettings(logging.getLogger())
         self.transport = transport.choose(settings.transport, settings.security)
-        self._server = transport.make_server(self.transport, self._interceptors(), settings.max_message_bytes)
+        inference = Inference(self.repository, self.metrics, self.shared_memory, self._tracing)
+        self._server = transport.make_server(
+            self.transport, settings.security, settings.max_message_bytes, inference.as_method
+        )
         guarded: Any = Guarded(self._server)
-        add_servicer(OpenInference(self._parts()), guarded)
+        add_servicer(OpenInference(self._parts(inference)), guarded)
         shift_pb2_grpc.add_ShiftServiceServicer_to_server(ShiftServicer(self.repository), guarded)
         self._health = add_standard_services(guarded, (*FILES, shift_pb2.DESCRIPTOR))
         self._web = Web(self.metrics, self.repository, settings.security)
@@ -115,10 +117,9 @@ class InferencePlane:
         self._log_settings.close()
         await asyncio.to_thread(self._shift.close)
 
-    def _parts(self) -> Iterable[object]:
+    def _parts(self, inference: Inference) -> Iterable[object]:
         """What answers the protocol's methods."""
         settings, repository = self._settings, self.repository
-        inference = Inference(repository, self.metrics, self.shared_memory, self._tracing)
         yield inference
         yield StreamInference(inference.ModelInfer)
         yield Discovery(repository, metadata.version("batchyard"), extensions_of(settings))
@@ -129,9 +130,6 @@ class InferencePlane:
         yield RepositoryControl(self._model_control, settings.model_control)
         yield TraceSettings(self._tracing, repository)
         yield Logging(self._log_settings)
-
-    def _interceptors(self) -> list[Any]:
-        return [TokenInterceptor(self._settings.security)] if self._settings.security.token else []
 
     async def _tell_health(self) -> None:
         await self._health.set(self.repository.informed)

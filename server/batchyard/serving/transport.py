@@ -1,19 +1,19 @@
 """The one place that knows which gRPC server runs the handlers.
 
-pygrpc-native serves unary methods about six times as fast as grpcio and takes the same handlers; it has no TLS.
-Reflection, which streams both ways, goes through the grpcio server that it keeps behind itself. What differs: with
-pygrpc-native the size of a message is checked once it has arrived whole.
+pygrpc-native serves ModelInfer many times as fast as grpcio (front.py), and leaves the rest to it; it has no TLS. What
+differs: with pygrpc-native the size of a message is checked once it has arrived whole.
 """
 
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import grpc
 
-from batchyard.endpoint.security import Security
+from batchyard.endpoint.security import Security, TokenInterceptor, check_token
+from batchyard.serving.front import FrontServer, Method
 from batchyard.serving.settings import SettingsError, Transport
 
 
@@ -33,19 +33,22 @@ def choose(transport: Transport, security: Security) -> Transport:
     return transport
 
 
-def make_server(transport: Transport, interceptors: Sequence[Any], max_message_bytes: int) -> Any:
-    """A grpc.aio server, or one with its interface, without a port. `transport` is what `choose` returned."""
+def make_server(transport: Transport, security: Security, max_message_bytes: int, infer: Method) -> Any:
+    """A grpc.aio server, or one with its interface, without a port. `transport` is what `choose` returned.
+
+    `infer`: the method that most calls are of, for a transport that can do without a coroutine for each call.
+    """
     options = [
         ("grpc.max_receive_message_length", max_message_bytes),
         ("grpc.max_send_message_length", -1),
         # Otherwise grpcio shares a port that another server has, and each gets some of the calls.
         ("grpc.so_reuseport", 0),
     ]
+    interceptors = [TokenInterceptor(security)] if security.token else []
+    server = grpc.aio.server(interceptors=interceptors, options=options)
     if transport == "native":
-        import pygrpc_native.aio
-
-        return pygrpc_native.aio.server(interceptors=interceptors, options=options)
-    return grpc.aio.server(interceptors=interceptors, options=options)
+        return FrontServer(infer, partial(check_token, security), server, max_message_bytes)
+    return server
 
 
 def bind(server: Any, address: str, security: Security) -> str:

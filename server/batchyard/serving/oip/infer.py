@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 
 from batchyard.endpoint.errors import FieldViolation, InvalidInputError
 from batchyard.endpoint.status import code_of
-from batchyard.oip import messages
+from batchyard.oip import SERVICE_NAME, messages
 from batchyard.serving.answers import Ticket, settle
+from batchyard.serving.front import Method
 from batchyard.serving.metrics import Metrics
 from batchyard.serving.model import ServedVersion
 from batchyard.serving.repository import Repository
@@ -39,6 +40,11 @@ class Inference:
         call = Call(self, request, done)
         call.begin(seconds)
         return call
+
+    @property
+    def as_method(self) -> Method:
+        """For a transport that has no coroutine for each call."""
+        return Method(f"/{SERVICE_NAME}/ModelInfer", messages.ModelInferRequest.FromString, self.begin)
 
     async def ModelInfer(self, request: messages.ModelInferRequest, context: Any) -> messages.ModelInferResponse:
         """One inference. Raises the domain errors of reading, batching and resolving."""

@@ -1,0 +1,196 @@
+"""One unary method on pygrpc-native's low-level front, without a task for each call; every other method on grpcio.
+
+The front speaks HTTP/2 outside of Python and hands over whole requests, many at a time. What came while the event loop
+was at work is taken in the loop's next turn. Only a loop that finds nothing more leaves the waiting to a thread, which
+wakes it again: under load no request changes threads. Methods that the front does not have, streams and reflection
+among them, it passes on to a grpcio server behind a Unix socket in a folder that only this user can enter.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import tempfile
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple, Protocol
+
+import grpc
+from google.protobuf.message import Message
+
+from batchyard.endpoint.errors import UnavailableError
+from batchyard.endpoint.status import DETAILS_KEY, describe, malformed
+
+MOST_EVENTS = 256
+"""Taken from the front in one turn of the loop: more than a batch, so that in an overload it is the batcher's queue
+that fills, which is bounded and says so, and not the front's."""
+
+Done = Callable[[Message | Exception], None]
+Event = tuple[int, int, int, bytes, Any, tuple[Iterable[tuple[str, str | bytes]], str, float | None]]
+"""Kind, call, method, the request's bytes, and (metadata, peer, seconds until the deadline)."""
+
+
+class Cancellable(Protocol):
+    """A call under way."""
+
+    def cancel(self) -> None:
+        """The caller has left."""
+
+
+class Method(NamedTuple):
+    """A unary method that is called back."""
+
+    path: str
+    """/package.Service/Method."""
+    parse: Callable[[bytes], Any]
+    begin: Callable[[Any, float | None, Done], Cancellable]
+    """Takes the request, the seconds that it has (None: any), and what is called once with the reply or an error."""
+
+
+class FrontServer:
+    """Has the interface of a grpc.aio server, as far as it is used here. Belongs to the event loop that starts it."""
+
+    def __init__(
+        self,
+        method: Method,
+        admit: Callable[[Iterable[tuple[str, str | bytes]]], None],
+        behind: Any,
+        max_message_bytes: int,
+    ) -> None:
+        """`admit` raises a domain error for a call whose metadata does not allow it; `behind` is a grpc.aio server."""
+        self._method = method
+        self._admit = admit
+        self._behind = behind
+        self._max_message_bytes = max_message_bytes
+        self._front: Any = None
+        self._loop: asyncio.AbstractEventLoop
+        self._calls: dict[int, Cancellable | None] = {}
+        """Under way; None: it has not begun wholly."""
+        self._at_rest = asyncio.Event()
+        self._stopping = False
+        self._folder = tempfile.mkdtemp(prefix="batchyard-")
+        self._waiter = threading.Thread(target=self._wait, name="batchyard-front", daemon=True)
+        self._found_nothing = threading.Semaphore(0)
+
+    def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Any]) -> None:
+        """For every method but the one."""
+        self._behind.add_registered_method_handlers(service, handlers)
+
+    def add_generic_rpc_handlers(self, handlers: Sequence[Any]) -> None:
+        """For every method but the one."""
+        self._behind.add_generic_rpc_handlers(handlers)
+
+    def add_insecure_port(self, address: str) -> int:
+        """Binds HOST:PORT. Raises RuntimeError when that is impossible."""
+        from pygrpc_native import NativeGrpcFront
+
+        try:
+            self._front = NativeGrpcFront(
+                address, [(self._method.path, False)], call_details=True, keepalive_permit_without_calls=False
+            )
+        except OSError as error:
+            raise RuntimeError(str(error)) from error
+        return int(self._front.bound_port)
+
+    async def start(self) -> None:
+        """Answers from now on."""
+        self._loop = asyncio.get_running_loop()
+        socket = f"{self._folder}/behind.sock"
+        self._behind.add_insecure_port(f"unix:{socket}")
+        await self._behind.start()
+        self._front.set_fallback(socket)
+        self._front.start()
+        self._waiter.start()
+
+    async def stop(self, grace: float) -> None:
+        """Refuses new calls at once, and those under way after `grace` seconds."""
+        self._stopping = True
+        behind = asyncio.ensure_future(self._behind.stop(grace))
+        if self._calls:
+            await asyncio.wait([asyncio.ensure_future(self._at_rest.wait())], timeout=grace)
+        for call_id, call in list(self._calls.items()):
+            if call is not None:
+                call.cancel()
+            self._finish(call_id, _shutting_down())
+        await behind
+        await asyncio.to_thread(self._close)
+
+    def _close(self) -> None:
+        if self._front is not None:
+            self._front.close()
+        if self._waiter.is_alive():
+            self._waiter.join()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _wait(self) -> None:
+        """On a thread of its own: wakes the loop, and waits until the loop waits."""
+        while (events := self._front.recv_batch_details(MOST_EVENTS)) is not None:
+            try:
+                self._loop.call_soon_threadsafe(self._take, events)
+            except RuntimeError:  # the loop was closed without stop()
+                return
+            self._found_nothing.acquire()
+
+    def _take(self, events: Sequence[Event]) -> None:
+        from pygrpc_native import EVENT_CANCEL
+
+        for kind, call_id, _, packed, _, details in events:
+            if kind == EVENT_CANCEL:
+                if (call := self._calls.pop(call_id, None)) is not None:
+                    call.cancel()
+            else:
+                self._begin(call_id, packed, details[0], details[2])
+        self._loop.call_soon(self._poll)  # after the batch that these calls may have put on the loop
+
+    def _poll(self) -> None:
+        if events := self._front.recv_batch_details(MOST_EVENTS, 0):
+            self._take(events)
+        else:
+            self._found_nothing.release()
+
+    def _begin(self, call_id: int, packed: bytes, metadata: Iterable[tuple[str, str | bytes]], seconds: Any) -> None:
+        self._calls[call_id] = None
+        try:
+            request = self._read(packed, metadata)
+            call = self._method.begin(request, seconds, partial(self._finish, call_id))
+        except Exception as error:
+            self._finish(call_id, error)
+            return
+        if call_id in self._calls:
+            self._calls[call_id] = call
+
+    def _read(self, packed: bytes, metadata: Iterable[tuple[str, str | bytes]]) -> Any:
+        if self._stopping:
+            raise _shutting_down()
+        self._admit(metadata)
+        if len(packed) > self._max_message_bytes:
+            raise _TooLargeError(f"Received message larger than max ({len(packed)} vs. {self._max_message_bytes})")
+        try:
+            return self._method.parse(packed)
+        except Exception as error:  # DecodeError, and whatever else: the bytes are at fault in any case
+            raise malformed(len(packed)) from error
+
+    def _finish(self, call_id: int, outcome: Message | Exception) -> None:
+        self._calls.pop(call_id, None)
+        if isinstance(outcome, Exception):
+            self._fail(call_id, outcome)
+        else:
+            self._front.respond(call_id, outcome.SerializeToString())
+        if self._stopping and not self._calls:
+            self._at_rest.set()
+
+    def _fail(self, call_id: int, error: Exception) -> None:
+        if isinstance(error, _TooLargeError):
+            self._front.fail(call_id, grpc.StatusCode.RESOURCE_EXHAUSTED.value[0], str(error))
+            return
+        code, status = describe(error, self._method.path)
+        self._front.fail(call_id, code.value[0], status.message, [(DETAILS_KEY, status.SerializeToString())])
+
+
+class _TooLargeError(Exception):
+    """As grpcio tells it, which reads the announced length: a status without details."""
+
+
+def _shutting_down() -> UnavailableError:
+    return UnavailableError("this server is shutting down; try another", reason="SHUTTING_DOWN")
