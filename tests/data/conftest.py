@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +10,9 @@ import numpy as np
 import pytest
 from hypothesis import settings
 from numpy.typing import NDArray
+from PIL import Image
 
+from batchyard.data import Options
 from batchyard.data.mnist import FILES
 
 settings.register_profile("shared-machine", deadline=None)
@@ -44,3 +47,23 @@ def compress() -> Callable[[Path], None]:
         path.unlink()
 
     return compress
+
+
+@pytest.fixture
+def options(tmp_path: Path) -> Options:
+    """A cache of the test's own, and no network."""
+    return Options(folder=tmp_path / "cache", fetch=False)
+
+
+@pytest.fixture
+def png() -> Callable[..., bytes]:
+    """An image file of random content."""
+
+    def png(seed: int, size: tuple[int, int] = (6, 5), mode: str = "RGB", kind: str = "PNG") -> bytes:
+        width, height = size
+        pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3)).astype(np.uint8)
+        content = io.BytesIO()
+        Image.fromarray(pixels).convert(mode).save(content, kind)
+        return content.getvalue()
+
+    return png

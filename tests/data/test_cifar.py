@@ -45,11 +45,6 @@ def packed(place: Path, binary: Binary) -> Path:
     return archive
 
 
-@pytest.fixture
-def options(tmp_path: Path) -> Options:
-    return Options(folder=tmp_path / "cache", fetch=False)
-
-
 @pytest.mark.parametrize(("name", "binary", "train"), [("cifar10", CIFAR10, 100), ("cifar100", CIFAR100, 20)])
 def test_the_published_binary_is_read_packed_and_unpacked(
     name: str, binary: Binary, train: int, tmp_path: Path, options: Options

@@ -89,6 +89,11 @@ def test_everything_wrong_is_told_at_once() -> None:
             "model.ghost_size",
             "(60 samples over 7 workers)",
         ),
+        (changed(data={"dataset": "file://"}), "data.dataset", "file:///data/cats.zip"),
+        (changed(data={"dataset": "/data/cats"}), "data.dataset", "SCHEME://PLACE"),
+        (changed(data={"dataset": "digits", "image_size": 32}), "data.image_size", "leave it out"),
+        (changed(data={"dataset": "s3://a/b", "image_size": 0}), "data.image_size", "from 1"),
+        (changed(data={"dataset": "s3://a/b", "test_share": 1}), "data.test_share", "below 1"),
         (changed(data={"dataset": "digits", "shuffle": "half"}), "data.shuffle", "full, within_shard"),
         (changed(data={"dataset": "digits", "augment": {"crop": -4}}), "data.augment.crop", "-4 given"),
         (

@@ -277,8 +277,10 @@ class DataSpec(_message.Message):
     ON_ERROR_FIELD_NUMBER: _builtins.int
     WORKERS_FIELD_NUMBER: _builtins.int
     CACHE_FIELD_NUMBER: _builtins.int
+    IMAGE_SIZE_FIELD_NUMBER: _builtins.int
+    TEST_SHARE_FIELD_NUMBER: _builtins.int
     dataset: _builtins.str
-    """A dataset's name, for example digits or mnist."""
+    """A dataset's name, for example digits or mnist, or the URI of a folder or file: see docs/data.md."""
     batch_size: _builtins.int
     """Samples in one global batch, shared out over all workers. Default 60."""
     shuffle: _builtins.str
@@ -289,6 +291,10 @@ class DataSpec(_message.Message):
     """Processes that read ahead of each training worker. Default 0: as many as suit."""
     cache: _builtins.str
     """auto, memory or stream. Default auto."""
+    image_size: _builtins.int
+    """Images are scaled and cropped to this many pixels square. Absent: they must be of one size already."""
+    test_share: _builtins.float
+    """Share of the samples held out where the dataset has no test part, between 0 and 1. Default 0.2."""
     @_builtins.property
     def augment(self) -> Global___AugmentSpec: ...
     def __init__(
@@ -301,19 +307,25 @@ class DataSpec(_message.Message):
         on_error: _builtins.str | None = ...,
         workers: _builtins.int | None = ...,
         cache: _builtins.str | None = ...,
+        image_size: _builtins.int | None = ...,
+        test_share: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size", "_cache", b"_cache", "_on_error", b"_on_error", "_shuffle", b"_shuffle", "_workers", b"_workers", "augment", b"augment", "batch_size", b"batch_size", "cache", b"cache", "on_error", b"on_error", "shuffle", b"shuffle", "workers", b"workers"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size", "_cache", b"_cache", "_image_size", b"_image_size", "_on_error", b"_on_error", "_shuffle", b"_shuffle", "_test_share", b"_test_share", "_workers", b"_workers", "augment", b"augment", "batch_size", b"batch_size", "cache", b"cache", "image_size", b"image_size", "on_error", b"on_error", "shuffle", b"shuffle", "test_share", b"test_share", "workers", b"workers"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size", "_cache", b"_cache", "_on_error", b"_on_error", "_shuffle", b"_shuffle", "_workers", b"_workers", "augment", b"augment", "batch_size", b"batch_size", "cache", b"cache", "dataset", b"dataset", "on_error", b"on_error", "shuffle", b"shuffle", "workers", b"workers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size", "_cache", b"_cache", "_image_size", b"_image_size", "_on_error", b"_on_error", "_shuffle", b"_shuffle", "_test_share", b"_test_share", "_workers", b"_workers", "augment", b"augment", "batch_size", b"batch_size", "cache", b"cache", "dataset", b"dataset", "image_size", b"image_size", "on_error", b"on_error", "shuffle", b"shuffle", "test_share", b"test_share", "workers", b"workers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__batch_size: _TypeAlias = _typing.Literal["batch_size"]  # noqa: Y015
     _WhichOneofArgType__batch_size: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size"]  # noqa: Y015
     _WhichOneofReturnType__cache: _TypeAlias = _typing.Literal["cache"]  # noqa: Y015
     _WhichOneofArgType__cache: _TypeAlias = _typing.Literal["_cache", b"_cache"]  # noqa: Y015
+    _WhichOneofReturnType__image_size: _TypeAlias = _typing.Literal["image_size"]  # noqa: Y015
+    _WhichOneofArgType__image_size: _TypeAlias = _typing.Literal["_image_size", b"_image_size"]  # noqa: Y015
     _WhichOneofReturnType__on_error: _TypeAlias = _typing.Literal["on_error"]  # noqa: Y015
     _WhichOneofArgType__on_error: _TypeAlias = _typing.Literal["_on_error", b"_on_error"]  # noqa: Y015
     _WhichOneofReturnType__shuffle: _TypeAlias = _typing.Literal["shuffle"]  # noqa: Y015
     _WhichOneofArgType__shuffle: _TypeAlias = _typing.Literal["_shuffle", b"_shuffle"]  # noqa: Y015
+    _WhichOneofReturnType__test_share: _TypeAlias = _typing.Literal["test_share"]  # noqa: Y015
+    _WhichOneofArgType__test_share: _TypeAlias = _typing.Literal["_test_share", b"_test_share"]  # noqa: Y015
     _WhichOneofReturnType__workers: _TypeAlias = _typing.Literal["workers"]  # noqa: Y015
     _WhichOneofArgType__workers: _TypeAlias = _typing.Literal["_workers", b"_workers"]  # noqa: Y015
     @_typing.overload
@@ -321,9 +333,13 @@ class DataSpec(_message.Message):
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__cache) -> _WhichOneofReturnType__cache | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__image_size) -> _WhichOneofReturnType__image_size | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__on_error) -> _WhichOneofReturnType__on_error | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__shuffle) -> _WhichOneofReturnType__shuffle | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__test_share) -> _WhichOneofReturnType__test_share | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__workers) -> _WhichOneofReturnType__workers | None: ...
 

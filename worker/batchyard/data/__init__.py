@@ -23,10 +23,16 @@ DATASETS: dict[str, Callable[[Sequence[str], Options], Dataset]] = {
 
 
 def load(name: str, folders: Sequence[str], options: Options | None = None) -> Dataset:
-    """The dataset called `name`, looked for in `folders` in this order, or fetched.
+    """The dataset called `name`, looked for in `folders` in this order or fetched, or the one at the URI `name`.
 
     Raises DataError naming the file and what is wrong with it, or every folder looked in.
     """
+    if "://" in name:
+        from batchyard.data.uri import load_uri  # here: it brings Pillow and fsspec, a third of a second
+
+        return load_uri(name, options or Options())
     if name not in DATASETS:
-        raise DataError(f"data.dataset: {name!r} given; expected one of {', '.join(DATASETS)}", "choose one of these")
+        raise DataError(
+            f"data.dataset: {name!r} given; expected one of {', '.join(DATASETS)}", "choose one of these, or give a URI"
+        )
     return DATASETS[name](folders, options or Options())

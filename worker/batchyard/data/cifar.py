@@ -77,8 +77,9 @@ def load(folders: Sequence[str], options: Options) -> Dataset:
     if path.name in (CIFAR10.archive, CIFAR10.folder):
         return _load("cifar10", path, CIFAR10)
     from batchyard.data.image_folder import load_images  # here: it brings Pillow and fsspec, a third of a second
+    from batchyard.data.location import Location
 
-    dataset = load_images("cifar10", path.as_uri(), options)
+    dataset = load_images("cifar10", Location(path.absolute().as_uri()), options)
     if dataset.classes != CLASSES:
         found = ", ".join(dataset.classes)
         cause = f"dataset cifar10: {path} has the classes {found}; expected {', '.join(CLASSES)}"

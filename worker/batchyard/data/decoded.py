@@ -63,7 +63,8 @@ def load(
         raise DataError(cause, "make room in it, or name another one in BATCHYARD_CACHE") from error
     if stored.skipped:
         first = "; ".join(stored.skipped[:NAMED])
-        options.log(f"dataset {name}: {len(stored.skipped)} corrupt images left out: {first}")
+        count = "1 corrupt image" if len(stored.skipped) == 1 else f"{len(stored.skipped)} corrupt images"
+        options.log(f"dataset {name}: {count} left out: {first}")
     return dataset
 
 

@@ -66,7 +66,7 @@ def form_of(encoded: Encoded, image_size: int | None) -> Form:
     looked_at = np.unique(np.linspace(0, len(encoded) - 1, LOOKED_AT).astype(int))
     opened = [image for index in looked_at if (image := _try_open(encoded, int(index)))]
     if not opened:
-        _open(encoded.read(0), encoded.names[0])  # raises what is wrong with it
+        decode(encoded.read(0), encoded.names[0], Form(channels=3, height=1, width=1, resize=True))  # says why
     channels = 1 if all(image.mode in GREY for image in opened) else 3
     width, height = (image_size, image_size) if image_size else opened[0].size
     return Form(channels=channels, height=height, width=width, resize=image_size is not None)
@@ -81,9 +81,7 @@ def decode(content: bytes, where: str, form: Form) -> NDArray[np.uint8]:
     image = _open(content, where)
     try:
         pixels = _pixels(image, form)
-    except (
-        Exception
-    ) as error:  # Pillow's decoders raise whatever their libraries do: OSError, SyntaxError, struct.error
+    except Exception as error:  # Pillow's decoders raise all kinds: OSError, SyntaxError, struct.error
         raise _corrupt(where, error) from error
     if pixels.shape[:2] != (form.height, form.width):
         cause = f"{where} is {pixels.shape[1]}x{pixels.shape[0]} pixels; the first image is {form.width}x{form.height}"
@@ -110,8 +108,9 @@ def in_order(pool: Executor, function: Callable[[Item], Result], items: Iterable
 
 def _try_open(encoded: Encoded, index: int) -> Image.Image | None:
     try:
-        return _open(encoded.read(index), encoded.names[index])
-    except CorruptImageError:
+        image = _open(encoded.read(index), encoded.names[index])
+        return _upright(image)
+    except Exception:  # as in decode: whoever decodes it for good says what is wrong with it
         return None
 
 
@@ -126,9 +125,7 @@ def _open(content: bytes, where: str) -> Image.Image:
 def _pixels(image: Image.Image, form: Form) -> NDArray[np.uint8]:
     if form.resize:
         image.draft("RGB" if form.channels == 3 else "L", (form.width, form.height))  # JPEG: decode at a fraction
-    image.load()
-    if image.info.get("exif"):
-        image = ImageOps.exif_transpose(image)
+    image = _upright(image)
     if image.mode.startswith("I;16"):  # Pillow would cut these off at 255
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     mode = "L" if form.channels == 1 else "RGB"
@@ -137,6 +134,12 @@ def _pixels(image: Image.Image, form: Form) -> NDArray[np.uint8]:
     if form.resize and image.size != (form.width, form.height):
         image = ImageOps.fit(image, (form.width, form.height), Image.Resampling.BILINEAR)
     return np.asarray(image)
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """The image, its pixels read, turned the way the camera was held."""
+    image.load()
+    return ImageOps.exif_transpose(image) if image.info.get("exif") else image
 
 
 def _corrupt(where: str, error: Exception) -> CorruptImageError:

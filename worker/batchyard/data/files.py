@@ -6,6 +6,7 @@ import fcntl
 import os
 import shutil
 import uuid
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,6 +40,18 @@ def replacing(path: Path) -> Iterator[Path]:
         else:
             partial.unlink(missing_ok=True)
         raise
+
+
+class RandomReader:
+    """A file read at random, from several threads at once. Closed when nothing refers to it any more."""
+
+    def __init__(self, path: Path) -> None:
+        self._handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        weakref.finalize(self, os.close, self._handle)
+
+    def read(self, offset: int, size: int) -> bytes:
+        """`size` bytes at `offset`, or fewer where the file ends."""
+        return os.pread(self._handle, size, offset)
 
 
 def _sync(path: Path) -> None:

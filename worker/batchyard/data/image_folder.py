@@ -18,15 +18,13 @@ from batchyard.data.encoded import Encoded
 from batchyard.data.errors import DataError
 from batchyard.data.location import Location
 from batchyard.data.options import Options
-from batchyard.data.order import permutation
+from batchyard.data.splitting import chosen_for_testing
 from batchyard.data.tree import Tree, open_tree
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm")
 TRAIN = ("train", "training")
 TEST = ("test", "val", "valid", "validation")
 """The first that is there counts."""
-SPLIT_SEED = 20150211
-"""Of the shuffle before a split; any number would do, but never another."""
 LAYOUT = "expected train/CLASS/IMAGE and test/CLASS/IMAGE, or CLASS/IMAGE"
 
 
@@ -38,9 +36,8 @@ class Sample:
     label: str
 
 
-def load_images(name: str, uri: str, options: Options) -> Dataset:
-    """The dataset at `uri`. Raises DataError."""
-    location = Location(uri)
+def load_images(name: str, location: Location, options: Options) -> Dataset:
+    """The dataset at `location`, called `name`. Raises DataError."""
     tree = open_tree(location, options)
     train, test = _parts(tree, options.test_share)
     classes = tuple(sorted({sample.label for sample in train}))
@@ -61,18 +58,15 @@ def _parts(tree: Tree, test_share: float) -> tuple[list[Sample], list[Sample]]:
     train_name = next((part for part in TRAIN if part in tops), None)
     test_name = next((part for part in TEST if part in tops), None)
     if train_name is None:
-        return split(_samples(tree, below, ""), test_share)
+        return _split(_samples(tree, below, ""), test_share)
     train = _samples(tree, below, f"{train_name}/")
-    return (train, _samples(tree, below, f"{test_name}/")) if test_name else split(train, test_share)
+    return (train, _samples(tree, below, f"{test_name}/")) if test_name else _split(train, test_share)
 
 
-def split(samples: Sequence[Sample], test_share: float) -> tuple[list[Sample], list[Sample]]:
-    """Training and test samples: the same ones whenever the samples are the same. At least one of each."""
-    order = permutation(SPLIT_SEED, 0, len(samples))
-    tests = min(max(1, round(len(samples) * test_share)), len(samples) - 1)
-    chosen = set(order[:tests].tolist())
-    train = [sample for i, sample in enumerate(samples) if i not in chosen]
-    return train, [sample for i, sample in enumerate(samples) if i in chosen]
+def _split(samples: Sequence[Sample], test_share: float) -> tuple[list[Sample], list[Sample]]:
+    tests = chosen_for_testing(len(samples), test_share)
+    train = [sample for sample, test in zip(samples, tests, strict=True) if not test]
+    return train, [sample for sample, test in zip(samples, tests, strict=True) if test]
 
 
 def _is_image(name: str) -> bool:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import fsspec
 
@@ -54,7 +54,9 @@ class Location:
         """Name below the folder ("" for a file) to what tells this version of it from others; sorted by name."""
         filesystem, path = self._opened
         try:
-            found = filesystem.find(path, detail=True) if self.is_folder else {path: filesystem.info(path)}
+            if not self.is_folder:
+                return {"": _version(filesystem.info(path))}
+            found = filesystem.find(path, detail=True)
         except ERRORS as error:
             raise self._error(error) from error
         root = len(path.rstrip("/")) + 1
@@ -70,6 +72,14 @@ class Location:
         filesystem, path = self._opened
         try:
             return bytes(filesystem.cat_file(posixpath.join(path, name)))
+        except ERRORS as error:
+            raise self._error(error, name) from error
+
+    def open(self, name: str) -> IO[bytes]:
+        """A file below the folder, to be read at random."""
+        filesystem, path = self._opened
+        try:
+            return cast("IO[bytes]", filesystem.open(posixpath.join(path, name) if name else path, "rb"))
         except ERRORS as error:
             raise self._error(error, name) from error
 

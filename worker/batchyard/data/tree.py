@@ -4,15 +4,14 @@ a name that an archive chose.
 
 from __future__ import annotations
 
-import os
 import tarfile
 import zipfile
 import zlib
 from pathlib import Path
-from typing import IO, Protocol
+from typing import Protocol
 
 from batchyard.data.errors import DataError
-from batchyard.data.files import locked, replacing
+from batchyard.data.files import RandomReader, locked, replacing
 from batchyard.data.location import Location
 from batchyard.data.options import Options
 
@@ -92,7 +91,7 @@ class TarTree:
         try:
             with tarfile.open(path, "r:") as archive:
                 self._places = {each.name: (each.offset_data, each.size) for each in archive if each.isfile()}
-            self._file: IO[bytes] = path.open("rb")
+            self._reader = RandomReader(path)
         except (tarfile.TarError, OSError) as error:
             raise DataError(f"{where} cannot be read as a tar: {error}", AGAIN) from error
         self.names = sorted(self._places)
@@ -100,7 +99,7 @@ class TarTree:
     def read(self, name: str) -> bytes:
         """See Tree."""
         offset, size = self._places[name]
-        content = os.pread(self._file.fileno(), size, offset)
+        content = self._reader.read(offset, size)
         if len(content) < size:
             raise DataError(f"{self.where}: {name} is truncated: {len(content)} of {size} bytes", AGAIN)
         return content

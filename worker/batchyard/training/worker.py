@@ -7,11 +7,12 @@ from collections import OrderedDict
 import torch
 from torch import nn
 
-from batchyard import data, models
+from batchyard import models
 from batchyard.artifact.errors import ArtifactError
 from batchyard.data import DataError, Dataset, Order
 from batchyard.models import ModelError
 from batchyard.nn import InputNormalization, convert_sync_batchnorm
+from batchyard.training import loading
 from batchyard.training.batches import Samples, ShardedBatches
 from batchyard.training.context import StoppedError, WorkerContext
 from batchyard.training.events import Event, LogLine, PhaseChange, TrainingError
@@ -44,7 +45,7 @@ def run(context: WorkerContext) -> None:
 
 def _run(context: WorkerContext) -> None:
     _report(context, PhaseChange(phase="loading"))
-    dataset = data.load(context.spec.data.dataset, context.data_folders)
+    dataset = loading.load(context)
     with joined(context) as group:
         parts = prepare(context, group, dataset)
         _report(context, PhaseChange(phase="training"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 
 from batchyard.training.spec import python_architecture
@@ -19,6 +20,7 @@ WHITENING = ("zca", "iternorm")
 """Those of NORMS that mix channels: population statistics and folding are for layers that do not."""
 STEMS = ("auto", "imagenet", "cifar")
 DATASETS = ("digits", "mnist", "fashion_mnist", "cifar10", "cifar100")
+URI = re.compile(r"[a-z][a-z0-9+.-]*://[^\s\x00-\x1f]+")
 SHUFFLES = ("full", "within_shard")
 ON_ERROR = ("fail", "skip")
 CACHES = ("auto", "memory", "stream")
@@ -97,7 +99,7 @@ class DataSpec:
     """The training data."""
 
     dataset: str
-    """One of DATASETS."""
+    """One of DATASETS, or the URI of a folder or file (docs/data.md)."""
     batch_size: int = 60
     """Samples in one global batch, shared out over all workers."""
     shuffle: str = "full"
@@ -110,13 +112,32 @@ class DataSpec:
     """Processes that read ahead of each training worker; 0: as many as suit. Not for data held in memory."""
     cache: str = "auto"
     """One of CACHES: memory decodes everything once; stream reads as it goes; auto is memory where the data fits."""
+    image_size: int | None = None
+    """Images are scaled and cropped to this many pixels square; None: they must be of one size already. For URIs."""
+    test_share: float = 0.2
+    """Share of the samples, above 0 and below 1, held out for testing where the data has no test part. For URIs."""
 
     def __post_init__(self) -> None:
         checks = Checks()
-        checks.one_of("dataset", self.dataset, DATASETS)
+        _check_dataset(checks, self.dataset)
         checks.integer("batch_size", self.batch_size, 1, INT32_MAX)
         checks.one_of("shuffle", self.shuffle, SHUFFLES)
         checks.one_of("on_error", self.on_error, ON_ERROR)
         checks.integer("workers", self.workers, 0, 256)
         checks.one_of("cache", self.cache, CACHES)
+        if self.image_size is not None:
+            checks.integer("image_size", self.image_size, 1, 4096)
+            named = "nothing: a dataset with a name has images of one size; leave it out"
+            checks.require("://" in self.dataset, "image_size", self.image_size, named)
+        inside = 0 < self.test_share < 1
+        checks.require(inside, "test_share", self.test_share, "a number above 0 and below 1")
         checks.finish()
+
+
+def _check_dataset(checks: Checks, dataset: str) -> None:
+    """A name, or a URI that could be one: whether it can be read shows when the job runs."""
+    if "://" in dataset or dataset.startswith(("/", ".", "~")):
+        form = "SCHEME://PLACE, for example file:///data/cats.zip or s3://bucket/cats"
+        checks.require(URI.fullmatch(dataset) is not None, "dataset", dataset, form)
+    else:
+        checks.one_of("dataset", dataset, DATASETS)
