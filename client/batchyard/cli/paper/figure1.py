@@ -86,7 +86,7 @@ def drift(points: Sequence[LayerPoint]) -> float:
     """
     later = [point for point in points if point.step >= EARLY * points[-1].step]
     width = sum(point.p85 - point.p15 for point in later) / len(later)
-    series = [[getattr(point, name) for point in later] for name in ("p15", "p50", "p85")]
+    series = [[point.p15 for point in later], [point.p50 for point in later], [point.p85 for point in later]]
     return max(max(values) - min(values) for values in series) / width
 
 
