@@ -709,6 +709,7 @@ class LayerStatistics(_message.Message):
         WORKER_SPREAD_FIELD_NUMBER: _builtins.int
         SMALLEST_BATCH_FIELD_NUMBER: _builtins.int
         SKIPPED_FIELD_NUMBER: _builtins.int
+        BIAS_NORM_FIELD_NUMBER: _builtins.int
         name: _builtins.str
         p15: _builtins.float
         """Percentiles of the activation function's input (Figure 1b, c of the paper)."""
@@ -730,6 +731,10 @@ class LayerStatistics(_message.Message):
         """Values per channel that the smallest batch was normalised over. Absent without normalisation."""
         skipped: _builtins.int
         """Batches so far that left the running statistics as they were, because theirs were not finite."""
+        bias_norm: _builtins.float
+        """L2 norm of the bias right before. Absent where there is none, as normalisation would cancel it: only detached
+        normalisation keeps it, to show how it grows (section 2 of the paper).
+        """
         def __init__(
             self,
             *,
@@ -743,17 +748,22 @@ class LayerStatistics(_message.Message):
             worker_spread: _builtins.float | None = ...,
             smallest_batch: _builtins.int | None = ...,
             skipped: _builtins.int = ...,
+            bias_norm: _builtins.float | None = ...,
         ) -> None: ...
-        _HasFieldArgType: _TypeAlias = _typing.Literal["_drift", b"_drift", "_smallest_batch", b"_smallest_batch", "_worker_spread", b"_worker_spread", "drift", b"drift", "smallest_batch", b"smallest_batch", "worker_spread", b"worker_spread"]  # noqa: Y015
+        _HasFieldArgType: _TypeAlias = _typing.Literal["_bias_norm", b"_bias_norm", "_drift", b"_drift", "_smallest_batch", b"_smallest_batch", "_worker_spread", b"_worker_spread", "bias_norm", b"bias_norm", "drift", b"drift", "smallest_batch", b"smallest_batch", "worker_spread", b"worker_spread"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["_drift", b"_drift", "_smallest_batch", b"_smallest_batch", "_worker_spread", b"_worker_spread", "dead", b"dead", "drift", b"drift", "name", b"name", "p15", b"p15", "p50", b"p50", "p85", b"p85", "saturated", b"saturated", "skipped", b"skipped", "smallest_batch", b"smallest_batch", "worker_spread", b"worker_spread"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["_bias_norm", b"_bias_norm", "_drift", b"_drift", "_smallest_batch", b"_smallest_batch", "_worker_spread", b"_worker_spread", "bias_norm", b"bias_norm", "dead", b"dead", "drift", b"drift", "name", b"name", "p15", b"p15", "p50", b"p50", "p85", b"p85", "saturated", b"saturated", "skipped", b"skipped", "smallest_batch", b"smallest_batch", "worker_spread", b"worker_spread"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        _WhichOneofReturnType__bias_norm: _TypeAlias = _typing.Literal["bias_norm"]  # noqa: Y015
+        _WhichOneofArgType__bias_norm: _TypeAlias = _typing.Literal["_bias_norm", b"_bias_norm"]  # noqa: Y015
         _WhichOneofReturnType__drift: _TypeAlias = _typing.Literal["drift"]  # noqa: Y015
         _WhichOneofArgType__drift: _TypeAlias = _typing.Literal["_drift", b"_drift"]  # noqa: Y015
         _WhichOneofReturnType__smallest_batch: _TypeAlias = _typing.Literal["smallest_batch"]  # noqa: Y015
         _WhichOneofArgType__smallest_batch: _TypeAlias = _typing.Literal["_smallest_batch", b"_smallest_batch"]  # noqa: Y015
         _WhichOneofReturnType__worker_spread: _TypeAlias = _typing.Literal["worker_spread"]  # noqa: Y015
         _WhichOneofArgType__worker_spread: _TypeAlias = _typing.Literal["_worker_spread", b"_worker_spread"]  # noqa: Y015
+        @_typing.overload
+        def WhichOneof(self, oneof_group: _WhichOneofArgType__bias_norm) -> _WhichOneofReturnType__bias_norm | None: ...
         @_typing.overload
         def WhichOneof(self, oneof_group: _WhichOneofArgType__drift) -> _WhichOneofReturnType__drift | None: ...
         @_typing.overload
