@@ -168,10 +168,10 @@ def test_a_vote_to_stop_travels_with_the_gradients() -> None:
     flat = FlatParameters(a_network())
     flat.begin_step(stop=True)
     assert flat.summands.sum().item() == 1
-    assert flat.votes() == (True, False)
+    assert flat.votes() == (True, False, False)
     assert not flat.gradients.any()
     flat.begin_step(stop=False)
-    assert flat.votes() == (False, False)
+    assert flat.votes() == (False, False, False)
 
 
 def test_weight_decay_spares_biases_gamma_and_beta() -> None:

@@ -7,6 +7,7 @@ seconds since the epoch on the machine that emitted the event.
 from __future__ import annotations
 
 import dataclasses
+import math
 import time as clock
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -53,6 +54,11 @@ class StepMetrics(Event):
     samples_per_second: float
     step_seconds: float
 
+    @property
+    def finite(self) -> bool:
+        """Whether training has not diverged."""
+        return math.isfinite(self.loss)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation(Event):
@@ -79,6 +85,7 @@ class Layer:
     worker_spread: float | None = None
     smallest_batch: int | None = None
     skipped: int = 0
+    bias_norm: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -31,7 +31,7 @@ class FlatParameters:
         self.values = parameters[0].new_zeros(length)
         self._buffer = parameters[0].new_zeros(length + ALIGNMENT)
         self.gradients = self._buffer[:length]
-        self._votes = self._buffer[length : length + 2]
+        self._votes = self._buffer[length : length + 3]
         start = 0
         for parameter, size in zip(parameters, sizes, strict=True):
             self._adopt(parameter, slice(start, start + parameter.numel()))
@@ -45,16 +45,16 @@ class FlatParameters:
         value.copy_(parameter.detach())
         parameter.data, parameter.grad = value, gradient
 
-    def begin_step(self, *, stop: bool, pause: bool = False) -> None:
-        """Clears the gradients and casts this worker's votes to stop and to pause."""
+    def begin_step(self, *, stop: bool, pause: bool = False, tell: bool = False) -> None:
+        """Clears the gradients and casts this worker's votes: to stop, to pause, and to tell what points have shown."""
         self._buffer.zero_()
-        if stop or pause:
-            self._votes.copy_(torch.tensor([stop, pause]))
+        if stop or pause or tell:
+            self._votes.copy_(torch.tensor([stop, pause, tell]))
 
-    def votes(self) -> tuple[bool, bool]:
-        """Whether any worker has voted to stop, and to pause, in this step. A host sync on CUDA."""
-        stop, pause = self._votes.tolist()
-        return stop > 0, pause > 0
+    def votes(self) -> tuple[bool, bool, bool]:
+        """Whether any worker has voted to stop, to pause, and to tell, in this step. A host sync on CUDA."""
+        stop, pause, tell = self._votes.tolist()
+        return stop > 0, pause > 0, tell > 0
 
     @property
     def summands(self) -> torch.Tensor:

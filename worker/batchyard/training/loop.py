@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 
 from torch import nn
 
-from batchyard.nn import ActivationStats
 from batchyard.training.batches import Samples, ShardedBatches
 from batchyard.training.checkpointing import Checkpoints, Writer, state_of
 from batchyard.training.context import StoppedError, WorkerContext
 from batchyard.training.evaluate import evaluate, share_running_statistics
-from batchyard.training.events import Evaluation, Layer, LayerStatistics, LogLine
+from batchyard.training.events import Evaluation, LogLine
 from batchyard.training.flat import FlatParameters
 from batchyard.training.forward import forward_of, lay_out
 from batchyard.training.group import Group
 from batchyard.training.losses import loss_sum
-from batchyard.training.meter import Meter
+from batchyard.training.meter import Meter, diverged
 from batchyard.training.update import Update
+from batchyard.training.watch import Watch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,40 +46,44 @@ def _train(context: WorkerContext, group: Group, parts: Parts, writer: Writer) -
     spec, model = context.spec, parts.model.train()
     lay_out(spec, model)
     parameters = FlatParameters(model)
-    statistics = ActivationStats(model) if spec.metrics.activation_statistics else None
     steps = spec.total_steps(parts.batches.order.batches_per_epoch)
     meter, update = Meter(spec, group, steps), Update(spec, model, parameters, steps)
     forward, loss_of = forward_of(spec, model), loss_sum(spec.loss, spec.label_smoothing)
     shared, own = state_of(model, spec, group, meter, update=update)
     checkpoints = Checkpoints(context, group, writer, shared, {**own, **update.own})
     emit = context.emit if group.rank == 0 else lambda event: None
+    watch = Watch(spec, model, group, emit)
+    share = parameters.values.new_ones(()) / spec.data.batch_size
     votes_are_free = group.device.type == "cpu"
 
     for step in range(checkpoints.resume() + 1, steps + 1):
         last = step == steps
         at_point = step == 1 or last or step % spec.metrics.every_steps == 0
-        if statistics is not None:
-            statistics.enabled = at_point
-
-        parameters.begin_step(stop=context.stop_requested(), pause=context.pause_requested())
+        tell = watch.begin_step(at_point=at_point)
+        parameters.begin_step(stop=context.stop_requested(), pause=context.pause_requested(), tell=tell)
         for images, labels in parts.batches.micro_batches(step):  # host sync at the first step of an epoch
             logits = forward(images)
             loss = loss_of(logits, labels)
-            update.backward(loss / spec.data.batch_size)
+            update.backward(loss, share)
             meter.add(loss, logits, labels)
         group.sum_(parameters.summands)
         update.apply(step)
 
-        stop = pause = False
+        stop = pause = tell = False
         if votes_are_free or at_point:
-            stop, pause = parameters.votes()  # host sync on CUDA, at metric points only
+            stop, pause, tell = parameters.votes()  # host sync on CUDA, at metric points only
         if stop:
             raise StoppedError(f"stopped after step {step}")
         if at_point:
-            emit(meter.read(step, update.learning_rate))  # host sync
-            if statistics is not None:
-                with meter.paused():
-                    emit(LayerStatistics(step=step, layers=layers(statistics, group)))  # host sync
+            metrics = meter.read(step, update.learning_rate)  # host sync
+            if not metrics.finite:
+                watch.tell()
+                raise diverged(metrics)
+            emit(metrics)
+            watch.end_point(step)
+        if tell:
+            with meter.paused():
+                watch.tell()  # host sync
         if last or (spec.evaluate.every_steps and step % spec.evaluate.every_steps == 0):
             with meter.paused(), update.averaged():
                 if spec.workers.sync_batch_norm == "none":
@@ -93,24 +96,17 @@ def _train(context: WorkerContext, group: Group, parts: Parts, writer: Writer) -
                 emit(_target_reached(step, steps, score.accuracy))
                 break
         if pause and not last:
+            watch.tell()
             checkpoints.pause(step)  # host sync
         if checkpoints.due(step):
             with meter.paused():
+                watch.tell()
                 checkpoints.save(step)  # host sync
 
     update.finish()
-    if statistics is not None:
-        statistics.detach()
+    watch.finish()
 
 
 def _target_reached(step: int, steps: int, accuracy: float) -> LogLine:
     text = f"training ends after step {step} of {steps}: held-out accuracy {accuracy:.2%} has reached stop_at.accuracy"
     return LogLine(level="INFO", text=text, rank=0)
-
-
-def layers(statistics: ActivationStats, group: Group) -> tuple[Layer, ...]:
-    """What was measured since the last call, over all workers, as the event has it. Every worker must call it."""
-    names = [field.name for field in dataclasses.fields(Layer)]
-    return tuple(
-        Layer(**{name: getattr(layer, name) for name in names}) for layer in statistics.collect(group.process_group)
-    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,6 +12,9 @@ from batchyard.training.events import StepMetrics, TrainingError
 from batchyard.training.group import Group
 from batchyard.training.spec import TrainingJobSpec
 
+KEPT = 16
+"""Micro-batches whose losses, logits and labels are kept and added up together: seven small operations for all."""
+
 
 class Meter:
     """Adds up over steps without a host sync; `read` has the only one."""
@@ -22,16 +24,31 @@ class Meter:
         self._loss = torch.zeros((), dtype=torch.float64, device=group.device)
         self._correct = torch.zeros((), dtype=torch.int64, device=group.device)
         self._micro_batches = 0
+        self._kept: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
         self._since = time.perf_counter()
 
     def add(self, loss: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor) -> None:
         """Counts one micro-batch: `loss` summed over this worker's samples, their logits and labels."""
-        self._loss += loss.detach()
-        self._correct += (logits.detach().argmax(1) == labels).sum()
+        self._kept.append((loss.detach(), logits.detach(), labels))
         self._micro_batches += 1
+        if len(self._kept) == KEPT:
+            self._add_up()
+
+    @torch.no_grad()
+    def _add_up(self) -> None:
+        if self._kept:
+            losses, logits, labels = zip(*self._kept, strict=True)
+            self._loss += torch.stack(losses).double().sum()
+            self._correct += (torch.cat(logits).argmax(1) == torch.cat(labels)).sum()
+            self._kept.clear()
 
     def state_dict(self) -> dict[str, torch.Tensor | int | float | str]:
-        """The sums of this worker since the last `read`; the clock is no part of them."""
+        """The sums of this worker since the last `read`; the clock is no part of them.
+
+        They do not depend on what was added up together: fp64 holds sums of fp32 losses exactly, unless the largest is
+        more than 1e7 times the smallest.
+        """
+        self._add_up()
         return {"loss": self._loss, "correct": self._correct, "micro_batches": self._micro_batches}
 
     def load_state_dict(self, state: Mapping[str, torch.Tensor | int | float | str]) -> None:
@@ -48,10 +65,8 @@ class Meter:
         self._since += time.perf_counter() - began
 
     def read(self, step: int, learning_rate: float) -> StepMetrics:
-        """Means over all workers since the last `read`, and begins anew; every worker must call it.
-
-        Raises TrainingError, on every worker alike, when the loss is not finite.
-        """
+        """Means over all workers since the last `read`, and begins anew; every worker must call it."""
+        self._add_up()
         totals = self._group.sum_(torch.stack([self._loss, self._correct.double()]))
         loss, correct = totals.tolist()  # host sync
         steps = self._micro_batches // self._spec.accumulate
@@ -65,15 +80,13 @@ class Meter:
             samples_per_second=samples / seconds,
             step_seconds=seconds / steps,
         )
-        require_finite(metrics)
         self._loss.zero_()
         self._correct.zero_()
         self._micro_batches, self._since = 0, time.perf_counter()
         return metrics
 
 
-def require_finite(metrics: StepMetrics) -> None:
-    """Raises TrainingError when training has diverged."""
-    if not math.isfinite(metrics.loss):
-        cause = f"the loss is {metrics.loss} by step {metrics.step}, at learning rate {metrics.learning_rate:g}"
-        raise TrainingError(cause, "lower optimizer.learning_rate (try a tenth of it), or use model.norm: batch")
+def diverged(metrics: StepMetrics) -> TrainingError:
+    """What to raise when the loss is not finite; it is the same on every worker."""
+    cause = f"the loss is {metrics.loss} by step {metrics.step}, at learning rate {metrics.learning_rate:g}"
+    return TrainingError(cause, "lower optimizer.learning_rate (try a tenth of it), or use model.norm: batch")

@@ -34,9 +34,11 @@ class Update:
         self._optimizer = optimizers.build(spec.optimizer, model, flat, scaled=half)
         self._average = None if spec.ema_decay is None else ModelAverage(model, flat, spec.ema_decay)
 
-    def backward(self, loss: Tensor) -> None:
-        """Adds the gradients of `loss` to those of the step; in fp16 scaled, so that small ones do not vanish."""
-        torch.autograd.backward(loss if self._scaler is None else self._scaler.scale(loss))
+    def backward(self, loss: Tensor, weight: Tensor | None = None) -> None:
+        """Adds the gradients of `weight` * `loss` to those of the step; in fp16 scaled, so that small ones do not
+        vanish. `weight` (None: 1), of the loss's dtype, is cheaper as a gradient than as a factor.
+        """
+        torch.autograd.backward(loss if self._scaler is None else self._scaler.scale(loss), weight)
 
     def apply(self, step: int) -> None:
         """Makes step `step`, counted from 1, from gradients that are the same on every worker."""
