@@ -14,7 +14,8 @@ seeds = st.integers(0, 2**63 - 1)
 @st.composite
 def orders(draw: st.DrawFn) -> Order:
     samples = draw(st.integers(1, 300))
-    return Order(seed=draw(seeds), samples=samples, batch_size=draw(st.integers(1, samples)))
+    shuffle = draw(st.sampled_from(["full", "within_shard"]))
+    return Order(seed=draw(seeds), samples=samples, batch_size=draw(st.integers(1, samples)), shuffle=shuffle)
 
 
 @given(orders(), st.integers(0, 2**40))
@@ -46,7 +47,7 @@ def test_every_batch_is_whole_and_no_sample_repeats_in_an_epoch(order: Order, ep
 
 @given(orders(), st.integers(1, 10**9))
 def test_a_batch_depends_on_seed_and_step_alone(order: Order, step: int) -> None:
-    again = Order(seed=order.seed, samples=order.samples, batch_size=order.batch_size)
+    again = Order(**vars(order))
     for other in (1, step + 1, step * 2):
         again.batch(other)
     assert np.array_equal(again.batch(step), order.batch(step))
@@ -71,3 +72,41 @@ def test_every_position_is_about_equally_likely() -> None:
 def test_a_batch_larger_than_the_training_set_is_refused_by_name() -> None:
     with pytest.raises(DataError, match=r"data\.batch_size: 61 given; the training set has 60 samples"):
         Order(seed=0, samples=60, batch_size=61)
+
+
+def test_within_shards_only_samples_of_the_same_shard_meet_in_a_workers_part() -> None:
+    order = Order(seed=5, samples=800, batch_size=16, shuffle="within_shard")
+    met: dict[int, set[int]] = {}
+    for step in range(1, 1 + 30 * order.batches_per_epoch):
+        for part in order.batch(step).reshape(8, 2):
+            for sample in part.tolist():
+                met.setdefault(sample, set()).update(part.tolist())
+    assert len(met) == 800
+    assert max(len(company) for company in met.values()) <= 100  # a shard
+    assert len({frozenset(shard) for shard in shards(order)}) == 8
+    for shard in shards(order):
+        assert all(met[sample] <= shard for sample in shard)
+
+
+def shards(order: Order) -> list[set[int]]:
+    """What is ever in each eighth of a batch."""
+    epochs = [order.epoch(number)[: order.batches_per_epoch * order.batch_size] for number in range(2)]
+    rows = np.concatenate(epochs).reshape(-1, 8, order.batch_size // 8)
+    return [set(rows[:, number].reshape(-1).tolist()) for number in range(8)]
+
+
+def test_with_full_shuffling_samples_meet_far_more_others() -> None:
+    order = Order(seed=5, samples=800, batch_size=16)
+    company = {other for step in range(1, 1 + 100 * order.batches_per_epoch) for part in order.batch(step).reshape(8, 2)
+               if 7 in part for other in part.tolist()}  # fmt: skip
+    order = Order(seed=5, samples=800, batch_size=16, shuffle="within_shard")
+    same = {other for step in range(1, 1 + 100 * order.batches_per_epoch) for part in order.batch(step).reshape(8, 2)
+            if 7 in part for other in part.tolist()}  # fmt: skip
+    assert len(company) > 85
+    assert len(same) < 75
+
+
+def test_the_order_within_shards_never_changes_between_versions() -> None:
+    order = Order(seed=1, samples=20, batch_size=9, shuffle="within_shard")
+    assert np.array_equal(np.sort(order.epoch(3)), np.arange(20))
+    assert order.epoch(3).tolist() == [10, 0, 16, 6, 12, 5, 4, 1, 8, 14, 15, 17, 13, 18, 3, 9, 19, 2, 11, 7]

@@ -4,6 +4,12 @@ Each epoch visits the training set in a permutation of its own and cuts it into 
 The samples left over at the end of an epoch, fewer than one batch, are not used in that epoch: another permutation
 leaves out others. Each worker takes a contiguous share of each global batch, so that N workers together see exactly
 the batches that one would.
+
+Shuffling within shards deals the samples into a few shards once and for all; each global batch takes its share from
+each shard, and an epoch shuffles every shard by itself. With full shuffling any two samples may meet in a worker's
+part of a batch; within shards only those of the same shard. The paper (section 4.2.1) reports about 1% better accuracy
+from shuffling within shards than from batches that are always the same; the shards do not depend on the number of
+workers, so that neither does the order.
 """
 
 from __future__ import annotations
@@ -15,6 +21,11 @@ from numpy.typing import NDArray
 
 from batchyard.data.errors import DataError
 
+SHARDS = 8
+"""Of within-shard shuffling. Workers whose number divides it hold whole shards."""
+SHUFFLING, DEALING, AUGMENTING = range(3)
+"""What random words are for: each has a stream of its own."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Order:
@@ -23,6 +34,8 @@ class Order:
     seed: int
     samples: int
     batch_size: int
+    shuffle: str = "full"
+    """full, or within_shard."""
 
     def __post_init__(self) -> None:
         if self.batch_size > self.samples:
@@ -41,7 +54,23 @@ class Order:
 
     def epoch(self, number: int) -> NDArray[np.int64]:
         """The permutation of epoch `number` (counted from 0): [samples]."""
-        return permutation(self.seed, number, self.samples)
+        if self.shuffle == "full":
+            return permutation(self.seed, number, self.samples)
+        return self._within_shards(words(self.seed, SHUFFLING, number, self.samples))
+
+    def _within_shards(self, random: NDArray[np.uint64]) -> NDArray[np.int64]:
+        """Each shard in the order of its samples' `random` words, dealt to the batches; the rest comes last."""
+        dealt = permutation(self.seed, 0, self.samples, DEALING)
+        batches, size = self.batches_per_epoch, self.batch_size
+        rows, left_over = np.empty((batches, size), np.int64), []
+        for number in range(SHARDS):
+            part = share(size, number, SHARDS)
+            shard = dealt[self.samples * part.start // size : self.samples * part.stop // size]
+            shard = shard[np.argsort(random[shard], kind="stable")]
+            used = batches * len(part)
+            rows[:, part.start : part.stop] = shard[:used].reshape(batches, len(part))
+            left_over.append(shard[used:])
+        return np.concatenate([rows.reshape(-1), *left_over])
 
     def batch(self, step: int) -> NDArray[np.int64]:
         """The global batch of `step` (counted from 1): indices into the training set, [batch_size]."""
@@ -49,15 +78,22 @@ class Order:
         return self.epoch(epoch)[start : start + self.batch_size]
 
 
-def permutation(seed: int, epoch: int, length: int) -> NDArray[np.int64]:
-    """The numbers 0 to length-1, shuffled by (seed, epoch).
-
-    Sorts by raw words of Philox 4x64, a counter-based generator (Salmon et al., SC 2011): the highest word of the
-    counter is the epoch, so that epochs never overlap, and raw words, unlike numpy's shuffles, never change between
-    versions. Equal words keep their order.
+def permutation(seed: int, epoch: int, length: int, stream: int = SHUFFLING) -> NDArray[np.int64]:
+    """The numbers 0 to length-1, shuffled by (seed, stream, epoch): sorted by random words. Equal words keep their
+    order.
     """
-    words = np.random.Philox(key=seed, counter=[0, 0, 0, epoch]).random_raw(length)
-    return np.argsort(words, kind="stable")
+    return np.argsort(words(seed, stream, epoch, length), kind="stable")
+
+
+def words(seed: int, stream: int, block: int, length: int, start: int = 0) -> NDArray[np.uint64]:
+    """Random words number `start` (a multiple of 4) to start+length-1 of a block of a stream: [length].
+
+    Raw words of Philox 4x64, a counter-based generator (Salmon et al., SC 2011): the stream is in its key, the block is
+    the highest word of its counter, so that blocks never overlap; raw words, unlike numpy's shuffles, never change
+    between versions.
+    """
+    generator = np.random.Philox(key=seed + (stream << 64), counter=[start // 4, 0, 0, block])
+    return generator.random_raw(length)
 
 
 def share(total: int, rank: int, world_size: int) -> range:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import torch
 
 from batchyard.data import Order, Split, share
+from batchyard.data.augment import Augmentation
 from batchyard.data.order import micro_shares
 from batchyard.training.group import Group
 
@@ -38,9 +39,16 @@ class Samples:
 class ShardedBatches:
     """One worker's share of each global batch."""
 
-    def __init__(self, samples: Samples, order: Order, group: Group, micro_batches: int = 1) -> None:
+    def __init__(
+        self,
+        samples: Samples,
+        order: Order,
+        group: Group,
+        micro_batches: int = 1,
+        augmentation: Augmentation | None = None,
+    ) -> None:
         self.order = order
-        self._samples, self._device = samples, group.device
+        self._samples, self._device, self._augmentation = samples, group.device, augmentation
         self._share = share(order.batch_size, group.rank, group.world_size)
         self._micro_shares = micro_shares(order.batch_size, micro_batches, group.rank, group.world_size)
         self._epoch = -1
@@ -48,8 +56,7 @@ class ShardedBatches:
 
     def shard(self, step: int) -> Batch:
         """Returns this worker's share of the global batch of `step`, counted from 1."""
-        start = self._start(step)
-        return self._samples.pick(self._permutation[start + self._share.start : start + self._share.stop])
+        return self._batch(step, self._share)
 
     def micro_batches(self, step: int) -> Iterator[Batch]:
         """Yields this worker's share of each micro-batch of the global batch of `step`, counted from 1.
@@ -57,9 +64,16 @@ class ShardedBatches:
         The global batch is cut into micro-batches before those are shared out, so that any number of workers
         normalises by the same ones.
         """
-        start = self._start(step)
         for part in self._micro_shares:
-            yield self._samples.pick(self._permutation[start + part.start : start + part.stop])
+            yield self._batch(step, part)
+
+    def _batch(self, step: int, part: range) -> Batch:
+        """The places `part` of the global batch of `step`."""
+        start = self._start(step)
+        images, labels = self._samples.pick(self._permutation[start + part.start : start + part.stop])
+        if self._augmentation is not None:
+            images = self._augmentation(images, step, part)
+        return images, labels
 
     def _start(self, step: int) -> int:
         """Where the batch of `step` begins in the permutation of its epoch, which is now there."""

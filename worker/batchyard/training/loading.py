@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from batchyard import data
 from batchyard.data import Dataset, Options
+from batchyard.data.augment import Augmentation, Policy
 from batchyard.training.context import WorkerContext
 from batchyard.training.events import LogLine
+from batchyard.training.spec import TrainingJobSpec
 
 
 def load(context: WorkerContext) -> Dataset:
@@ -25,3 +27,9 @@ def load(context: WorkerContext) -> Dataset:
         log=log,
     )
     return data.load(spec.dataset, context.data_folders, options)
+
+
+def augmentation(spec: TrainingJobSpec, dataset: Dataset) -> Augmentation | None:
+    """What changes training images as `spec` asks for; None where it asks for nothing. Raises DataError."""
+    policy = Policy(**vars(spec.data.augment))
+    return Augmentation(policy, spec.seed, dataset.image_shape, dataset.mean) if policy else None

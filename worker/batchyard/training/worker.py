@@ -58,13 +58,15 @@ def _run(context: WorkerContext) -> None:
 def prepare(context: WorkerContext, group: Group, dataset: Dataset) -> Parts:
     """What the loop works with, on the worker's device. Raises DataError, ModelError."""
     spec = context.spec
-    order = Order(seed=spec.seed, samples=len(dataset.train), batch_size=spec.data.batch_size)
+    batch_size, shuffle = spec.data.batch_size, spec.data.shuffle
+    order = Order(seed=spec.seed, samples=len(dataset.train), batch_size=batch_size, shuffle=shuffle)
     model = build_model(spec, dataset).to(group.device)
     _fit(model, dataset, group)
     synced = spec.workers.sync_batch_norm == "world"
     convert_sync_batchnorm(model, group.process_group if synced else group.alone(), ghost_size=spec.model.ghost_size)
     _describe(context, group, model, dataset)
-    batches = ShardedBatches(Samples(dataset.train, group.device), order, group, spec.accumulate)
+    changes = loading.augmentation(spec, dataset)
+    batches = ShardedBatches(Samples(dataset.train, group.device), order, group, spec.accumulate, changes)
     return Parts(model=model, batches=batches, test=Samples(dataset.test, group.device))
 
 

@@ -75,12 +75,12 @@ class ModelSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentSpec:
-    """Random changes to training images, made on the device; a function of (seed, epoch, index) alone."""
+    """Random changes to training images, made on the device; a function of (seed, step, place in the batch) alone."""
 
     flip: bool = False
     """Mirror half of the images left to right."""
     crop: int = 0
-    """Pad each side by this many pixels and cut the image's size out at random; 0: do not."""
+    """Pad each side by this many mirrored pixels and cut the image's size out at random; 0: do not."""
     cutout: int = 0
     """Side, in pixels, of a square that is blanked at random (arXiv 1708.04552); 0: do not."""
     colour_jitter: float = 0.0
@@ -103,13 +103,13 @@ class DataSpec:
     batch_size: int = 60
     """Samples in one global batch, shared out over all workers."""
     shuffle: str = "full"
-    """One of SHUFFLES: full draws a new order of all samples each epoch; within_shard shuffles each worker's own part,
-    whose samples then always meet each other (section 4.2.1 of the paper)."""
+    """One of SHUFFLES: full draws a new order of all samples each epoch; within_shard deals them into shards once,
+    takes each batch from all shards, and shuffles each by itself (section 4.2.1 of the paper)."""
     augment: AugmentSpec = field(default_factory=AugmentSpec)
     on_error: str = "fail"
     """One of ON_ERROR: what to do about an image that cannot be read."""
     workers: int = 0
-    """Processes that read ahead of each training worker; 0: as many as suit. Not for data held in memory."""
+    """Threads of each training worker that decode images; 0: one for each core that it may use."""
     cache: str = "auto"
     """One of CACHES: memory decodes everything once; stream reads as it goes; auto is memory where the data fits."""
     image_size: int | None = None

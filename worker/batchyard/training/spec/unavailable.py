@@ -15,11 +15,6 @@ if TYPE_CHECKING:
     from batchyard.training.spec.job import TrainingJobSpec
 
 UNAVAILABLE: dict[str, object] = {
-    "data.shuffle": DataSpec.shuffle,
-    "data.augment.flip": False,
-    "data.augment.crop": 0,
-    "data.augment.cutout": 0,
-    "data.augment.colour_jitter": 0.0,
     "data.cache": DataSpec.cache,
     "compile": False,
     "deterministic": False,
