@@ -64,9 +64,9 @@ def test_following_shows_a_bar_with_loss_accuracy_speed_and_eta(service: FakeSer
     in_terminal(service, "submit", _file(tmp_path))
     job = "trainingJobs/try-1"
     service.emit(job, StateChange(state=TrainingJob.RUNNING))
-    for step in (1, 20, 40):
+    for step, loss in ((1, 4.0), (20, 2.0), (40, 0.5)):
         service.emit(
-            job, StepMetrics(step=step, steps=40, loss=0.5, accuracy=0.875, samples_per_second=9876, step_seconds=3)
+            job, StepMetrics(step=step, steps=40, loss=loss, accuracy=0.875, samples_per_second=9876, step_seconds=3)
         )
     service.emit(job, Evaluation(step=40, accuracy=0.9, loss=0.4, samples=360))
     service.emit(job, StateChange(state=TrainingJob.SUCCEEDED, model_version="models/tiny/versions/1"))
@@ -74,7 +74,7 @@ def test_following_shows_a_bar_with_loss_accuracy_speed_and_eta(service: FakeSer
     assert "step 40: held-out accuracy 90.00%, loss 0.4000 on 360 samples" in screen
     assert "SUCCEEDED tiny/1" in screen
     last = screen.strip().splitlines()[-1]
-    assert re.search(r"succeeded ━+ 40/40 loss 0.5000  accuracy 87.50%  9,876 samples/s  ETA 0 s", last), last
+    assert re.search(r"succeeded ━+ 40/40 █▄▁ loss 0.5000  accuracy 87.50%  9,876 samples/s  ETA 0 s", last), last
 
 
 def test_the_eta_is_unknown_until_it_is_known(service: FakeService, tmp_path: Path) -> None:

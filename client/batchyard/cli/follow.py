@@ -15,6 +15,7 @@ from typing import Any
 import click
 
 from batchyard.cli.output import clean, for_people, share, span
+from batchyard.cli.sparkline import Course
 from batchyard.client import (
     Client,
     Evaluation,
@@ -32,6 +33,10 @@ Show = Callable[[Event], None]
 
 _LOOK_UP = 0.5
 """Seconds between looks for an interrupt that came just before a wait began."""
+
+
+COURSE = 12
+"""Characters that the course of the loss takes."""
 
 
 def follow(client: Client, name: str, as_json: bool = False) -> TrainingJob:
@@ -87,6 +92,7 @@ class Standing:
     steps: int = 0
     metrics: StepMetrics | None = None
     evaluation: Evaluation | None = None
+    losses: Course = field(default_factory=Course)
     _step_seconds: deque[float] = field(default_factory=lambda: deque(maxlen=9))
 
     def take(self, event: Event) -> None:
@@ -94,6 +100,7 @@ class Standing:
         if event.attempt > self.attempt:
             self.attempt, self.step, self.steps, self.metrics, self.evaluation = event.attempt, 0, 0, None, None
             self._step_seconds.clear()
+            self.losses.clear()
         match event.detail:
             case StateChange(state=state):
                 self.activity = TrainingJob.State.Name(state).lower()
@@ -101,6 +108,7 @@ class Standing:
                 self.activity = Progress.Phase.Name(phase).lower()
             case StepMetrics() as metrics:
                 self.metrics, self.step, self.steps = metrics, metrics.step, metrics.steps
+                self.losses.add(metrics.loss)
                 # The first step pays for everything that happens once: it says nothing about the others.
                 if metrics.step > 1:
                     self._step_seconds.append(metrics.step_seconds)
@@ -166,11 +174,12 @@ def _bar() -> Iterator[Show]:
     from rich.progress import BarColumn, Progress, TextColumn
     from rich.text import Text
 
-    columns = ("{task.fields[activity]:>10}", "{task.completed:,.0f}/{task.fields[steps]}", "{task.fields[summary]}")
+    told = "{task.fields[course]} {task.fields[summary]}"
+    columns = ("{task.fields[activity]:>10}", "{task.completed:,.0f}/{task.fields[steps]}", told)
     first, *others = (TextColumn(column, markup=False) for column in columns)
     standing = Standing()
     with Progress(first, BarColumn(bar_width=24), *others) as progress:
-        task = progress.add_task("", total=None, activity="queued", steps="?", summary=standing.summary)
+        task = progress.add_task("", total=None, activity="queued", steps="?", course="", summary=standing.summary)
 
         def show(event: Event) -> None:
             standing.take(event)
@@ -182,6 +191,7 @@ def _bar() -> Iterator[Show]:
                 completed=standing.step,
                 activity=standing.activity,
                 steps=f"{standing.steps:,}" if standing.steps else "?",
+                course=standing.losses.line(COURSE),
                 summary=standing.summary,
             )
 

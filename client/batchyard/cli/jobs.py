@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import sys
+import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from batchyard.cli.failures import FAILED, INTERRUPTED, Failure
 from batchyard.cli.options import Connection, as_json, connects, examples
-from batchyard.cli.output import ABSENT, for_people, print_facts, print_json, print_table, share, span, when
+from batchyard.cli.output import ABSENT, for_people, print_facts, print_json, print_table, rich_table, share, span, when
 
 if TYPE_CHECKING:
     from batchyard.client import Client, TrainingJob
@@ -49,10 +51,11 @@ def submit(file: str, follow: bool, overrides: tuple[str, ...], as_json: bool, c
 
 @click.command(epilog=examples("batchyard jobs", "batchyard jobs --state RUNNING", "batchyard jobs | cut -f1"))
 @click.option("--state", "states", multiple=True, type=click.Choice(STATES, case_sensitive=False), help="Only these.")
+@click.option("--watch", "-w", is_flag=True, help="Look again every second; Ctrl-C ends it.")
 @click.option("--limit", default=50, show_default=True, type=click.IntRange(1), help="At most this many, newest first.")
 @as_json
 @connects()
-def jobs(states: tuple[str, ...], limit: int, as_json: bool, connection: Connection) -> None:
+def jobs(states: tuple[str, ...], watch: bool, limit: int, as_json: bool, connection: Connection) -> None:
     """List jobs, newest first.
 
     Id, state, steps, loss, held-out accuracy, published version, age.
@@ -61,13 +64,35 @@ def jobs(states: tuple[str, ...], limit: int, as_json: bool, connection: Connect
 
     from batchyard.client import TrainingJob, plain
 
+    def find(client: Client) -> list[TrainingJob]:
+        return list(islice(client.jobs(TrainingJob.State.Value(state) for state in states), limit))
+
+    if watch and (as_json or not for_people()):
+        raise click.UsageError("--watch redraws a terminal; expected no --json and no pipe: see `batchyard job watch`")
     with connection.open() as client:
-        found = list(islice(client.jobs(TrainingJob.State.Value(state) for state in states), limit))
+        if watch:
+            return _redraw(lambda: find(client))
+        found = find(client)
     if as_json:
         return print_json([plain(each) for each in found])
-    columns = ("job", "state", "steps", "loss", "accuracy", "published", "created")
-    print_table(columns, map(_row, found), none="No jobs yet. Submit one: batchyard submit examples/digits-mlp.yaml")
+    print_table(_COLUMNS, map(_row, found), none="No jobs yet. Submit one: batchyard submit examples/digits-mlp.yaml")
     return None
+
+
+_COLUMNS = ("job", "state", "steps", "loss", "accuracy", "published", "created")
+
+
+def _redraw(find: Callable[[], list[TrainingJob]]) -> None:
+    """The table of jobs, anew every second until Ctrl-C."""
+    from rich.live import Live
+
+    try:
+        with Live(rich_table(_COLUMNS, map(_row, find())), auto_refresh=False) as live:
+            while True:
+                time.sleep(1)
+                live.update(rich_table(_COLUMNS, map(_row, find())), refresh=True)
+    except KeyboardInterrupt:
+        return
 
 
 @click.group()
@@ -195,6 +220,7 @@ def _facts(job: TrainingJob) -> list[tuple[str, str]]:
         ("held-out accuracy", share(progress.evaluation_accuracy) if progress.HasField("evaluation_accuracy") else ""),
         ("samples/s", f"{progress.samples_per_second:,.0f}" if progress.HasField("samples_per_second") else ""),
         ("remaining", span(progress.remaining.ToTimedelta().total_seconds()) if progress.HasField("remaining") else ""),
+        ("checkpoint", f"step {progress.checkpoint_step}" if progress.HasField("checkpoint_step") else ""),
         ("published", _version(job)),
         ("attempt", str(job.attempt)),
         ("created", when(job.create_time)),

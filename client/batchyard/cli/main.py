@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from batchyard.cli import failures
+from batchyard.cli.completion import completion
 from batchyard.cli.doctor import doctor
 from batchyard.cli.engines import engines
 from batchyard.cli.exchange import ensemble, export_, import_
@@ -17,10 +18,12 @@ from batchyard.cli.metrics import metrics
 from batchyard.cli.model_set import set_model
 from batchyard.cli.models import alias, model, models
 from batchyard.cli.paper.command import paper
+from batchyard.cli.pause import pause, resume
 from batchyard.cli.predict import predict
 from batchyard.cli.recalibrate import recalibrate
 from batchyard.cli.service import down, status, up
 from batchyard.cli.shift import shift
+from batchyard.cli.top import top
 from batchyard.cli.wait import wait
 
 
@@ -62,7 +65,7 @@ def batchyard() -> None:
     """Train batch-normalised networks, fold and certify them, and serve them over gRPC."""
 
 
-for _command in (wait, logs, metrics):
+for _command in (pause, resume, wait, logs, metrics):
     job.add_command(_command)
 model.add_command(set_model)
 model.add_command(shift)
@@ -70,7 +73,7 @@ model.add_command(engines)
 model.add_command(recalibrate)
 for _command in (export_, import_, ensemble):
     model.add_command(_command)
-for _command in (up, down, status, submit, jobs, job, models, model, alias, predict, paper, doctor):
+for _command in (up, down, status, submit, jobs, job, models, model, alias, predict, top, paper, doctor, completion):
     batchyard.add_command(_command)
 
 

@@ -12,6 +12,7 @@ import click
 
 if TYPE_CHECKING:
     from google.protobuf.timestamp_pb2 import Timestamp
+    from rich.table import Table
 
 ABSENT = "-"
 
@@ -35,12 +36,14 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, none: 
     elif not cells:
         click.echo(none)
     else:
-        _print_rich_table(columns, cells)
+        from rich.console import Console
+
+        Console().print(rich_table(columns, cells))
 
 
-def _print_rich_table(columns: Sequence[str], rows: list[list[str]]) -> None:
+def rich_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
+    """A table as people see it."""
     from rich import box
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -48,8 +51,8 @@ def _print_rich_table(columns: Sequence[str], rows: list[list[str]]) -> None:
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:
-        table.add_row(*map(Text, row))
-    Console().print(table)
+        table.add_row(*(Text(clean(cell)) for cell in row))
+    return table
 
 
 def print_facts(facts: Iterable[tuple[str, str]]) -> None:

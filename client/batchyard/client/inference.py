@@ -73,6 +73,12 @@ class Inference:
         response: messages.ModelConfigResponse = self._call(self._stub.ModelConfig, request)
         return response.config
 
+    def statistics(self, model: str = "") -> list[messages.ModelStatistics]:
+        """What each served version has counted since it was loaded; all models where none is named. Raises RpcError."""
+        request = messages.ModelStatisticsRequest(name=model)
+        response: messages.ModelStatisticsResponse = self._call(self._stub.ModelStatistics, request)
+        return list(response.model_stats)
+
     def infer(
         self, model: str, inputs: Mapping[str, Array], *, version: str = "", timeout: float | None = None
     ) -> InferResult:

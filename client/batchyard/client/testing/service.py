@@ -43,6 +43,8 @@ class FakeService:
         """Inference model name to what answers for it."""
         self.configs: dict[str, messages.ModelConfig] = {}
         """Inference model name to its configuration."""
+        self.statistics: dict[str, messages.ModelStatistics] = {}
+        """Inference model name to what it has counted."""
         self.shifts: dict[str, ModelShift] = {}
         """Inference model name to the shift that is told of it."""
         self.sampled: dict[str, SampledInputs] = {}

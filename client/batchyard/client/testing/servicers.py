@@ -52,6 +52,24 @@ class TrainingServicer(training_pb2_grpc.TrainingServiceServicer):
             self._fake.emit(request.name, StateChange(state=TrainingJob.CANCELLED))
         return job
 
+    def PauseTrainingJob(self, request: Any, context: Any) -> TrainingJob:
+        self._fake.arrived("PauseTrainingJob", request, context)
+        job = find(self._fake.jobs, request.name, context)
+        if job.state in ENDED:
+            abort(context, grpc.StatusCode.FAILED_PRECONDITION, f"{request.name} has ended", reason="JOB_ENDED")
+        if job.state != TrainingJob.PAUSED:
+            self._fake.emit(request.name, StateChange(state=TrainingJob.PAUSED))
+        return job
+
+    def ResumeTrainingJob(self, request: Any, context: Any) -> TrainingJob:
+        self._fake.arrived("ResumeTrainingJob", request, context)
+        job = find(self._fake.jobs, request.name, context)
+        if job.state in ENDED:
+            abort(context, grpc.StatusCode.FAILED_PRECONDITION, f"{request.name} has ended", reason="JOB_ENDED")
+        if job.state == TrainingJob.PAUSED:
+            self._fake.emit(request.name, StateChange(state=TrainingJob.QUEUED))
+        return job
+
     def WatchTrainingJob(self, request: Any, context: Any) -> Iterator[WatchTrainingJobResponse]:
         self._fake.arrived("WatchTrainingJob", request, context)
         find(self._fake.jobs, request.name, context)
@@ -182,6 +200,11 @@ class InferenceServicer:
     def ModelConfig(self, request: Any, context: Any) -> messages.ModelConfigResponse:
         self._fake.arrived("ModelConfig", request, context)
         return messages.ModelConfigResponse(config=find(self._fake.configs, request.name.partition("@")[0], context))
+
+    def ModelStatistics(self, request: Any, context: Any) -> messages.ModelStatisticsResponse:
+        self._fake.arrived("ModelStatistics", request, context)
+        counted = [each for name, each in self._fake.statistics.items() if request.name in ("", name)]
+        return messages.ModelStatisticsResponse(model_stats=counted)
 
     def ModelInfer(self, request: Any, context: Any) -> messages.ModelInferResponse:
         self._fake.arrived("ModelInfer", request, context)

@@ -1,0 +1,39 @@
+"""top: what the service is doing, live."""
+
+from __future__ import annotations
+
+import time
+
+import click
+
+from batchyard.cli.options import Connection, connects, examples
+from batchyard.cli.output import for_people
+
+
+@click.command(epilog=examples("batchyard top", "batchyard top --interval 5", "batchyard top --once"))
+@click.option(
+    "--interval", default=1.0, show_default=True, type=click.FloatRange(0.2, 60), help="Seconds between looks."
+)
+@click.option("--once", is_flag=True, help="Look for one interval, print it and end; so does a pipe.")
+@connects(inference=True)
+def top(interval: float, once: bool, connection: Connection) -> None:
+    """Jobs with their loss, models with their traffic, every second. Ctrl-C ends it."""
+    from rich.console import Console
+    from rich.live import Live
+
+    from batchyard.cli.top.screen import draw
+    from batchyard.cli.top.survey import Observer
+
+    with connection.open() as client:
+        observer = Observer(client)
+        survey = observer.look()
+        if once or not for_people():
+            time.sleep(interval)  # rates are differences
+            return Console().print(draw(observer.look(), observer.courses))
+        try:
+            with Live(draw(survey, observer.courses), screen=True, auto_refresh=False) as live:
+                while True:
+                    time.sleep(interval)
+                    live.update(draw(observer.look(), observer.courses), refresh=True)
+        except KeyboardInterrupt:
+            return None
