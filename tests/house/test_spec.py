@@ -121,6 +121,7 @@ def test_everything_wrong_is_told_at_once() -> None:
         (changed(channels_last=True), "channels_last", "mlp has no images"),
         (changed(accumulate=31), "data.batch_size", "each of the 31 micro-batches to normalise by"),
         (changed(accumulate=31, workers={"count": 2}), "data.batch_size", "2 workers in each of the 31 micro-batches"),
+        (changed(compile=True, workers={"count": 2}), "compile", "false with several workers"),
         (changed(clip_norm=0), "clip_norm", "above 0"),
         (changed(ema_decay=1), "ema_decay", "below 1"),
         (changed(stop_at={"accuracy": 95}), "stop_at.accuracy", "0.95 for 95%"),

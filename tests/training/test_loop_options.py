@@ -15,7 +15,7 @@ from batchyard import data
 from batchyard.training import worker
 from batchyard.training.context import WorkerContext
 from batchyard.training.evaluate import evaluate
-from batchyard.training.events import Evaluation, Event, LogLine, StepMetrics
+from batchyard.training.events import Evaluation, Event, LayerStatistics, LogLine, StepMetrics, TrainingError
 from batchyard.training.group import joined
 from batchyard.training.loop import train
 
@@ -84,7 +84,7 @@ def test_the_loop_with_its_options_is_the_loop_that_one_writes_by_hand(
         rows = order.batch(step)
         images, labels = torch.tensor(digits.train.images[rows]).double(), torch.tensor(digits.train.labels[rows])
         optimizer.zero_grad()
-        F.cross_entropy(reference(images), labels, label_smoothing=0.1).backward()
+        torch.autograd.backward(F.cross_entropy(reference(images), labels, label_smoothing=0.1))
         nn.utils.clip_grad_norm_(reference.parameters(), 0.05)
         rates.append(optimizer.param_groups[0]["lr"])
         optimizer.step()
@@ -195,6 +195,35 @@ def test_channels_last_lays_weights_out_so_and_gives_the_same_numbers(a_job: Job
     for convolution in convolutions:
         assert convolution.weight.is_contiguous(memory_format=torch.channels_last)
         assert not convolution.weight.is_contiguous()
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")  # of torch's own modules, as they are imported
+def test_a_compiled_network_trains_as_it_does_uncompiled(
+    a_job: Job, trained: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_COMPILE_THREADS", "1")  # no processes to leave behind
+    job = a_job(steps=12, metrics__every_steps=5, model__hidden=[32])
+    plain, plain_events = trained(job, double=True)
+    compiled, events = trained({**job, "compile": True}, double=True)
+    assert 0 < difference(plain, compiled) < 1e-9
+    buffers = zip(plain.buffers(), compiled.buffers(), strict=True)
+    assert all(torch.allclose(a.double(), b.double(), rtol=1e-9) for a, b in buffers)
+    losses, plain_losses = ([event.loss for event in of(StepMetrics, each)] for each in (events, plain_events))
+    assert losses == pytest.approx(plain_losses, rel=1e-9)
+    assert "which samples/s leaves out" in of(LogLine, events)[-1].text
+    assert len(of(LayerStatistics, events)) == len(of(StepMetrics, events))
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
+def test_a_network_that_cannot_be_compiled_is_the_users_to_mend(
+    a_job: Job, trained: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torch._inductor import config
+
+    monkeypatch.setattr(config.cpp, "cxx", ("no-such-compiler",))
+    torch.compiler.reset()
+    with pytest.raises(TrainingError, match=r"compile: true given; torch\.compile fails"):
+        trained(a_job(compile=True, model__hidden=[19]))
 
 
 @pytest.mark.cuda

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from torch import nn
 
 from batchyard.training.batches import Samples, ShardedBatches
-from batchyard.training.checkpointing import Checkpoints, Writer, state_of
+from batchyard.training.checkpoint_state import state_of
+from batchyard.training.checkpoint_writer import Writer
+from batchyard.training.checkpointing import Checkpoints
 from batchyard.training.context import StoppedError, WorkerContext
 from batchyard.training.evaluate import evaluate, share_running_statistics
 from batchyard.training.events import Evaluation, LogLine
 from batchyard.training.flat import FlatParameters
-from batchyard.training.forward import forward_of, lay_out
+from batchyard.training.forward import forward_of, lay_out, warm_up
 from batchyard.training.group import Group
 from batchyard.training.losses import loss_sum
 from batchyard.training.meter import Meter, diverged
@@ -48,15 +50,23 @@ def _train(context: WorkerContext, group: Group, parts: Parts, writer: Writer) -
     parameters = FlatParameters(model)
     steps = spec.total_steps(parts.batches.order.batches_per_epoch)
     meter, update = Meter(spec, group, steps), Update(spec, model, parameters, steps)
-    forward, loss_of = forward_of(spec, model), loss_sum(spec.loss, spec.label_smoothing)
     shared, own = state_of(model, spec, group, meter, update=update)
     checkpoints = Checkpoints(context, group, writer, shared, {**own, **update.own})
     emit = context.emit if group.rank == 0 else lambda event: None
     watch = Watch(spec, model, group, emit)
+    forward = forward_of(spec, model, lambda: watch.measuring)
+    loss_of = loss_sum(spec.loss, spec.label_smoothing)
     share = parameters.values.new_ones(()) / spec.data.batch_size
     votes_are_free = group.device.type == "cpu"
 
-    for step in range(checkpoints.resume() + 1, steps + 1):
+    first = checkpoints.resume() + 1
+    if spec.compile:
+        watch.begin_step(at_point=False)
+        with meter.paused():
+            seconds = warm_up(forward, loss_of, model, parts.batches.micro_batches(first), group.device)
+        emit(LogLine(level="INFO", text=f"compiled in {seconds:.1f} s, which samples/s leaves out", rank=0))
+
+    for step in range(first, steps + 1):
         last = step == steps
         at_point = step == 1 or last or step % spec.metrics.every_steps == 0
         tell = watch.begin_step(at_point=at_point)

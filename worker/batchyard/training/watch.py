@@ -30,6 +30,11 @@ class Watch:
         self._steps: list[int] = []
         self._told = time.monotonic()
 
+    @property
+    def measuring(self) -> bool:
+        """Whether forward passes count, and hooks are on the model."""
+        return self._statistics is not None and self._statistics.enabled
+
     def begin_step(self, *, at_point: bool) -> bool:
         """Makes the step's forward passes count if it is a point. Returns whether this worker would tell after it."""
         if self._statistics is None:

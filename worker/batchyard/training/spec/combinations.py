@@ -24,6 +24,8 @@ def check(checks: Checks, spec: TrainingJobSpec) -> None:
     checks.require(spec.loss != "mse" or not spec.label_smoothing, "label_smoothing", spec.label_smoothing, unsmoothed)
     flat = "false: mlp has no images to lay out"
     checks.require(not (spec.channels_last and spec.model.architecture == "mlp"), "channels_last", True, flat)
+    traced = "false with several workers: torch.compile cannot trace batch statistics that are taken over all of them"
+    checks.require(not (spec.compile and spec.workers.count > 1), "compile", True, traced)
     _stops(checks, spec)
 
 

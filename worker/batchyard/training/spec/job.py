@@ -37,7 +37,8 @@ class TrainingJobSpec:
     channels_last: bool = False
     """Lay images out as height, width, channels: faster convolutions on many devices. Not for mlp."""
     compile: bool = False
-    """Compile the network with torch.compile: slower to start, faster to run."""
+    """Compile the network with torch.compile: slower to start, faster to run. Steps whose activation statistics are
+    reported run uncompiled. With one worker only."""
     accumulate: int = 1
     """Micro-batches that a worker's share of each batch is cut into, to save memory. The gradient stays the mean over
     the global batch; batch normalisation sees one micro-batch (of all workers) at a time."""
@@ -56,7 +57,7 @@ class TrainingJobSpec:
     """Seeds initial weights and data order; the same spec gives the same weights."""
     deterministic: bool = False
     """On GPUs, use only kernels whose results are the same bits each time. On CPUs they always are."""
-    retries: int = 0
+    retries: int = 3
     """How often the job is started again, from its latest checkpoint, after a failure that is not its own."""
     priority: int = 0
     """Waiting jobs of higher priority start first; from -1000 to 1000."""

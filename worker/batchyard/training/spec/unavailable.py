@@ -16,9 +16,7 @@ if TYPE_CHECKING:
 
 UNAVAILABLE: dict[str, object] = {
     "data.cache": DataSpec.cache,
-    "compile": False,
     "deterministic": False,
-    "retries": 0,
     "priority": 0,
 }
 """A key's path to its default."""
