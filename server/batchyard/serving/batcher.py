@@ -198,10 +198,7 @@ class Batcher:
         end = sum([request.count for request in taken])
         if len(self._buffer) != (size := max(end, self.policy.max_batch)):
             self._allocate(size)
-        end, buffer = 0, self._flat_buffer
-        for request in taken:
-            begin, end = end, end + request.count
-            buffer[begin:end] = request.rows
+        np.concatenate([request.rows for request in taken], out=self._flat_buffer[:end])
         began = self._loop.time()
         try:
             scores = self._run(self._buffer[:end])

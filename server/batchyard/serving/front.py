@@ -17,7 +17,6 @@ from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import grpc
-from google.protobuf.message import Message
 
 from batchyard.endpoint.errors import UnavailableError
 from batchyard.endpoint.status import DETAILS_KEY, describe, malformed
@@ -26,9 +25,12 @@ MOST_EVENTS = 256
 """Taken from the front in one turn of the loop: more than a batch, so that in an overload it is the batcher's queue
 that fills, which is bounded and says so, and not the front's."""
 
-Done = Callable[[Message | Exception], None]
-Event = tuple[int, int, int, bytes, Any, tuple[Iterable[tuple[str, str | bytes]], str, float | None]]
-"""Kind, call, method, the request's bytes, and (metadata, peer, seconds until the deadline)."""
+Done = Callable[[bytes | Exception], None]
+Metadata = Iterable[tuple[str, str | bytes]]
+Details = tuple[Metadata, str, float | None]
+"""Metadata, peer, seconds until the deadline."""
+Event = tuple[int, int, int, bytes, Any, Details | None]
+"""Kind, call, method, the request's bytes, the caller, and the call's details; without them: the caller has left."""
 
 
 class Cancellable(Protocol):
@@ -45,7 +47,7 @@ class Method(NamedTuple):
     """/package.Service/Method."""
     parse: Callable[[bytes], Any]
     begin: Callable[[Any, float | None, Done], Cancellable]
-    """Takes the request, the seconds that it has (None: any), and what is called once with the reply or an error."""
+    """Takes the request, the seconds that it has (None: any), and what takes the reply's bytes or an error, once."""
 
 
 class FrontServer:
@@ -54,11 +56,11 @@ class FrontServer:
     def __init__(
         self,
         method: Method,
-        admit: Callable[[Iterable[tuple[str, str | bytes]]], None],
+        admit: Callable[[Metadata], None] | None,
         behind: Any,
         max_message_bytes: int,
     ) -> None:
-        """`admit` raises a domain error for a call whose metadata does not allow it; `behind` is a grpc.aio server."""
+        """`admit` raises a domain error for a call whose metadata forbids it; None: all may. `behind`: grpc.aio's."""
         self._method = method
         self._admit = admit
         self._behind = behind
@@ -133,14 +135,11 @@ class FrontServer:
             self._found_nothing.acquire()
 
     def _take(self, events: Sequence[Event]) -> None:
-        from pygrpc_native import EVENT_CANCEL
-
-        for kind, call_id, _, packed, _, details in events:
-            if kind == EVENT_CANCEL:
-                if (call := self._calls.pop(call_id, None)) is not None:
-                    call.cancel()
-            else:
-                self._begin(call_id, packed, details[0], details[2])
+        for _, call_id, _, packed, _, details in events:
+            if details is not None:
+                self._begin(call_id, packed, details)
+            elif (call := self._calls.pop(call_id, None)) is not None:
+                call.cancel()
         self._loop.call_soon(self._poll)  # after the batch that these calls may have put on the loop
 
     def _poll(self) -> None:
@@ -149,34 +148,38 @@ class FrontServer:
         else:
             self._found_nothing.release()
 
-    def _begin(self, call_id: int, packed: bytes, metadata: Iterable[tuple[str, str | bytes]], seconds: Any) -> None:
+    def _begin(self, call_id: int, packed: bytes, details: Details) -> None:
         self._calls[call_id] = None
+        finish = partial(self._finish, call_id)
         try:
-            request = self._read(packed, metadata)
-            call = self._method.begin(request, seconds, partial(self._finish, call_id))
+            metadata, _, seconds = details
+            self._check(packed, metadata)
+            try:
+                request = self._method.parse(packed)
+            except Exception as error:  # DecodeError, and whatever else: the bytes are at fault in any case
+                raise malformed(len(packed)) from error
+            call = self._method.begin(request, seconds, finish)
         except Exception as error:
-            self._finish(call_id, error)
+            finish(error)
             return
         if call_id in self._calls:
             self._calls[call_id] = call
 
-    def _read(self, packed: bytes, metadata: Iterable[tuple[str, str | bytes]]) -> Any:
+    def _check(self, packed: bytes, metadata: Metadata) -> None:
+        """Whether the call may begin."""
         if self._stopping:
             raise _shutting_down()
-        self._admit(metadata)
+        if self._admit is not None:
+            self._admit(metadata)
         if len(packed) > self._max_message_bytes:
             raise _TooLargeError(f"Received message larger than max ({len(packed)} vs. {self._max_message_bytes})")
-        try:
-            return self._method.parse(packed)
-        except Exception as error:  # DecodeError, and whatever else: the bytes are at fault in any case
-            raise malformed(len(packed)) from error
 
-    def _finish(self, call_id: int, outcome: Message | Exception) -> None:
+    def _finish(self, call_id: int, outcome: bytes | Exception) -> None:
         self._calls.pop(call_id, None)
         if isinstance(outcome, Exception):
             self._fail(call_id, outcome)
         else:
-            self._front.respond(call_id, outcome.SerializeToString())
+            self._front.respond(call_id, outcome)
         if self._stopping and not self._calls:
             self._at_rest.set()
 

@@ -14,6 +14,7 @@ from batchyard.serving.batching import BatchPolicy, ModelSettings, make_policy
 from batchyard.serving.engines.switch import SwitchedEngine
 from batchyard.serving.loading import Loaded, Wanted
 from batchyard.serving.metrics import VersionMetrics
+from batchyard.serving.replies import PlainReplies
 from batchyard.serving.request_queue import Answer
 from batchyard.serving.settings import Limits
 from batchyard.serving.shift_monitor import ShiftMonitor
@@ -44,6 +45,7 @@ class ServedVersion:
         self.timings = loaded.timings
         """Which engines were tried on this machine, what they took, which serve, and why the others do not."""
         self.metrics = metrics
+        self.plain_replies = PlainReplies(self.name, self.version, self.output.name)
         self._engine = SwitchedEngine(loaded.engine)
         self._limits = limits
         self._seconds_per_row = loaded.seconds_per_batch / limits.max_batch

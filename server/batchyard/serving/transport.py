@@ -47,7 +47,8 @@ def make_server(transport: Transport, security: Security, max_message_bytes: int
     interceptors = [TokenInterceptor(security)] if security.token else []
     server = grpc.aio.server(interceptors=interceptors, options=options)
     if transport == "native":
-        return FrontServer(infer, partial(check_token, security), server, max_message_bytes)
+        admit = partial(check_token, security) if security.token else None
+        return FrontServer(infer, admit, server, max_message_bytes)
     return server
 
 

@@ -22,8 +22,8 @@ from batchyard.serving.shared_memory import REGION, SharedMemory, Span, note_spa
 from batchyard.serving.tensors import classify, read_rows, shown
 from batchyard.serving.tracing import Trace, Tracing
 
-Done = Callable[[messages.ModelInferResponse | Exception], None]
-"""Takes the reply, or a domain error or whatever else there is in its place."""
+Done = Callable[[bytes | Exception], None]
+"""Takes the encoded reply, or a domain error or whatever else there is in its place."""
 
 
 class Inference:
@@ -48,10 +48,10 @@ class Inference:
 
     async def ModelInfer(self, request: messages.ModelInferRequest, context: Any) -> messages.ModelInferResponse:
         """One inference. Raises the domain errors of reading, batching and resolving."""
-        reply: asyncio.Future[messages.ModelInferResponse] = asyncio.get_running_loop().create_future()
+        reply: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         call = self.begin(request, context.time_remaining(), partial(settle, reply))
         try:
-            return await reply
+            return messages.ModelInferResponse.FromString(await reply)
         except asyncio.CancelledError:
             call.cancel()
             raise
@@ -121,13 +121,17 @@ class Call:
         try:
             if self._trace is not None:
                 self._trace.mark("COMPUTE_END")
-            response = self._respond(outcome)
+            if self._wish is PLAIN:
+                reply = self._served.plain_replies.encode(outcome, self._request.id)
+            else:
+                reply = self._wished(outcome).SerializeToString()
         except Exception as error:
             self._fail(error)
             return
-        self._end_trace()
+        if self._trace is not None:
+            self._trace.end()
         self._metrics.answered(len(outcome), time.perf_counter() - self._began)
-        self._done(response)
+        self._done(reply)
 
     def _fail(self, error: Exception) -> None:
         self._metrics.failed(code_of(error).name, time.perf_counter() - self._began)
@@ -138,8 +142,8 @@ class Call:
         if self._trace is not None:
             self._trace.end()
 
-    def _respond(self, scores: Scores) -> messages.ModelInferResponse:
-        """The reply: raw FP32 scores [rows, classes], or BYTES [rows, best] of "score:index:label"."""
+    def _wished(self, scores: Scores) -> messages.ModelInferResponse:
+        """The reply that was wished for: FP32 [rows, classes], or BYTES [rows, best] of "score:index:label"."""
         served, wish = self._served, self._wish
         response = messages.ModelInferResponse(
             model_name=served.name, model_version=served.version, id=self._request.id
