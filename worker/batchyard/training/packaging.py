@@ -31,6 +31,7 @@ from batchyard.nn import FoldError, certify, fold
 from batchyard.training import graph
 from batchyard.training.events import TrainingError
 from batchyard.training.network import state_of
+from batchyard.training.oracle_cost import affordable
 from batchyard.training.probe import probe_of
 from batchyard.training.publish import LIBRARIES, certified, fold_entries
 
@@ -62,11 +63,14 @@ class About:
 def package(uri: str, network: nn.Module, samples: Tensor, about: About) -> tuple[str, Manifest]:
     """Folds and certifies `network` on `samples` [n, ...], writes the artifact, and returns its manifest and digest.
 
+    Of the samples of a costly network only the first are taken: see oracle_cost.
+
     Raises TrainingError where the network cannot be folded or certified, ArtifactError where it cannot be written.
     """
     example = samples[:2] if len(samples) > 1 else samples.repeat(2, *[1] * (samples.dim() - 1))
     try:
         folded = fold(network, (example,))
+        samples = affordable(folded.module, samples)
         certificate = certify(folded, network, (samples,))
     except FoldError as error:
         raise TrainingError(f"the network cannot be folded: {error}", "nothing was published") from error

@@ -38,13 +38,15 @@ from batchyard.training.evaluate import evaluate
 from batchyard.training.events import LogLine, Published, TrainingError
 from batchyard.training.group import Group
 from batchyard.training.loop import Parts
+from batchyard.training.losses import loss_sum
+from batchyard.training.oracle_cost import affordable
 from batchyard.training.probe import probe_of
 
 STATISTICS_SAMPLES = 10_000
 """Population statistics are taken over this many training samples, or one epoch: 1,000 to 10,000 are enough
 (arXiv 2105.07576)."""
 CERTIFICATE_SAMPLES = 512
-"""Test samples on which the folded network must equal the unfolded one."""
+"""Test samples, at most, on which the folded network must equal the unfolded one; see oracle_cost."""
 LIBRARIES = ("batchyard", "torch", "onnx", "onnxscript", "onnxruntime", "numpy")
 
 
@@ -58,7 +60,7 @@ def publish(context: WorkerContext, group: Group, parts: Parts, dataset: Dataset
     assert spec is not None
     moving = spec.statistics == "ema"  # those that training has gathered, as they are
     population_statistics(model, () if moving else _batches(parts.batches), spec.statistics, group.process_group)
-    score = evaluate(model, parts.test, group)
+    score = evaluate(model, parts.test, group, loss_sum(context.spec.loss))
     if group.rank != 0:
         return
     text = f"with {spec.statistics} statistics: accuracy {score.accuracy:.2%} on {score.samples} test samples"
@@ -79,11 +81,14 @@ def _batches(batches: ShardedBatches) -> Iterator[torch.Tensor]:
 
 def _write(context: WorkerContext, model: nn.Module, dataset: Dataset, evaluated: Evaluated) -> str:
     """Folds and certifies `model`, writes the artifact, and returns the manifest's sha256."""
-    pixels = torch.tensor(dataset.test.images[:CERTIFICATE_SAMPLES]).float()
+    pixels = torch.tensor(dataset.test.spread(CERTIFICATE_SAMPLES)).float()
     folded = fold(model, (pixels[:2],))
+    pixels = affordable(folded.module, pixels)
     certificate = certify(folded, model, (pixels,))
     served = graph.export(folded.module, pixels[:2])
     record = certified(certificate, graph.run(served, pixels.numpy()))
+    text = f"folded and certified: off by {record.max_error:.2g} of {record.bound:.2g}, {record.samples} samples"
+    context.emit(LogLine(level="INFO", text=text, rank=0))
     samples = {"inputs": pixels.numpy(), "outputs": certificate.expected.numpy()}
     files = {ONNX_MODEL: served, WEIGHTS: _weights(context, model), SAMPLES: safetensors.numpy.save(samples)}
     probe, probe_files = probe_of(folded, model, pixels[:2])
