@@ -38,7 +38,6 @@ from batchyard.training.evaluate import evaluate
 from batchyard.training.events import LogLine, Published, TrainingError
 from batchyard.training.group import Group
 from batchyard.training.loop import Parts
-from batchyard.training.losses import loss_sum
 from batchyard.training.oracle_cost import affordable
 from batchyard.training.probe import probe_of
 
@@ -60,7 +59,7 @@ def publish(context: WorkerContext, group: Group, parts: Parts, dataset: Dataset
     assert spec is not None
     moving = spec.statistics == "ema"  # those that training has gathered, as they are
     population_statistics(model, () if moving else _batches(parts.batches), spec.statistics, group.process_group)
-    score = evaluate(model, parts.test, group, loss_sum(context.spec.loss))
+    score = evaluate(model, parts.test, group)
     if group.rank != 0:
         return
     text = f"with {spec.statistics} statistics: accuracy {score.accuracy:.2%} on {score.samples} test samples"
@@ -81,7 +80,7 @@ def _batches(batches: ShardedBatches) -> Iterator[torch.Tensor]:
 
 def _write(context: WorkerContext, model: nn.Module, dataset: Dataset, evaluated: Evaluated) -> str:
     """Folds and certifies `model`, writes the artifact, and returns the manifest's sha256."""
-    pixels = torch.tensor(dataset.test.spread(CERTIFICATE_SAMPLES)).float()
+    pixels = torch.tensor(dataset.test.images[:CERTIFICATE_SAMPLES]).float()
     folded = fold(model, (pixels[:2],))
     pixels = affordable(folded.module, pixels)
     certificate = certify(folded, model, (pixels,))
