@@ -19,7 +19,7 @@ from batchyard.cluster.executor import Attempt
 from batchyard.cluster.fake_executor import FakeExecutor
 from batchyard.control.app import ControlPlane
 from batchyard.control.settings import Settings
-from batchyard.training.events import Published, StepMetrics
+from batchyard.training.events import Checkpointed, Published, StepMetrics
 from batchyard.v1 import models_pb2_grpc, spec_pb2, training_pb2, training_pb2_grpc
 
 PATIENCE = 30.0
@@ -46,6 +46,18 @@ class Service:
         assert isinstance(found, training_pb2.TrainingJob)
         return found
 
+    async def pause(self, job: str) -> training_pb2.TrainingJob:
+        request = training_pb2.PauseTrainingJobRequest(name=f"trainingJobs/{job}")
+        found = await self.training.PauseTrainingJob(request)
+        assert isinstance(found, training_pb2.TrainingJob)
+        return found
+
+    async def resume(self, job: str) -> training_pb2.TrainingJob:
+        request = training_pb2.ResumeTrainingJobRequest(name=f"trainingJobs/{job}")
+        found = await self.training.ResumeTrainingJob(request)
+        assert isinstance(found, training_pb2.TrainingJob)
+        return found
+
     async def cancel(self, job: str) -> training_pb2.TrainingJob:
         request = training_pb2.CancelTrainingJobRequest(name=f"trainingJobs/{job}")
         found = await self.training.CancelTrainingJob(request)
@@ -67,9 +79,12 @@ class Service:
                     return await self.get(job)
         raise AssertionError(f"{job} ended without having been {state}")
 
-    async def until_started(self, job: str) -> Attempt:
-        """The job's newest attempt, once the cluster has it."""
-        await until(lambda: self.cluster.runs(job))
+    async def until_started(self, job: str, number: int = 1) -> Attempt:
+        """The job's newest attempt, once the cluster has it and it is the `number`-th or a later one."""
+        await until(lambda: self.cluster.runs(job) and self._newest(job).id.number >= number)
+        return self._newest(job)
+
+    def _newest(self, job: str) -> Attempt:
         return [attempt for attempt in self.cluster.started if attempt.id.job == job][-1]
 
 
@@ -97,6 +112,7 @@ def a_spec(**changes: Any) -> spec_pb2.TrainingJobSpec:
         "model": spec_pb2.ModelSpec(architecture="mlp"),
         "data": spec_pb2.DataSpec(dataset="digits"),
         "steps": 100,
+        "retries": 0,
     }
     return spec_pb2.TrainingJobSpec(**(fields | changes))
 
@@ -109,6 +125,23 @@ def publishing(model: str = "digits", **changes: Any) -> dict[str, Any]:
 def a_step(step: int, loss: float = 1.0, **changes: Any) -> StepMetrics:
     values: dict[str, Any] = {"accuracy": 0.5, "learning_rate": 0.1, "samples_per_second": 100.0, "step_seconds": 0.1}
     return StepMetrics(step=step, steps=100, loss=loss, **(values | changes))
+
+
+def a_checkpoint(step: int) -> Checkpointed:
+    return Checkpointed(step=step, uri=f"file:///checkpoints/{step}", sha256="0" * 64, bytes=10)
+
+
+async def points(service: Service, job: str) -> list[int]:
+    """The steps of the job's metric points, as a new reader gets them."""
+    return [r.event.step_metrics.step for r in await service.history(job, kinds=[training_pb2.STEP_METRICS])]
+
+
+async def until_points(service: Service, job: str, steps: list[int]) -> None:
+    """Returns once these are the job's metric points."""
+    deadline = time.monotonic() + PATIENCE
+    while (found := await points(service, job)) != steps:
+        assert time.monotonic() < deadline, f"{found} found; expected {steps}"
+        await asyncio.sleep(0.005)
 
 
 def artifact(attempt: Attempt, **changes: Any) -> Published:

@@ -57,6 +57,7 @@ async def test_the_executor_gets_the_spec_that_the_yaml_of_the_same_keys_would_g
         "model": {"architecture": "mlp", "hidden": [5, 7]},
         "data": {"dataset": "digits"},
         "steps": 100,
+        "retries": 0,
         "seed": 2**40,
     }
     assert attempt.spec == TrainingJobSpec.from_mapping(mapping).to_mapping()

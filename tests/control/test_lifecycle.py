@@ -15,7 +15,7 @@ from batchyard.control.lifecycle import Step
 from batchyard.control.records import Failure, Job, StateChange
 from batchyard.control.states import ACTIVE, LEGAL, TERMINAL, IllegalTransitionError, State, check_transition
 from batchyard.endpoint.errors import PreconditionError
-from batchyard.training.events import Ended, Event, LogLine, PhaseChange
+from batchyard.training.events import Checkpointed, Ended, Event, LogLine, PhaseChange, Resumed
 from tests.control.harness import a_step
 
 FAILURE = Failure(failure_class="infrastructure", cause="c", next_step="n")
@@ -33,7 +33,7 @@ class AnyLife(RuleBasedStateMachine):
         super().__init__()
         self.now = 1.0
         self.log: list[Event] = []
-        self.job = a_job()
+        self.job = a_job(spec={"steps": 100, "retries": 3})
         self._take(lifecycle.accept(self.job))
 
     def _take(self, step: Step) -> None:
@@ -55,6 +55,28 @@ class AnyLife(RuleBasedStateMachine):
         else:
             self._take(lifecycle.cancel(self.job, self.now))
 
+    @rule()
+    def pause(self) -> None:
+        if self.job.state == State.CANCELLING or self.job.ended:
+            with pytest.raises(PreconditionError):
+                lifecycle.pause(self.job, self.now)
+        else:
+            self._take(lifecycle.pause(self.job, self.now))
+
+    @rule()
+    def resume(self) -> None:
+        if self.job.state in (State.PAUSING, State.CANCELLING) or self.job.ended:
+            with pytest.raises(PreconditionError):
+                lifecycle.resume(self.job, self.now)
+        else:
+            self._take(lifecycle.resume(self.job, self.now))
+
+    @precondition(lambda self: self.job.state in ACTIVE)
+    @rule(step=st.integers(0, 100))
+    def checkpoint(self, step: int) -> None:
+        done = Checkpointed(step=step, uri="file:///c", sha256="0" * 64, bytes=1)
+        self._take(lifecycle.report(self.job, [Resumed(step=step), done], self.now))
+
     @precondition(lambda self: self.job.state in ACTIVE)
     @rule(steps=st.lists(st.floats(), max_size=3))
     def report(self, steps: list[float]) -> None:
@@ -62,14 +84,18 @@ class AnyLife(RuleBasedStateMachine):
         self._take(lifecycle.report(self.job, events, self.now))
 
     @precondition(lambda self: self.job.state in ACTIVE)
-    @rule(outcome=st.sampled_from(["succeeded", "failed", "cancelled"]), who=st.sampled_from(["user", None]))
-    def end(self, outcome: str, who: str | None) -> None:
-        self._take(lifecycle.end(self.job, Ended(outcome=outcome, failure_class=who), self.now))
+    @rule(
+        outcome=st.sampled_from(["succeeded", "failed", "cancelled", "paused"]),
+        who=st.sampled_from(["user", None]),
+        failures=st.integers(0, 4),
+    )
+    def end(self, outcome: str, who: str | None, failures: int) -> None:
+        self._take(lifecycle.end(self.job, Ended(outcome=outcome, failure_class=who), self.now, failures=failures))
 
     @precondition(lambda self: self.job.state in ACTIVE)
-    @rule()
-    def fail(self) -> None:
-        self._take(lifecycle.fail(self.job, FAILURE, self.now))
+    @rule(failures=st.integers(0, 4))
+    def fail(self, failures: int) -> None:
+        self._take(lifecycle.fail(self.job, FAILURE, self.now, failures))
 
     @invariant()
     def the_log_is_a_legal_path_to_the_present_state(self) -> None:
@@ -118,6 +144,33 @@ def test_a_time_that_is_none_becomes_the_time_of_storing() -> None:
     step = lifecycle.report(a_job(State.RUNNING), [a_step(1, time=float("nan"))], 7.0)
     assert step.events[0].time == 7.0
     assert step.job.first_step_time is None
+
+
+def test_as_many_failures_of_the_infrastructure_as_the_spec_says_are_made_up_for() -> None:
+    job = a_job(State.RUNNING, attempt=3, spec={"steps": 100, "retries": 2})
+    job = lifecycle.report(job, [Checkpointed(step=40, uri="file:///c", sha256="0" * 64, bytes=1)], 2.0).job
+    again = lifecycle.fail(job, FAILURE, 2.0, failures=1)
+    assert (again.job.state, again.job.failure) == (State.QUEUED, None)
+    (line, _) = again.events
+    assert isinstance(line, LogLine)
+    assert line.text == "attempt 3 failed (infrastructure); it goes on from the checkpoint of step 40, retry 2 of 2: c"
+    assert lifecycle.fail(job, FAILURE, 2.0, failures=2).job.state == State.FAILED
+
+
+def test_a_users_error_is_never_tried_again() -> None:
+    job = a_job(State.RUNNING, attempt=1, spec={"steps": 100, "retries": 2})
+    assert lifecycle.end(job, Ended(outcome="failed", failure_class="user"), 2.0).job.state == State.FAILED
+
+
+def test_an_attempt_that_was_stopped_costs_no_retry_and_its_job_goes_on() -> None:
+    for outcome in ("paused", "cancelled"):
+        assert lifecycle.end(a_job(State.RUNNING, attempt=1), Ended(outcome=outcome), 2.0).job.state == State.QUEUED
+
+
+def test_a_pausing_job_that_loses_its_machine_is_paused() -> None:
+    step = lifecycle.fail(a_job(State.PAUSING, attempt=1), FAILURE, 2.0)
+    assert step.job.state == State.PAUSED
+    assert isinstance(step.events[0], LogLine)
 
 
 def test_a_lost_machine_is_what_a_cancelling_user_wanted_but_a_users_mistake_is_still_told() -> None:

@@ -5,11 +5,15 @@ from __future__ import annotations
 import sqlite3
 from pathlib import Path
 
+import pytest
+
 from batchyard.cluster.fake_executor import FakeExecutor
+from batchyard.control import scheduler
 from batchyard.training.events import Ended, PhaseChange
 from batchyard.v1 import training_pb2
 from tests.control.harness import (
     Service,
+    a_checkpoint,
     a_spec,
     a_step,
     artifact,
@@ -18,6 +22,7 @@ from tests.control.harness import (
     publishing,
     state_name,
     until,
+    until_points,
 )
 
 TWO = {"workers": {"count": 2}}
@@ -63,7 +68,19 @@ async def test_a_control_plane_that_comes_back_goes_on_where_the_killed_one_ende
     assert [attempt.id.job for attempt in cluster.started] == [running, queued]
 
 
-async def test_what_ran_and_is_gone_fails_when_the_control_plane_comes_back(service: Service, tmp_path: Path) -> None:
+async def test_what_ran_and_is_gone_is_tried_again_when_the_control_plane_comes_back(
+    service: Service, tmp_path: Path
+) -> None:
+    job = await service.submit(retries=1)
+    await service.until_started(job)
+    service.cluster.report(job, a_step(1), a_checkpoint(1), a_step(2))
+    await until_points(service, job, [1, 2])
+    async with control_plane(copied(tmp_path / "data", tmp_path / "killed"), FakeExecutor()) as next_one:
+        attempt = await next_one.until_started(job)
+        assert (attempt.id.number, attempt.resume_from) == (2, "file:///checkpoints/1")
+
+
+async def test_what_ran_and_is_gone_fails_where_there_is_no_retry(service: Service, tmp_path: Path) -> None:
     job = await service.submit()
     await service.until_started(job)
     service.cluster.report(job, a_step(1))
@@ -97,20 +114,35 @@ async def test_a_cancel_that_was_asked_for_before_the_kill_is_carried_out_after_
     service.cluster.report(job, Ended(outcome="cancelled"))
 
 
-async def test_a_clean_stop_ends_what_runs_and_keeps_what_waits(tmp_path: Path, cluster: FakeExecutor) -> None:
+async def test_a_clean_stop_pauses_what_runs_and_it_goes_on_after_the_next_start(
+    tmp_path: Path, cluster: FakeExecutor
+) -> None:
     async with control_plane(tmp_path, cluster) as service:
         running, waiting = await service.submit(**TWO), await service.submit()
         await service.until_started(running)
-        service.cluster.report(running, a_step(1))
+        service.cluster.report(running, a_step(1), a_checkpoint(1))
         await service.until_state(running, "RUNNING")
+    assert [attempt.job for attempt in cluster.paused] == [running]
     assert not cluster.runs(running)
     async with control_plane(tmp_path, cluster) as service:
-        failed = await service.get(running)
-        assert state_name(failed.state) == "FAILED"
-        assert failed.failure.failure_class == training_pb2.Failure.INFRASTRUCTURE
-        assert failed.failure.cause == "the service was stopped while the job ran"
-        assert "batchyard submit" in failed.failure.next_step
-        await service.until_started(waiting)
+        attempt = await service.until_started(running, 2)
+        assert attempt.resume_from == "file:///checkpoints/1"
+        assert state_name((await service.get(waiting)).state) == "QUEUED"
+
+
+async def test_workers_that_cannot_write_a_checkpoint_at_a_clean_stop_are_stopped_without(
+    tmp_path: Path, cluster: FakeExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scheduler, "PAUSE_SECONDS", 0.1)
+    monkeypatch.setattr(cluster, "pause", lambda attempt: None)
+    async with control_plane(tmp_path, cluster) as service:
+        job = await service.submit()
+        await service.until_started(job)
+        service.cluster.report(job, a_step(1))
+        await service.until_state(job, "RUNNING")
+    assert [attempt.job for attempt in cluster.cancelled] == [job]
+    async with control_plane(tmp_path, cluster) as service:
+        assert (await service.until_started(job, 2)).resume_from is None
 
 
 async def test_a_job_that_was_being_cancelled_at_a_clean_stop_is_cancelled(

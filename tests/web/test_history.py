@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from batchyard.control.records import StateChange, StoredEvent
 from batchyard.control.states import State
 from batchyard.control.web.history import Thinned
-from batchyard.training.events import Event, Layer, LayerStatistics, LogLine, StepMetrics
+from batchyard.training.events import Event, Layer, LayerStatistics, LogLine, Resumed, StepMetrics
 
 
 def metrics(step: int, loss: float) -> StepMetrics:
@@ -35,6 +35,12 @@ def test_a_short_history_is_left_as_it_is() -> None:
     events = [metrics(step, 1.0) for step in range(50)]
 
     assert thinned(events, most=50) == events
+
+
+def test_what_a_resume_makes_void_goes_even_if_it_was_read_before() -> None:
+    before, resumed, after = [metrics(step, 1.0) for step in (1, 2, 3)], Resumed(step=1), metrics(2, 2.0)
+
+    assert thinned([*before, resumed, after], most=50) == [before[0], resumed, after]
 
 
 def test_a_single_spike_in_a_long_history_is_kept() -> None:

@@ -43,10 +43,12 @@ from batchyard.v1.serving_pb2 import ServingSettings
 from batchyard.v1.shift_pb2 import ModelShift
 from batchyard.v1.spec_pb2 import TrainingJobSpec
 from batchyard.v1.training_pb2 import (
+    Checkpointed,
     Evaluation,
     LayerStatistics,
     LogLine,
     PhaseChange,
+    Resumed,
     StateChange,
     StepMetrics,
     TrainingJob,
@@ -56,6 +58,7 @@ __all__ = [
     "AccessError",
     "AlreadyExistsError",
     "BatchyardError",
+    "Checkpointed",
     "Client",
     "ConfigurationError",
     "DeadlineExceededError",
@@ -77,6 +80,7 @@ __all__ = [
     "PhaseChange",
     "PreconditionError",
     "Prediction",
+    "Resumed",
     "RpcError",
     "ServiceError",
     "ServingSettings",

@@ -148,6 +148,22 @@ class Client:
         request = training_pb2.CancelTrainingJobRequest(name=job_name(name))
         return self._control(self._training.CancelTrainingJob, request)
 
+    def pause(self, name: str) -> TrainingJob:
+        """Has a job write a checkpoint and free its workers; it is PAUSED when that is done, at once if it waited.
+
+        Raises PreconditionError when it is being cancelled or has ended.
+        """
+        request = training_pb2.PauseTrainingJobRequest(name=job_name(name))
+        return self._control(self._training.PauseTrainingJob, request)
+
+    def resume(self, name: str) -> TrainingJob:
+        """Has a PAUSED job go on from its checkpoint when its turn comes; one that waits or runs is left as it is.
+
+        Raises PreconditionError when it is still PAUSING, is being cancelled or has ended.
+        """
+        request = training_pb2.ResumeTrainingJobRequest(name=job_name(name))
+        return self._control(self._training.ResumeTrainingJob, request)
+
     def watch(
         self,
         name: str,

@@ -76,7 +76,7 @@ class TrainingJobSpec(_message.Message):
     ema_decay: _builtins.float
     """Decay of the average of the weights that is evaluated and published, in (0, 1). Absent: none is kept."""
     retries: _builtins.int
-    """How often the job is started again after a failure that is not its own. Default 0."""
+    """How often the job is started again, from its latest checkpoint, after a failure that is not its own. Default 3."""
     priority: _builtins.int
     """Waiting jobs of higher priority start first, -1000 to 1000. Default 0."""
     deterministic: _builtins.bool

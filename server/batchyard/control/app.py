@@ -74,7 +74,13 @@ class ControlPlane:
         executor = self._executor or make_executor(self._settings, folder)
         datasets = tuple(str(path.absolute()) for path in self._settings.datasets)
         allowed = self._settings.allow_python
-        attempts = Attempts(ledger, folder.artifacts, datasets, allowed)
+        attempts = Attempts(
+            ledger,
+            artifacts=folder.artifacts,
+            checkpoints=folder.checkpoints,
+            data_folders=datasets,
+            allow_python=allowed,
+        )
         scheduler = Scheduler(ledger, attempts, executor, read_certified_manifest)
         self.jobs, self.registry = Jobs(ledger, executor.capacity, allowed), Registry(ledger)
         tasks = TorchTasks(ledger, folder.tasks, folder.artifacts, allowed)

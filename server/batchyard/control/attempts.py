@@ -18,8 +18,8 @@ from batchyard.control.ledger import Ledger, Unit
 from batchyard.control.lifecycle import Step
 from batchyard.control.records import Failure, Job
 from batchyard.control.states import State
+from batchyard.control.store import checkpoints, models
 from batchyard.control.store import jobs as store
-from batchyard.control.store import models
 from batchyard.control.store.jobs import AttemptRow, QueuedJob, StaleWriteError
 from batchyard.training.events import Ended, LogLine, Published
 
@@ -33,6 +33,8 @@ class Try:
     cursor: int = 0
     """How many of the executor's events are stored."""
     published: Published | None = None
+    over: bool = False
+    """Whether it has ended; the job may go on in another one."""
 
     @property
     def id(self) -> AttemptId:
@@ -63,11 +65,20 @@ class Attempts:
     """Begins tries and writes down what becomes of them."""
 
     def __init__(
-        self, ledger: Ledger, artifacts: str, data_folders: tuple[str, ...], allow_python: tuple[str, ...] = ()
+        self,
+        ledger: Ledger,
+        *,
+        artifacts: str,
+        checkpoints: str,
+        data_folders: tuple[str, ...],
+        allow_python: tuple[str, ...] = (),
     ) -> None:
-        """`artifacts` is the fsspec URI of the folder below which every attempt's artifact gets its own."""
+        """`artifacts` and `checkpoints` are fsspec URIs of folders, below which every attempt's artifact, and every
+        job's checkpoints, get their own.
+        """
         self._ledger = ledger
         self._artifacts = artifacts.rstrip("/")
+        self._checkpoints = checkpoints.rstrip("/")
         self._data_folders = data_folders
         self._allow_python = allow_python
 
@@ -95,12 +106,24 @@ class Attempts:
         return await self._ledger.write(lambda unit: self._record(unit, given, batch, publication))
 
     async def fail(self, given: Try, failure: Failure) -> None:
-        """Ends the job because its attempt cannot go on. Raises StaleWriteError."""
+        """Ends the attempt because it cannot go on. Raises StaleWriteError."""
 
         def write(unit: Unit) -> None:
             job, row = _present(unit, given)
-            unit.save(job, lifecycle.fail(job, failure, unit.now))
-            store.save_attempt(unit.connection, job, row, end_time=unit.now)
+            failures = checkpoints.failures(unit.connection, job)
+            unit.save(job, lifecycle.fail(job, failure, unit.now, failures))
+            ending = {"outcome": "failed", "failure_class": failure.failure_class}
+            store.save_attempt(unit.connection, job, row, end_time=unit.now, **ending)
+
+        await self._ledger.write(write)
+
+    async def interrupt(self, given: Try) -> None:
+        """Ends an attempt that was stopped without a word; its job goes on in another one. Raises StaleWriteError."""
+
+        def write(unit: Unit) -> None:
+            job, row = _present(unit, given)
+            unit.save(job, lifecycle.interrupt(job, unit.now))
+            store.save_attempt(unit.connection, job, row, end_time=unit.now, outcome="cancelled")
 
         await self._ledger.write(write)
 
@@ -130,6 +153,7 @@ class Attempts:
         if ended is not None:
             step = step.then(_end(unit, step.job, ended, publication))
         job = unit.save(job, step, batch.events)
+        checkpoints.record(unit.connection, job, batch.events)
         published = next((event for event in batch.events if isinstance(event, Published)), given.published)
         store.save_attempt(
             unit.connection,
@@ -139,14 +163,18 @@ class Attempts:
             published_uri=published and published.artifact_uri,
             published_sha256=published and published.manifest_sha256,
             end_time=unit.now if ended else None,
+            outcome=ended and ended.outcome,
+            failure_class=ended and ended.failure_class,
         )
-        return dataclasses.replace(given, job=job, cursor=batch.cursor, published=published)
+        return dataclasses.replace(given, job=job, cursor=batch.cursor, published=published, over=ended is not None)
 
     def _try(self, job: Job, row: AttemptRow) -> Try:
         attempt = Attempt(
             id=AttemptId(job=job.id, number=row.number),
             spec=dict(job.spec),
             artifact_uri=row.artifact_uri,
+            checkpoint_uri=f"{self._checkpoints}/{job.id}",
+            resume_from=row.resume_from,
             data_folders=self._data_folders,
             allow_python=self._allow_python,
         )
@@ -162,6 +190,8 @@ def _present(unit: Unit, given: Try) -> tuple[Job, AttemptRow]:
     if job is None or job.ended or job.attempt != given.id.number:
         raise StaleWriteError(f"attempt {given.id} is over")
     row = store.attempt(unit.connection, job)
+    if row.end_time is not None:
+        raise StaleWriteError(f"attempt {given.id} has ended")
     if row.cursor != given.cursor:
         raise StaleWriteError(f"attempt {given.id} was read up to {row.cursor}, not {given.cursor}")
     return job, row
@@ -178,4 +208,4 @@ def _end(unit: Unit, job: Job, ended: Ended, publication: Publication | None) ->
         if alias is not None:
             models.set_alias(unit.connection, added.model, alias, added.number)
         unit.models_changed = True
-    return lifecycle.end(job, ended, unit.now, version)
+    return lifecycle.end(job, ended, unit.now, version, checkpoints.failures(unit.connection, job))

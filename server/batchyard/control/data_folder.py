@@ -2,6 +2,7 @@
 
 batchyard.db        jobs, events, models (with -wal and -shm beside it)
 artifacts/          a folder for each published model
+checkpoints/        a folder for each job, with its newest checkpoints
 executor/           what the executor keeps of the attempts that run
 tasks/              files of imports and exports under way
 inference/          the inference plane's cache; inference.log is what it prints
@@ -57,6 +58,11 @@ class DataFolder:
     def artifacts(self) -> str:
         """The fsspec URI below which artifacts go. fsspec takes such a path as it is, without percent signs."""
         return f"file://{self.path / 'artifacts'}"
+
+    @property
+    def checkpoints(self) -> str:
+        """The fsspec URI below which checkpoints go."""
+        return f"file://{self.path / 'checkpoints'}"
 
     @property
     def executor(self) -> Path:

@@ -30,7 +30,7 @@ GIVE_UP_SECONDS = 120.0
 
 
 class Follower:
-    """Belongs to one attempt. `run` returns when the job has ended; it never raises but when cancelled."""
+    """Belongs to one attempt. `run` returns when it is over; it never raises but when cancelled."""
 
     def __init__(
         self,
@@ -48,11 +48,18 @@ class Follower:
         self._wake = asyncio.Event()
         self._cancel = given.job.state == State.CANCELLING
         self._cancel_passed_on = False
+        self._pausing = given.job.state == State.PAUSING
+        self._pause_passed_on = False
         self._failing_since: float | None = None
 
     def cancel(self) -> None:
         """Has the executor stop the attempt; returns at once."""
         self._cancel = True
+        self._wake.set()
+
+    def pause(self) -> None:
+        """Has the executor pause the attempt; returns at once."""
+        self._pausing = True
         self._wake.set()
 
     async def run(self) -> None:
@@ -61,8 +68,8 @@ class Follower:
         # plane died. To start one that it knows changes nothing.
         if self.given.job.state == State.STARTING and self.given.cursor == 0 and not await self._start():
             return
-        while not self.given.job.ended:
-            await self._pause(RETRY_SECONDS if self._failing_since is not None else POLL_SECONDS)
+        while not self.given.over:
+            await self._sleep(RETRY_SECONDS if self._failing_since is not None else POLL_SECONDS)
             if not await self._try_once():
                 return
         await self._release()
@@ -79,9 +86,7 @@ class Follower:
     async def _try_once(self) -> bool:
         """One poll. False: there is nothing left to follow."""
         try:
-            if self._cancel and not self._cancel_passed_on:
-                await self._call(self._executor.cancel, self.given.id)
-                self._cancel_passed_on = True
+            await self._pass_on()
             batch = await self._call(self._executor.poll, self.given.id, self.given.cursor)
             if batch.events:
                 await self._record(batch)
@@ -96,6 +101,15 @@ class Follower:
             return await self._retry_or_give_up()
         self._failing_since = None
         return True
+
+    async def _pass_on(self) -> None:
+        """Tells the executor, once, what is asked of the attempt."""
+        if self._cancel and not self._cancel_passed_on:
+            await self._call(self._executor.cancel, self.given.id)
+            self._cancel_passed_on = True
+        elif self._pausing and not self._pause_passed_on:
+            await self._call(self._executor.pause, self.given.id)
+            self._pause_passed_on = True
 
     async def _record(self, batch: Batch) -> None:
         publication: Publication | None = None
@@ -141,7 +155,7 @@ class Follower:
         except Exception:
             log.exception("%s could not be released", self.given.id)
 
-    async def _pause(self, seconds: float) -> None:
+    async def _sleep(self, seconds: float) -> None:
         try:
             async with asyncio.timeout(seconds):
                 await self._wake.wait()

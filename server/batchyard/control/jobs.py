@@ -15,6 +15,7 @@ from batchyard.cluster.executor import Capacity
 from batchyard.control import lifecycle, names, tokens
 from batchyard.control.feed import Feed, Subscription
 from batchyard.control.ledger import Ledger, Unit
+from batchyard.control.lifecycle import Step
 from batchyard.control.orders import check_order, differences
 from batchyard.control.records import Job, StoredEvent
 from batchyard.control.states import State
@@ -98,7 +99,21 @@ class Jobs:
 
         Raises NotFoundError, and PreconditionError when the job has SUCCEEDED or FAILED.
         """
-        return await self._ledger.write(lambda unit: _cancel(unit, job_id))
+        return await self._ledger.write(lambda unit: _ask(unit, job_id, lifecycle.cancel))
+
+    async def pause(self, job_id: str) -> Job:
+        """Asks the job to pause: PAUSED if it had not started, else PAUSING. Pausing twice changes nothing.
+
+        Raises NotFoundError, and PreconditionError when it is being cancelled or has ended.
+        """
+        return await self._ledger.write(lambda unit: _ask(unit, job_id, lifecycle.pause))
+
+    async def resume(self, job_id: str) -> Job:
+        """Has a PAUSED job wait for its turn again. Resuming a job that waits or runs changes nothing.
+
+        Raises NotFoundError, and PreconditionError when it is PAUSING, is being cancelled or has ended.
+        """
+        return await self._ledger.write(lambda unit: _ask(unit, job_id, lifecycle.resume))
 
     async def events_after(
         self, job_id: str, cursor: str = "", kinds: Collection[str] = (), limit: int = EVENTS_PER_READ
@@ -179,9 +194,9 @@ def _get(connection: Connection, job_id: str) -> Job:
     return job
 
 
-def _cancel(unit: Unit, job_id: str) -> Job:
+def _ask(unit: Unit, job_id: str, what: Callable[[Job, float], Step]) -> Job:
     job = _get(unit.connection, job_id)
-    step = lifecycle.cancel(job, unit.now)
+    step = what(job, unit.now)
     return unit.save(job, step) if step.events else job
 
 

@@ -15,25 +15,24 @@ from batchyard.control.records import Failure, Job, Progress, StateChange
 from batchyard.control.states import State, check_transition
 from batchyard.endpoint.errors import PreconditionError
 from batchyard.training.events import (
+    Checkpointed,
     Ended,
     Evaluation,
     Event,
     LayerStatistics,
     LogLine,
     PhaseChange,
+    Resumed,
     StepMetrics,
 )
+
+REPORTED = (PhaseChange, StepMetrics, Evaluation, LayerStatistics, LogLine, Checkpointed, Resumed)
+"""What workers say that becomes part of the job's log."""
 
 LONGEST_TEXT = 16384
 """Characters of a log line or a failure's cause: one message must not outgrow what a stream can carry."""
 
 SUBMIT_AGAIN = "submit the job again: batchyard submit JOB.yaml"
-
-SERVICE_STOPPED = Failure(
-    failure_class="infrastructure",
-    cause="the service was stopped while the job ran",
-    next_step=f"start the service and {SUBMIT_AGAIN}",
-)
 
 
 @dataclass(frozen=True)
@@ -54,9 +53,41 @@ def accept(job: Job) -> Step:
 
 
 def begin(job: Job, now: float) -> Step:
-    """An attempt begins."""
-    started = dataclasses.replace(job, attempt=job.attempt + 1, progress=None, start_time=job.start_time or now)
+    """An attempt begins, at the newest checkpoint if there is one."""
+    at = job.progress.checkpoint_step if job.progress else None
+    progress = None if at is None else Progress(step=at, steps=_steps(job), checkpoint_step=at)
+    started = dataclasses.replace(job, attempt=job.attempt + 1, progress=progress, start_time=job.start_time or now)
     return _to(started, State.STARTING, now)
+
+
+def pause(job: Job, now: float) -> Step:
+    """A user asks the job to pause. Raises PreconditionError when it is being cancelled or has ended."""
+    if job.state in (State.PAUSING, State.PAUSED):
+        return Step(job)
+    if job.ended or job.state == State.CANCELLING:
+        raise _impossible(job, "paused")
+    return _to(job, State.PAUSED if job.state == State.QUEUED else State.PAUSING, now)
+
+
+def resume(job: Job, now: float) -> Step:
+    """A user has the job go on. Raises PreconditionError when it is PAUSING, is being cancelled or has ended."""
+    if job.state in (State.QUEUED, State.STARTING, State.RUNNING):
+        return Step(job)
+    if job.state != State.PAUSED:
+        raise _impossible(job, "resumed")
+    return _to(job, State.QUEUED, now)
+
+
+def _impossible(job: Job, what: str) -> PreconditionError:
+    why = {
+        State.PAUSING: f"its workers are writing a checkpoint; wait until it is {State.PAUSED}, then try again",
+        State.CANCELLING: f"a job that is being cancelled cannot be {what}",
+    }.get(job.state, f"a job that has ended cannot be {what}")
+    return PreconditionError(
+        f"{names.job(job.id)} is {job.state}: {why}",
+        reason="JOB_ENDED" if job.ended else f"JOB_{job.state}",
+        metadata={"name": names.job(job.id), "state": job.state.value},
+    )
 
 
 def cancel(job: Job, now: float) -> Step:
@@ -77,7 +108,7 @@ def report(job: Job, events: Iterable[Event], now: float) -> Step:
     """Workers have reported. The first report of a STARTING job makes it RUNNING."""
     step = Step(job)
     for event in events:
-        if not isinstance(event, PhaseChange | StepMetrics | Evaluation | LayerStatistics | LogLine):
+        if not isinstance(event, REPORTED):
             continue  # Published and Ended are no part of the log: what they lead to is
         if step.job.state == State.STARTING and not isinstance(event, LogLine):
             step = step.then(_to(step.job, State.RUNNING, now))
@@ -85,25 +116,46 @@ def report(job: Job, events: Iterable[Event], now: float) -> Step:
     return step
 
 
-def end(job: Job, ended: Ended, now: float, model_version: str | None = None) -> Step:
-    """The attempt has ended, and nothing of it runs any more."""
+def end(job: Job, ended: Ended, now: float, model_version: str | None = None, failures: int = 0) -> Step:
+    """The attempt has ended, and nothing of it runs any more. `failures`: see `fail`."""
     if ended.outcome == "succeeded":
         return _succeed(job, now, model_version)
-    if ended.outcome == "cancelled":
-        return _to(job, State.CANCELLED, now) if job.state == State.CANCELLING else fail(job, SERVICE_STOPPED, now)
+    if ended.outcome in ("cancelled", "paused"):
+        return interrupt(job, now)
     failure = Failure(
         failure_class=ended.failure_class or "infrastructure",
         cause=_text(ended.cause or "the attempt failed and gave no cause"),
         next_step=_text(ended.next_step or SUBMIT_AGAIN),
     )
-    return fail(job, failure, now)
+    return fail(job, failure, now, failures)
 
 
-def fail(job: Job, failure: Failure, now: float) -> Step:
-    """The job cannot go on. One that was being cancelled and lost its machine is what its user wanted: CANCELLED."""
-    if job.state == State.CANCELLING and failure.failure_class != "user":
-        return _to(job, State.CANCELLED, now)
-    return _to(dataclasses.replace(job, failure=failure), State.FAILED, now)
+def interrupt(job: Job, now: float) -> Step:
+    """The attempt was stopped: because a user wanted that, or else so that the job goes on later in another one."""
+    wanted = {State.CANCELLING: State.CANCELLED, State.PAUSING: State.PAUSED}
+    return _to(job, wanted.get(job.state, State.QUEUED), now)
+
+
+def fail(job: Job, failure: Failure, now: float, failures: int = 0) -> Step:
+    """The attempt has failed; so has the job, unless another attempt may do better.
+
+    `failures` counts the job's earlier attempts that failed for reasons of the infrastructure: as many as the spec's
+    `retries` are made up for. A user's error would come again. A job that was to stop anyway does as it was asked.
+    """
+    asked = job.state in (State.CANCELLING, State.PAUSING)
+    if failure.failure_class == "user" or not (asked or failures < job.spec.get("retries", 0)):
+        return _to(dataclasses.replace(job, failure=failure), State.FAILED, now)
+    said = Step(job)
+    if job.state != State.CANCELLING:
+        said = report(job, [LogLine(time=now, level="WARNING", text=_retry(job, failure, failures))], now)
+    return said.then(interrupt(said.job, now))
+
+
+def _retry(job: Job, failure: Failure, failures: int) -> str:
+    at = job.progress.checkpoint_step if job.progress else None
+    where = "the beginning" if at is None else f"the checkpoint of step {at}"
+    when = "when it is resumed" if job.state == State.PAUSING else f"retry {failures + 1} of {job.spec['retries']}"
+    return f"attempt {job.attempt} failed ({failure.failure_class}); it goes on from {where}, {when}: {failure.cause}"
 
 
 def _succeed(job: Job, now: float, model_version: str | None) -> Step:
@@ -124,9 +176,15 @@ def _to(job: Job, state: State, now: float) -> Step:
 
 def _advance(job: Job, event: Event) -> Job:
     """The job with its progress brought up to date."""
-    progress = job.progress or Progress(steps=job.spec["steps"])
+    progress = job.progress or Progress(steps=_steps(job))
     if isinstance(event, PhaseChange):
         progress = dataclasses.replace(progress, phase=event.phase)
+    elif isinstance(event, Checkpointed):
+        progress = dataclasses.replace(progress, checkpoint_step=event.step)
+    elif isinstance(event, Resumed):
+        progress = Progress(
+            phase=progress.phase, step=event.step, steps=progress.steps, checkpoint_step=event.step or None
+        )
     elif isinstance(event, Evaluation):
         progress = dataclasses.replace(progress, evaluation_accuracy=_finite(event.accuracy))
     elif isinstance(event, StepMetrics):
@@ -135,6 +193,11 @@ def _advance(job: Job, event: Event) -> Job:
     else:
         return job
     return dataclasses.replace(job, progress=progress)
+
+
+def _steps(job: Job) -> int:
+    """Of the whole job; 0 while that depends on the data, in a job of so many epochs."""
+    return int(job.spec.get("steps") or 0)
 
 
 def _stepped(progress: Progress, event: StepMetrics) -> Progress:

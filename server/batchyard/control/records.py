@@ -38,6 +38,8 @@ class Progress:
     """The step of the attempt's first metric point, and when it came: they give the attempt's own speed."""
     first_time: float | None = None
     last_time: float | None = None
+    checkpoint_step: int | None = None
+    """The step of the newest checkpoint."""
 
     def remaining(self) -> float | None:
         """Seconds of training left at this attempt's mean speed; None while fewer than two points are known."""

@@ -8,23 +8,26 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 from batchyard.cluster.executor import Capacity, Executor
 from batchyard.control.attempts import Attempts, Try
+from batchyard.control.backoff import Backoff
 from batchyard.control.follower import Follower
 from batchyard.control.ledger import JobChange, Ledger
-from batchyard.control.lifecycle import SERVICE_STOPPED
 from batchyard.control.publishing import ReadManifest
-from batchyard.control.states import State
+from batchyard.control.states import ACTIVE, State
 from batchyard.control.store.jobs import QueuedJob, StaleWriteError
 
 log = logging.getLogger(__name__)
 
 CAPACITY_SECONDS = 5.0
 """How often a cluster that is too small, or does not answer, is asked again while a job waits for it."""
-STOP_SECONDS = 30.0
-"""A cold start of the cluster may have to end before its attempt can be stopped."""
+PAUSE_SECONDS = 20.0
+"""What runs when the service stops has so long to write a checkpoint."""
+STOP_SECONDS = 15.0
+"""And then so long to end without one."""
 THREADS = 32
 """Calls into the executor at one time."""
 
@@ -38,7 +41,9 @@ class Scheduler:
         self._read_manifest = read_manifest
         self._threads = ThreadPoolExecutor(THREADS, "executor")
         self._following: dict[str, tuple[Follower, asyncio.Task[None]]] = {}
-        self._cancelling: set[str] = set()
+        self._asked: dict[str, State] = {}
+        """Jobs that are CANCELLING or PAUSING: their followers may be about to begin."""
+        self._backoff = Backoff(time.monotonic)
         self._warned: set[str] = set()
         self._wake = asyncio.Event()
         self._stopping = False
@@ -52,16 +57,20 @@ class Scheduler:
         self._admitting = asyncio.create_task(self._admit_until_stopped())
 
     async def stop(self) -> None:
-        """Stops every attempt. A job that ran is FAILED (infrastructure) with the advice to submit it again, unless
-        its user had cancelled it or it had just ended by itself; queued jobs stay queued.
+        """Stops every attempt, with a checkpoint where there is time for one. A job that ran is QUEUED again, unless
+        its user had cancelled or paused it or it had just ended by itself: it goes on when the service is back.
         """
         self._stopping = True
         self._wake.set()
         if self._admitting is not None:
             await self._finish({self._admitting}, CAPACITY_SECONDS)
         for follower, _ in self._following.values():
-            follower.cancel()
+            follower.pause()
         left = list(self._following.values())
+        if left:
+            await asyncio.wait({task for _, task in left}, timeout=PAUSE_SECONDS)
+        for follower, _ in self._following.values():
+            follower.cancel()
         await self._finish({task for _, task in left}, STOP_SECONDS)
         for follower, _ in left:
             await self._close(follower.given)
@@ -75,31 +84,41 @@ class Scheduler:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _close(self, given: Try) -> None:
-        if given.job.ended:
+        if given.over:
             return
         with contextlib.suppress(StaleWriteError):  # its follower had already written its end
-            await self._attempts.fail(given, SERVICE_STOPPED)
+            await self._attempts.interrupt(given)
 
     def _take(self, change: JobChange) -> None:
-        state = change.job.state
-        if state == State.CANCELLING:
-            self._cancelling.add(change.job.id)  # its follower may be about to begin
-            if change.job.id in self._following:
-                self._following[change.job.id][0].cancel()
+        job, old = change.job, change.old_state
+        if job.state in (State.CANCELLING, State.PAUSING):
+            self._asked[job.id] = job.state
+            if job.id in self._following:
+                self._tell(self._following[job.id][0], job.state)
         else:
-            self._cancelling.discard(change.job.id)
-        if state == State.QUEUED and change.old_state != State.QUEUED:
+            self._asked.pop(job.id, None)
+        if job.state == State.QUEUED and old != State.QUEUED:
+            if old in ACTIVE:
+                self._backoff.failed(job.id, job.progress.checkpoint_step if job.progress else None)
             self._wake.set()
+        elif job.state == State.PAUSED or job.ended:
+            self._backoff.forget(job.id)
+
+    def _tell(self, follower: Follower, asked: State | None) -> None:
+        if asked == State.CANCELLING:
+            follower.cancel()
+        elif asked == State.PAUSING:
+            follower.pause()
 
     async def _admit_until_stopped(self) -> None:
         while not self._stopping:
             self._wake.clear()
             try:
-                ask_again = await self._admit()
+                seconds = await self._admit()
             except Exception:
                 log.exception("admission failed; trying again in %g s", CAPACITY_SECONDS)
-                ask_again = True
-            await self._sleep(CAPACITY_SECONDS if ask_again else None)
+                seconds = CAPACITY_SECONDS
+            await self._sleep(seconds)
 
     async def _sleep(self, seconds: float | None) -> None:
         try:
@@ -108,18 +127,25 @@ class Scheduler:
         except TimeoutError:
             pass
 
-    async def _admit(self) -> bool:
-        """Begins what fits. True: something waits for more than the cluster has, ask it again after a while."""
-        queued = await self._attempts.queued()
-        if not queued:
-            return False
+    async def _admit(self) -> float | None:
+        """Begins what fits. Returns after how many seconds to look again, if nothing happens before; None: no need."""
+        # One whose last attempt is still being cleared away waits for that; its follower's end wakes us.
+        queued = [job for job in await self._attempts.queued() if job.id not in self._following]
+        waits = {job.id: self._backoff.seconds(job.id) for job in queued}
+        seconds = [wait for wait in waits.values() if wait > 0]
+        queued = [job for job in queued if not waits[job.id]]  # those behind one that must wait need not
+        if queued:
+            seconds += await self._admit_in_order(queued)
+        return min(seconds, default=None)
+
+    async def _admit_in_order(self, queued: list[QueuedJob]) -> list[float]:
         capacity = await asyncio.get_running_loop().run_in_executor(self._threads, self._executor.capacity)
-        too_big = False
+        seconds: list[float] = []
         for job in queued:
             if self._stopping:
                 break
             if job.workers > capacity.workers or job.gpus > capacity.gpus:
-                too_big = True  # it was accepted when there was more; those behind it need not wait
+                seconds.append(CAPACITY_SECONDS)  # it was accepted when there was more; those behind it need not wait
                 await self._warn(job, capacity)
             elif self._fits(job, capacity):
                 begun = await self._attempts.begin(job.id)
@@ -127,7 +153,7 @@ class Scheduler:
                     self._follow(begun)
             else:
                 break  # in order: nobody overtakes the job that is next
-        return too_big
+        return seconds
 
     def _fits(self, job: QueuedJob, capacity: Capacity) -> bool:
         running = [follower.given for follower, _ in self._following.values()]
@@ -146,8 +172,7 @@ class Scheduler:
 
     def _follow(self, given: Try) -> None:
         follower = Follower(given, self._attempts, self._executor, self._read_manifest, self._threads)
-        if given.id.job in self._cancelling:
-            follower.cancel()
+        self._tell(follower, self._asked.get(given.id.job))
         task = asyncio.create_task(follower.run(), name=f"follow {given.id}")
         self._following[given.id.job] = (follower, task)
         task.add_done_callback(lambda task: self._done(given.id.job, task))

@@ -27,9 +27,10 @@ ACTIVE = frozenset({State.STARTING, State.RUNNING, State.PAUSING, State.CANCELLI
 """An attempt exists that the executor may be running."""
 
 LEGAL: Mapping[State, frozenset[State]] = {
-    State.QUEUED: frozenset({State.STARTING, State.CANCELLED, State.FAILED}),
-    State.STARTING: frozenset({State.RUNNING, State.CANCELLING, State.FAILED}),
-    State.RUNNING: frozenset({State.PAUSING, State.CANCELLING, State.SUCCEEDED, State.FAILED}),
+    State.QUEUED: frozenset({State.STARTING, State.PAUSED, State.CANCELLED, State.FAILED}),
+    # Back to QUEUED: the attempt failed and another one may do better, or the service was stopped.
+    State.STARTING: frozenset({State.RUNNING, State.QUEUED, State.PAUSING, State.CANCELLING, State.FAILED}),
+    State.RUNNING: frozenset({State.QUEUED, State.PAUSING, State.CANCELLING, State.SUCCEEDED, State.FAILED}),
     # The last step may be done, or a worker may fail, before the workers hear of the pause or the cancel.
     State.PAUSING: frozenset({State.PAUSED, State.CANCELLING, State.SUCCEEDED, State.FAILED}),
     State.PAUSED: frozenset({State.QUEUED, State.CANCELLED}),

@@ -1,4 +1,4 @@
-"""Checkpoints within the training loop: what has state, when it is copied, and who writes it meanwhile.
+"""Checkpoints within the training loop: when state is copied, what a copy holds, and how training goes on from one.
 
 Between two steps every worker copies its state; rank 0 then writes the copy on a thread of its own while training goes
 on. State is either shared, the same bits on every worker (weights, optimiser), or a worker's own (its part of the
@@ -7,13 +7,9 @@ running sums, its random numbers); the own states are gathered, so that one chec
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator, Mapping
-from types import TracebackType
-from typing import Protocol, Self
 
 import torch
-from torch import nn
 
 from batchyard.training.checkpoint import (
     CheckpointError,
@@ -24,127 +20,11 @@ from batchyard.training.checkpoint import (
     Scalar,
     Snapshot,
 )
+from batchyard.training.checkpoint_state import Stateful
+from batchyard.training.checkpoint_writer import Writer
 from batchyard.training.context import PausedError, WorkerContext
-from batchyard.training.events import Checkpointed, LogLine, Resumed
+from batchyard.training.events import LogLine, Resumed
 from batchyard.training.group import Group
-from batchyard.training.spec import TrainingJobSpec
-
-State = Mapping[str, torch.Tensor | Scalar]
-
-
-class Stateful(Protocol):
-    """Something that training depends on and that changes with it."""
-
-    def state_dict(self) -> State:
-        """All of its state; the tensors may be its own."""
-
-    def load_state_dict(self, state: State) -> None:
-        """Goes on from what `state_dict` gave, on the CPU, whichever device it was on."""
-
-
-class ModelState:
-    """Every parameter and buffer of a model, those that its own state_dict leaves out too."""
-
-    def __init__(self, model: nn.Module, only: str = "") -> None:
-        """`only`: "buffers" for those alone, "parameters" likewise."""
-        parameters = () if only == "buffers" else model.named_parameters()
-        buffers = () if only == "parameters" else model.named_buffers()
-        self._tensors: dict[str, torch.Tensor] = dict((*parameters, *buffers))
-
-    def state_dict(self) -> State:
-        """By qualified name."""
-        return {name: tensor.detach() for name, tensor in self._tensors.items()}
-
-    @torch.no_grad()
-    def load_state_dict(self, state: State) -> None:
-        """Copies in place: the optimiser and the hooks go on with the same tensors."""
-        for name, tensor in self._tensors.items():
-            value = state[name]
-            assert isinstance(value, torch.Tensor)
-            tensor.copy_(value)
-
-
-class Generators:
-    """The random number generators of a process, which dropout draws from."""
-
-    def __init__(self, device: torch.device, seed: int, rank: int) -> None:
-        """Seeds them for a job's beginning: each worker draws its own numbers."""
-        self._device = device
-        torch.manual_seed((seed * 4096 + rank) % 2**64)
-
-    def state_dict(self) -> State:
-        """Their states as bytes."""
-        states = {"cpu": torch.get_rng_state()}
-        return states | ({"cuda": torch.cuda.get_rng_state(self._device)} if self._device.type == "cuda" else {})
-
-    def load_state_dict(self, state: State) -> None:
-        """Sets them."""
-        cpu = state["cpu"]
-        assert isinstance(cpu, torch.Tensor)
-        torch.set_rng_state(cpu)
-        if self._device.type == "cuda":
-            cuda = state["cuda"]
-            assert isinstance(cuda, torch.Tensor)
-            torch.cuda.set_rng_state(cuda, self._device)
-
-
-Parts = dict[str, Stateful]
-
-
-def state_of(
-    model: nn.Module, spec: TrainingJobSpec, group: Group, meter: Stateful, **shared: Stateful
-) -> tuple[Parts, Parts]:
-    """What training depends on: what all workers share (`shared` beside the weights), and what each has for itself."""
-    own: Parts = {"meter": meter, "generators": Generators(group.device, spec.seed, group.rank)}
-    if spec.workers.sync_batch_norm == "world":
-        return {"model": ModelState(model), **shared}, own
-    # Each worker normalises by itself, and so has running statistics of its own.
-    own["buffers"] = ModelState(model, only="buffers")
-    return {"model": ModelState(model, only="parameters"), **shared}, own
-
-
-class Writer:
-    """Rank 0's thread that writes checkpoints, one at a time. A context manager: at its end nothing is half written."""
-
-    def __init__(self, context: WorkerContext) -> None:
-        self._context = context
-        self._thread: threading.Thread | None = None
-        self._failed = False
-
-    def begin(self, folder: CheckpointFolder, snapshot: Snapshot) -> None:
-        """Writes `snapshot` while the caller goes on; first waits for the one before."""
-        self.wait()
-        self._thread = threading.Thread(target=self._write, args=(folder, snapshot), name="checkpoint", daemon=True)
-        self._thread.start()
-
-    def wait(self) -> bool:
-        """Returns when nothing is being written: whether the last one is durable."""
-        if self._thread is not None:
-            self._thread.join()
-        return not self._failed
-
-    def _write(self, folder: CheckpointFolder, snapshot: Snapshot) -> None:
-        context = self._context
-        try:
-            done = folder.write(snapshot, context.attempt)
-            self._failed = False
-            context.emit(Checkpointed(step=snapshot.step, uri=done.uri, sha256=done.sha256, bytes=done.bytes))
-            folder.prune(context.spec.checkpoint.keep, context.attempt)
-        except CheckpointError as error:
-            self._failed = True
-            text = f"the checkpoint of step {snapshot.step} was not written, training goes on without: {error}"
-            context.emit(LogLine(level="ERROR", text=text, rank=context.rank))
-        except OSError as error:
-            text = f"old checkpoints could not be removed from {context.checkpoint_uri}: {error}"
-            context.emit(LogLine(level="WARNING", text=text, rank=context.rank))
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.wait()
 
 
 class Checkpoints:

@@ -98,6 +98,7 @@ def progress(given: records.Progress, ended: bool) -> training_pb2.Progress:
         accuracy=given.accuracy,
         evaluation_accuracy=given.evaluation_accuracy,
         samples_per_second=given.samples_per_second,
+        checkpoint_step=given.checkpoint_step,
         remaining=None if remaining is None else _duration(remaining),
     )
 
@@ -125,6 +126,10 @@ def _event(event: events.Event) -> Message:
             return training_pb2.LayerStatistics(step=event.step, layers=layers)
         case events.LogLine():
             return training_pb2.LogLine(**_values(event))
+        case events.Checkpointed():
+            return training_pb2.Checkpointed(**_values(event))
+        case events.Resumed():
+            return training_pb2.Resumed(**_values(event))
     raise TypeError(f"{type(event).__name__} is no part of a job's log")
 
 

@@ -34,6 +34,12 @@ class TrainingServicer(training_pb2_grpc.TrainingServiceServicer):
     async def CancelTrainingJob(self, request: pb.CancelTrainingJobRequest, context: Any) -> pb.TrainingJob:  # noqa: N802, D102
         return convert.training_job(await self._jobs.cancel(names.parse_job(request.name)))
 
+    async def PauseTrainingJob(self, request: pb.PauseTrainingJobRequest, context: Any) -> pb.TrainingJob:  # noqa: N802, D102
+        return convert.training_job(await self._jobs.pause(names.parse_job(request.name)))
+
+    async def ResumeTrainingJob(self, request: pb.ResumeTrainingJobRequest, context: Any) -> pb.TrainingJob:  # noqa: N802, D102
+        return convert.training_job(await self._jobs.resume(names.parse_job(request.name)))
+
     async def WatchTrainingJob(  # noqa: N802, D102
         self, request: pb.WatchTrainingJobRequest, context: Any
     ) -> AsyncIterator[pb.WatchTrainingJobResponse]:

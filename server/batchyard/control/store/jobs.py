@@ -12,9 +12,10 @@ from sqlalchemy import Connection, Row, insert, select, update
 from batchyard.control import tokens
 from batchyard.control.records import Failure, Job, Progress, StoredEvent
 from batchyard.control.states import ACTIVE, State
+from batchyard.control.store import checkpoints
 from batchyard.control.store.payload import dump, load
 from batchyard.control.store.schema import attempts, events, jobs
-from batchyard.training.events import Event
+from batchyard.training.events import Event, Resumed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +27,8 @@ class AttemptRow:
     cursor: int
     published_uri: str | None
     published_sha256: str | None
+    resume_from: str | None
+    end_time: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,11 +67,14 @@ def add(connection: Connection, job: Job, request_id: str | None) -> Job:
 
 
 def save(connection: Connection, before: Job, after: Job, new: Iterable[Event]) -> Job:
-    """Writes a job's new state together with the events that led to it. Raises StaleWriteError."""
+    """Writes a job's new state together with the events that led to it. A Resumed event makes void what was reported of
+    later steps before it. Raises StaleWriteError.
+    """
+    numbered = list(enumerate(new, before.last_event + 1))
     rows = [
         {"job_number": before.number, "sequence": sequence, "time": event.time, "attempt": after.attempt}
         | {"kind": event.kind, "payload": dump(event)}
-        for sequence, event in enumerate(new, before.last_event + 1)
+        for sequence, event in numbered
     ]
     after = dataclasses.replace(after, last_event=before.last_event + len(rows))
     unchanged = (jobs.c.number == before.number) & (jobs.c.last_event == before.last_event)
@@ -76,6 +82,9 @@ def save(connection: Connection, before: Job, after: Job, new: Iterable[Event]) 
         raise StaleWriteError(f"job {before.id} has changed since event {before.last_event}")
     if rows:
         connection.execute(insert(events), rows)
+    for sequence, event in numbered:
+        if isinstance(event, Resumed):
+            checkpoints.supersede(connection, before.number, sequence, event.step)
     return after
 
 
@@ -111,8 +120,11 @@ def states(connection: Connection) -> list[tuple[str, State]]:
 def events_after(
     connection: Connection, job: Job, sequence: int, kinds: Collection[str], limit: int
 ) -> list[StoredEvent]:
-    """Up to `limit` events of the job after `sequence`, in order; of these kinds alone if any are given."""
-    query = select(events).where(events.c.job_number == job.number, events.c.sequence > sequence)
+    """Up to `limit` events of the job after `sequence`, in order; of these kinds alone if any are given. Those that a
+    resume has made void are left out.
+    """
+    valid = events.c.superseded_by.is_(None)
+    query = select(events).where(events.c.job_number == job.number, events.c.sequence > sequence, valid)
     if kinds:
         query = query.where(events.c.kind.in_(sorted(kinds)))
     rows = connection.execute(query.order_by(events.c.sequence).limit(limit))
@@ -120,9 +132,10 @@ def events_after(
 
 
 def add_attempt(connection: Connection, job: Job, artifact_uri: str, now: float) -> None:
-    """Begins the row of the job's present attempt."""
+    """Begins the row of the job's present attempt, which is to go on from the newest checkpoint."""
     values = {"job_number": job.number, "number": job.attempt, "artifact_uri": artifact_uri, "cursor": 0}
-    connection.execute(insert(attempts).values(**values, start_time=now))
+    resume_from = checkpoints.newest(connection, job)
+    connection.execute(insert(attempts).values(**values, resume_from=resume_from, start_time=now))
 
 
 def attempt(connection: Connection, job: Job) -> AttemptRow:

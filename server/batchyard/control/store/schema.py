@@ -73,6 +73,25 @@ attempts = Table(
     Column("published_sha256", String(64)),
     Column("start_time", Double, nullable=False),
     Column("end_time", Double),
+    # Ended.outcome and Ended.failure_class, once it has ended.
+    Column("outcome", String(16)),
+    Column("failure_class", String(16)),
+    # The checkpoint that it was told to go on from, and the step at which it did: 0 for the beginning.
+    Column("resume_from", Text),
+    Column("resumed_step", BigInteger),
+)
+
+# What a job can go on from; a row is written when the checkpoint is durable and goes when the checkpoint does.
+checkpoints = Table(
+    "checkpoints",
+    metadata,
+    Column("job_number", ForeignKey("jobs.number", ondelete="CASCADE"), primary_key=True),
+    Column("step", BigInteger, primary_key=True, autoincrement=False),
+    Column("attempt", Integer, nullable=False),
+    Column("uri", Text, nullable=False),
+    Column("sha256", String(64), nullable=False),
+    Column("bytes", BigInteger, nullable=False),
+    Column("time", Double, nullable=False),
 )
 
 events = Table(
@@ -84,6 +103,8 @@ events = Table(
     Column("attempt", Integer, nullable=False),
     Column("kind", String(24), nullable=False),
     Column("payload", JSON, nullable=False),
+    # The sequence of the Resumed event that made it void: kept, and shown to nobody.
+    Column("superseded_by", BigInteger),
 )
 
 models = Table(

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 
 from batchyard.control.records import StoredEvent
-from batchyard.training.events import Evaluation, Event, LayerStatistics, LogLine, StepMetrics
+from batchyard.training.events import Evaluation, Event, LayerStatistics, LogLine, Resumed, StepMetrics
 
 MOST_POINTS = 100_000
 """More than this counts as this."""
@@ -38,6 +38,9 @@ class Thinned:
         """Takes the next events."""
         for one in stored:
             line = self._measured.get(type(one.event))
+            if isinstance(one.event, Resumed):  # read before it came: what it has made void
+                for measured in self._measured.values():
+                    measured.drop_above(one.event.step)
             if line is not None:
                 line.add(one)
             elif isinstance(one.event, LogLine):
@@ -65,6 +68,9 @@ class _Line:
         self._events.append(stored)
         if len(self._events) >= 4 * self._most:
             self._events = self._thin(2 * self._most)
+
+    def drop_above(self, step: int) -> None:
+        self._events = [stored for stored in self._events if stored.event.step <= step]  # type: ignore[attr-defined]
 
     def kept(self) -> list[StoredEvent]:
         return self._thin(self._most) if len(self._events) > self._most else self._events

@@ -35,6 +35,11 @@ export class Activations {
     }
   }
 
+  /** Training goes on from `step`. */
+  rewind(step) {
+    for (const { series } of this.layers.values()) series.rewind(step);
+  }
+
   open(name) {
     const layer = { name, series: new Series(["p50", "p15", "p85"]), words: el("p", { class: "small" }) };
     layer.chart = bandChart({ sync: "layers", onPoint: (step) => point(layer, step), signal: this.signal });

@@ -28,6 +28,12 @@ export class Curves {
     return panel;
   }
 
+  /** Training goes on from `step`. */
+  rewind(step) {
+    this.training.rewind(step);
+    this.heldOut.rewind(step);
+  }
+
   draw() {
     if (this.training.length === 0) return;
     for (const panel of this.panels) {

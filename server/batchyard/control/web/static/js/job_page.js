@@ -67,6 +67,7 @@ class JobView {
     if (event.step_metrics) this.curves.training.add(event.step_metrics.step, event.step_metrics);
     else if (event.evaluation) this.curves.heldOut.add(event.evaluation.step, event.evaluation);
     else if (event.layer_statistics) this.activations.add(event.layer_statistics);
+    else if (event.resumed) for (const shown of [this.curves, this.activations]) shown.rewind(Number(event.resumed.step));
     else if (event.log_line) this.log.add(event.time, event.log_line);
     else if (event.state_change) this.over = TERMINAL.has(event.state_change.state);
     if (event.step_metrics) this.figures.speed(event.step_metrics);

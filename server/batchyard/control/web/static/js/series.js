@@ -25,6 +25,12 @@ export class Series {
     if (steps.length > MOST_POINTS) this.thin();
   }
 
+  /** Drops the rows after `step`: training goes on from there. */
+  rewind(step) {
+    const left = this.rowAt(step) + 1;
+    for (const column of this.columns) column.length = left;
+  }
+
   /** The last value of a field, or null. */
   last(field) {
     return this.columns[this.fields.indexOf(field) + 1].at(-1) ?? null;
