@@ -75,6 +75,8 @@ def _parser() -> argparse.ArgumentParser:
         help="largest request (%(default)s)")  # fmt: skip
     add("--drain-seconds", type=float, default=defaults["drain_seconds"].default, metavar="S",
         help="time for requests in flight at the end (%(default)s)")  # fmt: skip
+    add("--triton-error-codes", action="store_true",
+        help="UNAVAILABLE for a full queue and for a request that expired in it, as Triton says")  # fmt: skip
     add("--shift-sample-rate", type=float, default=defaults["shift_sample_rate"].default, metavar="SHARE",
         help="share of the requests that covariate shift is measured on, 0 for none (%(default)s)")  # fmt: skip
     add("--shift-keep-rows", type=int, default=defaults["shift_keep_rows"].default, metavar="ROWS",
@@ -100,6 +102,7 @@ def _settings(given: argparse.Namespace) -> Settings:
         trace_dir=given.trace_dir,
         max_message_bytes=given.max_message_bytes,
         drain_seconds=given.drain_seconds,
+        triton_error_codes=given.triton_error_codes,
         shift_sample_rate=given.shift_sample_rate,
         shift_keep_rows=given.shift_keep_rows,
     )

@@ -38,6 +38,7 @@ from batchyard.serving.shift_service import ShiftServicer
 from batchyard.serving.shift_watch import ShiftWatch
 from batchyard.serving.state import StateFile
 from batchyard.serving.tracing import Tracing
+from batchyard.serving.triton_errors import TritonErrors, triton_method
 from batchyard.serving.web import Web
 from batchyard.v1 import shift_pb2, shift_pb2_grpc
 
@@ -61,10 +62,11 @@ class InferencePlane:
         self._log_settings = LogSettings(logging.getLogger())
         self.transport = transport.choose(settings.transport, settings.security)
         inference = Inference(self.repository, self.metrics, self.shared_memory, self._tracing)
-        self._server = transport.make_server(
-            self.transport, settings.security, settings.max_message_bytes, inference.as_method
-        )
+        method = triton_method(inference.as_method) if settings.triton_error_codes else inference.as_method
+        self._server = transport.make_server(self.transport, settings.security, settings.max_message_bytes, method)
         guarded: Any = Guarded(self._server)
+        if settings.triton_error_codes:
+            guarded = TritonErrors(guarded)
         add_servicer(OpenInference(self._parts(inference)), guarded)
         shift_pb2_grpc.add_ShiftServiceServicer_to_server(ShiftServicer(self.repository), guarded)
         self._health = add_standard_services(guarded, (*FILES, shift_pb2.DESCRIPTOR))

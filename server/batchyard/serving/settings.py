@@ -86,6 +86,8 @@ class Settings:
     """Largest request message; a larger one is answered RESOURCE_EXHAUSTED."""
     drain_seconds: float = 10.0
     """How long requests in flight may take to end when the process stops."""
+    triton_error_codes: bool = False
+    """Answer with Triton's status codes where ours say more, as for a full queue."""
     shift_sample_rate: float = 0.01
     """Share of the requests that covariate shift is measured on; 0: none."""
     shift_keep_rows: int = 1024
