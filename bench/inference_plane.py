@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 import threading
+import time
 import urllib.request
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,10 +17,12 @@ from typing import Any
 
 import grpc
 
+from batchyard.oip import Stub, messages
 from batchyard.v1 import models_pb2, models_pb2_grpc
 from bench.oip_target import Target, wait
 
 END_SECONDS = 30
+MEASURED_SECONDS = 120.0
 
 
 class OneModel(models_pb2_grpc.ModelServiceServicer):
@@ -116,6 +119,17 @@ def running(folder: Path, *options: str) -> Iterator[Plane]:
                 server.stop(None)
 
 
+def until_measured(stub: Stub, model: str) -> None:
+    """Waits until the plane has tried all engines, which it does while the first one serves."""
+    deadline = time.monotonic() + MEASURED_SECONDS
+    while time.monotonic() < deadline:
+        config = stub.ModelConfig(messages.ModelConfigRequest(name=model)).config
+        if not config.parameters["engine_choice"].string_value.startswith("measuring"):
+            return
+        time.sleep(0.02)
+    raise RuntimeError(f"the engines of {model} were not measured within {MEASURED_SECONDS:g} s")
+
+
 @contextmanager
 def serving(folder: Path, target: Target, artifact: Path, sha256: str) -> Iterator[Target]:
     """The target, its address filled in, once it answers. Raises RuntimeError at the end when a request failed."""
@@ -123,6 +137,8 @@ def serving(folder: Path, target: Target, artifact: Path, sha256: str) -> Iterat
         plane.control.want(target.model, 1, artifact, sha256)
         target = dataclasses.replace(target, address=plane.grpc)
         target.wait_until_ready(plane.process, folder / "log")
+        with grpc.insecure_channel(plane.grpc) as channel:
+            until_measured(Stub(channel), target.model)
         yield target
         if failures := plane.failures():
             raise RuntimeError(f"requests failed: {failures}")

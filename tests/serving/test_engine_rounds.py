@@ -50,10 +50,11 @@ async def test_everyone_is_timed_at_every_size_in_turns() -> None:
     assert counts["one", 8] >= LEAST_ROUNDS
 
 
-async def test_who_cannot_win_is_out_after_two_rounds() -> None:
-    clock = Clock(fast=1e-4, slow=2e-4)
+async def test_who_cannot_win_is_out_the_sooner_the_slower_it_is() -> None:
+    clock = Clock(fast=1e-4, slow=1.5e-4, slowest=3e-4)
     await clock.race()
-    assert Counter(clock.asked)["slow", 8] == 2
+    asked = Counter(clock.asked)
+    assert (asked["slowest", 8], asked["slow", 8]) == (1, 2)
 
 
 async def test_sizes_that_take_long_are_left_out() -> None:

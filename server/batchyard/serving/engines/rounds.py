@@ -11,15 +11,14 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 LEAST_ROUNDS, MOST_ROUNDS = 5, 15
-"""Of those that are still in. Among engines within a few per cent of each other five rounds chose the same one twenty
-times out of twenty on a busy machine."""
-LEAST_SECONDS, MOST_SECONDS = 2.0, 40.0
+"""Of those that are still in."""
+LEAST_SECONDS, MOST_SECONDS = 2.0, 60.0
 """For all rounds together: between the least and the most rounds, it goes on for the least seconds; a network that is
 so slow that the most seconds do not suffice for the least rounds is chosen for by fewer."""
 LONG_BATCH_SECONDS = 0.15
 """Sizes above the first whose batch takes the fastest engine longer than this are left out: they take in proportion."""
-HOPELESS = 1.4
-"""Who takes so many times the fastest's seconds at every size is out after the second round."""
+HOPELESS = (2.0, 1.4, 1.4, 1.15)
+"""After the first, second, ... round: who takes so many times the fastest's seconds at every size is out."""
 
 
 @dataclass
@@ -48,8 +47,8 @@ async def take_turns(contenders: Sequence[Contender], sizes: Sequence[int], time
         racing = await _round(racing, used, timed, backwards=bool(number % 2))
         if number == 0:
             used = _worth_timing(racing, used)
-        elif number == 1:
-            racing = [contender for contender in racing if not _hopeless(contender, racing, used)]
+        limit = HOPELESS[min(number, len(HOPELESS) - 1)]
+        racing = [contender for contender in racing if not _hopeless(contender, racing, used, limit)]
         elapsed = time.monotonic() - began
         if elapsed > (LEAST_SECONDS if number + 1 >= LEAST_ROUNDS else MOST_SECONDS):
             return
@@ -80,5 +79,5 @@ def _fastest(racing: Sequence[Contender], rows: int) -> float:
     return min((contender.seconds[rows] for contender in racing if rows in contender.seconds), default=0.0)
 
 
-def _hopeless(contender: Contender, racing: Sequence[Contender], sizes: list[int]) -> bool:
-    return all(contender.seconds[rows] > HOPELESS * _fastest(racing, rows) for rows in sizes)
+def _hopeless(contender: Contender, racing: Sequence[Contender], sizes: list[int], limit: float) -> bool:
+    return all(contender.seconds[rows] > limit * _fastest(racing, rows) for rows in sizes)
