@@ -17,7 +17,7 @@ LEARNING_RATE = 0.0045
 QUICK = {"width": 1 / 16, "steps": 900, "every": 75}
 FULL = {"width": 1.0, "steps": 40_000, "every": 500}
 SEVERAL_TIMES = 3
-"""What the paper's "several times fewer steps" is held to; its own ratios are 2.3, 14.8 and 11.5."""
+"""What the paper's "several times fewer steps" is held to, at least; its own ratios are 2.3, 14.8 and 11.5."""
 
 
 def runs(quick: bool) -> Sequence[Run]:
@@ -89,7 +89,7 @@ def _reaches(key: str, baseline: int, took: int | None) -> Finding:
         claim=f"{_label(key)}: {'fewer' if least == 1 else 'several times fewer'} steps to the plain network's best",
         paper=f"{ratio:.1f} times fewer",
         ours="never reached it" if took is None else f"{baseline / took:.1f} times fewer ({took:,} of {baseline:,})",
-        came_out=took is not None and baseline / took > least,
+        came_out=took is not None and took < baseline and baseline / took >= least,
     )
 
 
