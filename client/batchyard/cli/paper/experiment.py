@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 from batchyard.cli.paper.history import History
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from batchyard.client import Client
 
 CHANCE = 0.1
@@ -65,6 +67,8 @@ class Panel:
     log_y: bool = False
     level: tuple[float, str] | None = None
     """A horizontal line, and what it is."""
+    points: bool = False
+    """Separate points instead of curves."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,8 +116,8 @@ class Experiment:
     """The jobs, for a quick (True) or a full experiment."""
     analyse: Callable[[Mapping[str, History], Mapping[str, Any]], Analysis]
     """From the runs' histories by key, and what `measure` gave."""
-    measure: Callable[[Client, Mapping[str, History]], Mapping[str, Any]] | None = None
-    """More to ask the service once all runs have succeeded; JSON-ready."""
+    measure: Callable[[Client, Mapping[str, History], Path], Mapping[str, Any]] | None = None
+    """What to ask the service once all runs have succeeded, with the held-out images of --test; JSON-ready."""
     one_at_a_time: bool = False
     """Whether the runs' speed is compared: then none may share the machine with another."""
 

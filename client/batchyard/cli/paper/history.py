@@ -92,4 +92,7 @@ class History:
 
 
 def _point(step: int, layer: LayerStatistics.Layer) -> LayerPoint:
-    return LayerPoint(step=step, p15=layer.p15, p50=layer.p50, p85=layer.p85, saturated=layer.saturated)
+    bias_norm = layer.bias_norm if layer.HasField("bias_norm") else None
+    return LayerPoint(
+        step=step, p15=layer.p15, p50=layer.p50, p85=layer.p85, saturated=layer.saturated, bias_norm=bias_norm
+    )

@@ -46,7 +46,7 @@ def draw(figure: Figure, folder: Path) -> Path:
 
 def _panel(axes: Any, panel: Panel) -> None:
     for line in panel.lines:
-        _line(axes, line)
+        _line(axes, line, points=panel.points)
     if panel.level is not None:
         value, words = panel.level
         axes.axhline(value, color="#888888", linewidth=0.9, linestyle=":", label=words)
@@ -62,10 +62,10 @@ def _panel(axes: Any, panel: Panel) -> None:
         axes.legend(fontsize=8, framealpha=0.9)
 
 
-def _line(axes: Any, line: Line) -> None:
+def _line(axes: Any, line: Line, *, points: bool) -> None:
     colour = PALETTE[line.colour % len(PALETTE)]
-    style = "--" if line.dashed else "-"
-    marker = "o" if len(line.xs) < 3 else None
-    axes.plot(line.xs, line.ys, style, color=colour, label=line.label or None, linewidth=1.5, marker=marker)
+    style = "none" if points else "--" if line.dashed else "-"
+    marker = "o" if points or len(line.xs) < 3 else None
+    axes.plot(line.xs, line.ys, linestyle=style, color=colour, label=line.label or None, linewidth=1.5, marker=marker)
     if line.low is not None and line.high is not None:
         axes.fill_between(line.xs, line.low, line.high, color=colour, alpha=0.18, linewidth=0)
