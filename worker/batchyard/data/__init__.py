@@ -27,12 +27,21 @@ def load(name: str, folders: Sequence[str], options: Options | None = None) -> D
 
     Raises DataError naming the file and what is wrong with it, or every folder looked in.
     """
+    options = options or Options()
+    dataset = _load(name, folders, options)
+    if options.cache == "stream" and dataset.known is None:
+        cause = f"data.cache: stream given; {name} is not made of image files and is held in memory"
+        raise DataError(cause, "leave data.cache out")
+    return dataset
+
+
+def _load(name: str, folders: Sequence[str], options: Options) -> Dataset:
     if "://" in name:
         from batchyard.data.uri import load_uri  # here: it brings Pillow and fsspec, a third of a second
 
-        return load_uri(name, options or Options())
+        return load_uri(name, options)
     if name not in DATASETS:
         raise DataError(
             f"data.dataset: {name!r} given; expected one of {', '.join(DATASETS)}", "choose one of these, or give a URI"
         )
-    return DATASETS[name](folders, options or Options())
+    return DATASETS[name](folders, options)

@@ -27,6 +27,24 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def count(self) -> int:
+        """How many images there are: as many as labels, if all is well."""
+        return len(self.images)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Channels, height, width."""
+        return self.images.shape[1:]
+
+    def read(self, indices: NDArray[np.int64]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+        """Images [n, channels, height, width] and labels [n] of the samples at `indices` [n]."""
+        return self.images[indices], self.labels[indices]
+
+    def spread(self, most: int) -> NDArray[np.uint8]:
+        """At most `most` images, evenly spaced: files in folders lie class by class, and the first are all of one."""
+        return self.read(np.linspace(0, len(self) - 1, min(most, len(self))).round().astype(np.int64))[0]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Known:
@@ -51,7 +69,7 @@ class Dataset:
     def __post_init__(self) -> None:
         for part, split in (("training", self.train), ("test", self.test)):
             _check(f"dataset {self.name}, {part} part", split, len(self.classes))
-        train, test = self.train.images.shape[1:], self.test.images.shape[1:]
+        train, test = self.train.shape, self.test.shape
         if train != test:
             cause = f"dataset {self.name}: training images are {_size(train)}, test images {_size(test)}"
             raise DataError(cause, "use training and test files of the same dataset")
@@ -59,7 +77,7 @@ class Dataset:
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """Channels, height, width."""
-        channels, height, width = self.train.images.shape[1:]
+        channels, height, width = self.train.shape
         return channels, height, width
 
     @cached_property
@@ -86,27 +104,34 @@ class Dataset:
 
     @cached_property
     def _moments(self) -> tuple[tuple[float, float], ...]:
-        channels = range(self.image_shape[0])
-        return tuple(self._channel_moments(channel) for channel in channels)
+        return moments(self.name, self.train.images)
 
-    def _channel_moments(self, channel: int) -> tuple[float, float]:
-        """From a histogram of whole numbers: exact, so that every worker on every machine gets the same bits."""
-        pixels = self.train.images[:, channel].reshape(-1)
-        counts = np.zeros(256, np.int64)
-        for start in range(0, len(pixels), CHUNK):
-            counts += np.bincount(pixels[start : start + CHUNK], minlength=256)
-        values = np.arange(256) / 255
-        mean = float(counts @ values) / len(pixels)
-        std = float(np.sqrt(counts @ (values - mean) ** 2 / len(pixels)))
-        if std == 0:
-            cause = f"dataset {self.name}: every training pixel of channel {channel} has the same value"
-            raise DataError(cause, "check the data files: there is nothing to learn from")
-        return mean, std
+
+def moments(name: str, images: NDArray[np.uint8]) -> tuple[tuple[float, float], ...]:
+    """Mean and standard deviation of each channel of `images` [n, channels, height, width] of the dataset `name`, of
+    pixels scaled to [0, 1]. Raises DataError for a channel without any contrast.
+    """
+    return tuple(_channel_moments(name, images, channel) for channel in range(images.shape[1]))
+
+
+def _channel_moments(name: str, images: NDArray[np.uint8], channel: int) -> tuple[float, float]:
+    """From a histogram of whole numbers: exact, so that every worker on every machine gets the same bits."""
+    pixels = images[:, channel].reshape(-1)
+    counts = np.zeros(256, np.int64)
+    for start in range(0, len(pixels), CHUNK):
+        counts += np.bincount(pixels[start : start + CHUNK], minlength=256)
+    values = np.arange(256) / 255
+    mean = float(counts @ values) / len(pixels)
+    std = float(np.sqrt(counts @ (values - mean) ** 2 / len(pixels)))
+    if std == 0:
+        cause = f"dataset {name}: every training pixel of channel {channel} has the same value"
+        raise DataError(cause, "check the data files: there is nothing to learn from")
+    return mean, std
 
 
 def _check(where: str, split: Split, classes: int) -> None:
-    if len(split.images) != len(split.labels):
-        cause = f"{where}: {len(split.images)} images and {len(split.labels)} labels; expected as many of each"
+    if split.count != len(split.labels):
+        cause = f"{where}: {split.count} images and {len(split.labels)} labels; expected as many of each"
         raise DataError(cause, "use the image and the label file of the same part of the dataset")
     if len(split.labels) == 0:
         raise DataError(f"{where} is empty", "use data files that hold samples")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -18,16 +19,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from batchyard.data.dataset import Dataset, Known, Split
+from batchyard.data.dataset import Dataset, Known, Split, moments
 from batchyard.data.encoded import CorruptImageError, Encoded, Form, decode, form_of, in_order
 from batchyard.data.errors import DataError
 from batchyard.data.files import locked, replacing
 from batchyard.data.options import Options
+from batchyard.data.streamed import StreamedSplit, fits
 
 VERSION = 1
 """Of the folder's layout and of the decoding: raise it and nothing decoded before is used again."""
 CHUNK = 64
 """Images that a thread decodes at a time."""
+MOMENTS_SAMPLES = 10_000
+"""Training images, at most, that mean and standard deviation of streamed data are taken over."""
 NAMED = 5
 """Corrupt images that the log names; the rest are counted."""
 
@@ -52,6 +56,9 @@ def load(
     said = [VERSION, identity, asdict(form), options.on_error, options.test_share, list(classes)]
     folder = options.folder / "decoded" / hashlib.sha256(json.dumps(said).encode()).hexdigest()[:32]
     try:
+        size = (len(train) + len(test)) * math.prod(form.shape)
+        if options.cache == "stream" or (options.cache == "auto" and not fits(size, folder.parent, options.most_bytes)):
+            return _streamed(folder, name, classes, (train, test), form, options)
         with locked(folder.with_suffix(".lock")):
             if not folder.is_dir():
                 options.log(f"dataset {name}: decoding {len(train) + len(test):,} images into {options.folder}")
@@ -66,6 +73,29 @@ def load(
         count = "1 corrupt image" if len(stored.skipped) == 1 else f"{len(stored.skipped)} corrupt images"
         options.log(f"dataset {name}: {count} left out: {first}")
     return dataset
+
+
+def _streamed(
+    folder: Path, name: str, classes: tuple[str, ...], parts: tuple[Encoded, Encoded], form: Form, options: Options
+) -> Dataset:
+    """The dataset, not decoded. Its digest is that of names, labels and what identifies the source; its mean and
+    standard deviation are those of a part of the training images, worked out once.
+    """
+    size = sum(len(part) for part in parts) * math.prod(form.shape)
+    options.log(f"dataset {name}: streamed; decoded it would take {size / 2**30:.1f} GiB")
+    train, test = (StreamedSplit(part, form, options.on_error, options.log) for part in parts)
+    path = folder.with_suffix(".streamed.json")
+    with locked(folder.with_suffix(".lock")):
+        if not path.is_file():
+            found = moments(name, train.spread(MOMENTS_SAMPLES))
+            digest = hashlib.sha256(folder.name.encode())
+            for part in parts:
+                digest.update(part.labels.astype("<i8").tobytes())
+            known = Known(sha256=digest.hexdigest(), mean=tuple(m for m, _ in found), std=tuple(s for _, s in found))
+            with replacing(path) as partial:
+                partial.write_text(json.dumps(asdict(known)))
+    known = Known(**json.loads(path.read_text(), object_hook=_with_tuples))
+    return Dataset(name=name, train=train, test=test, classes=classes, known=known)
 
 
 def _store(

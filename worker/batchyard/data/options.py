@@ -35,6 +35,8 @@ class Options:
     """memory: decode once and keep; stream: decode while training; auto: memory where it fits."""
     workers: int = 0
     """Threads that decode; 0: as many as this process has cores."""
+    most_bytes: int | None = None
+    """With cache auto, decoded data larger than this is streamed; None: than half of the free memory."""
     folder: Path = field(default_factory=lambda: cache_folder(os.environ))
     """Where decoded images and fetched files are kept; may be emptied whenever no job runs."""
     fetch: bool = field(default_factory=lambda: os.environ.get(FETCH_VARIABLE, "").lower() not in ("no", "0", "false"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 
 from batchyard.data import Order, Split, share
@@ -19,7 +20,9 @@ class Samples:
     """One part of a dataset, held on the device as bytes."""
 
     def __init__(self, split: Split, device: torch.device) -> None:
-        self._images = torch.tensor(split.images, device=device)
+        mapped = device.type == "cpu" and isinstance(split.images, np.memmap)
+        # Mapped pages are shared with the other workers of the machine; whatever else there is, is copied.
+        self._images = torch.from_numpy(split.images) if mapped else torch.tensor(split.images, device=device)
         self._labels = torch.tensor(split.labels, device=device)
 
     def __len__(self) -> int:

@@ -80,7 +80,7 @@ def _batches(batches: ShardedBatches) -> Iterator[torch.Tensor]:
 
 def _write(context: WorkerContext, model: nn.Module, dataset: Dataset, evaluated: Evaluated) -> str:
     """Folds and certifies `model`, writes the artifact, and returns the manifest's sha256."""
-    pixels = torch.tensor(dataset.test.images[:CERTIFICATE_SAMPLES]).float()
+    pixels = torch.tensor(dataset.test.spread(CERTIFICATE_SAMPLES)).float()
     folded = fold(model, (pixels[:2],))
     pixels = affordable(folded.module, pixels)
     certificate = certify(folded, model, (pixels,))

@@ -9,11 +9,10 @@ from torch import nn
 
 from batchyard import models
 from batchyard.artifact.errors import ArtifactError
-from batchyard.data import DataError, Dataset, Order
+from batchyard.data import DataError, Dataset
 from batchyard.models import ModelError
 from batchyard.nn import InputNormalization, convert_sync_batchnorm
 from batchyard.training import loading
-from batchyard.training.batches import Samples, ShardedBatches
 from batchyard.training.context import StoppedError, WorkerContext
 from batchyard.training.events import Event, LogLine, PhaseChange, TrainingError
 from batchyard.training.group import Group, joined
@@ -58,16 +57,13 @@ def _run(context: WorkerContext) -> None:
 def prepare(context: WorkerContext, group: Group, dataset: Dataset) -> Parts:
     """What the loop works with, on the worker's device. Raises DataError, ModelError."""
     spec = context.spec
-    batch_size, shuffle = spec.data.batch_size, spec.data.shuffle
-    order = Order(seed=spec.seed, samples=len(dataset.train), batch_size=batch_size, shuffle=shuffle)
+    batches = loading.batches_of(spec, dataset, group)
     model = build_model(spec, dataset).to(group.device)
     _fit(model, dataset, group)
     synced = spec.workers.sync_batch_norm == "world"
     convert_sync_batchnorm(model, group.process_group if synced else group.alone(), ghost_size=spec.model.ghost_size)
     _describe(context, group, model, dataset)
-    changes = loading.augmentation(spec, dataset)
-    batches = ShardedBatches(Samples(dataset.train, group.device), order, group, spec.accumulate, changes)
-    return Parts(model=model, batches=batches, test=Samples(dataset.test, group.device))
+    return Parts(model=model, batches=batches, test=loading.samples_of(spec, dataset.test, group))
 
 
 def build_model(spec: TrainingJobSpec, dataset: Dataset) -> nn.Sequential:
@@ -88,12 +84,12 @@ def build_model(spec: TrainingJobSpec, dataset: Dataset) -> nn.Sequential:
 
 
 def _fit(model: nn.Sequential, dataset: Dataset, group: Group) -> None:
-    """Layers whose weights come from data get them from the first training samples, on every worker the same."""
+    """Layers whose weights come from data get them from training samples, on every worker the same."""
     layers = models.layers_from_data(model)
     if not layers:
         return
     with torch.no_grad():
-        images = model[0](torch.tensor(dataset.train.images[: models.FIT_SAMPLES], device=group.device).float())
+        images = model[0](torch.tensor(dataset.train.spread(models.FIT_SAMPLES), device=group.device).float())
         for layer in layers:
             layer.fit(images)
             # Workers on unlike machines may find eigenvectors of another sign: all take those of rank 0.

@@ -9,13 +9,11 @@ import functools
 from typing import TYPE_CHECKING
 
 from batchyard.training.spec.checks import Checks
-from batchyard.training.spec.network import DataSpec
 
 if TYPE_CHECKING:
     from batchyard.training.spec.job import TrainingJobSpec
 
 UNAVAILABLE: dict[str, object] = {
-    "data.cache": DataSpec.cache,
     "deterministic": False,
     "priority": 0,
 }
