@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help venv quickstart bench-nn bench-serving fuzz test lint format typecheck unit proto up down system-packages clean
+.PHONY: help venv quickstart bench-nn bench-training bench-serving fuzz test lint format typecheck unit proto up down system-packages clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,6 +42,9 @@ fuzz: $(STAMP) ## wrong requests to an inference plane, SECONDS=.. for each tran
 
 bench-nn: $(STAMP) ## the BN library against its peers, side by side; writes bench/results/nn.json
 	@$(BIN)/python -m bench.nn
+
+bench-training: $(STAMP) ## the training engine against bare PyTorch loops; writes bench/results/training.json
+	@$(BIN)/python -m bench.training
 
 bench-serving: $(STAMP) system-packages ## the inference plane against Triton and MLServer; writes bench/results/serving.json
 	@$(BIN)/python -m bench.serving

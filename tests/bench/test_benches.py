@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import sys
 from pathlib import Path
@@ -12,7 +13,17 @@ import torch.distributed as dist
 from torch import nn
 
 from batchyard.nn import SyncBatchNorm
-from bench import nn_cuda, nn_layers, nn_ranks, nn_statistics, report, training_smoke
+from batchyard.training import worker
+from bench import (
+    nn_cuda,
+    nn_layers,
+    nn_ranks,
+    nn_statistics,
+    report,
+    training_cuda,
+    training_engine,
+    training_ranks,
+)
 from bench.naive_sync import NaiveSyncBatchNorm
 from bench.resnet import resnet50, trained_like
 
@@ -42,7 +53,7 @@ def test_a_bench_explains_itself(
     assert "usage:" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name", ["nn", "training_smoke", "serving"])
+@pytest.mark.parametrize("name", ["nn", "training", "serving"])
 def test_a_bench_begins_with_the_prediction_made_before_it_was_run(name: str) -> None:
     assert (BENCHES / f"{name}.py").read_text().startswith("# Predicted before the first measurement")
 
@@ -135,8 +146,31 @@ def test_workers_that_fail_are_an_error_and_leave_nothing_running(capfd: pytest.
 
 
 def test_training_is_compared_with_bare_loops() -> None:
-    rows = training_smoke.rows(rounds=5, steps=3)
+    rows = training_engine.rows(dataclasses.replace(training_engine.MLP, steps=3, samples=180), rounds=5)
     assert [(row.peer, row.bar, row.unit) for row in rows] == [
         ("bare loop, SGD", 0.97, "samples/s"),
         ("bare loop, fused SGD", 0.97, "samples/s"),
     ]
+
+
+@pytest.mark.parametrize("case", [training_engine.MLP, training_engine.RESNET18], ids=["mlp", "resnet18"])
+def test_the_network_by_hand_is_the_engines(case: training_engine.Case) -> None:
+    data = dataclasses.replace(case, samples=case.batch).data()
+    by_hand, ours = case.by_hand(), worker.build_model(case.spec(), data)
+    assert sum(p.numel() for p in by_hand.parameters()) == sum(p.numel() for p in ours.parameters())
+    kinds = [sum(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in net.modules()) for net in (by_hand, ours)]
+    assert kinds[0] == kinds[1] > 0
+
+
+def test_two_workers_train_by_turns_with_the_engine_and_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(training_ranks.STEPS, "2")
+    measured = training_ranks.start_workers(report.LEAST_ROUNDS)
+    assert set(measured) == {case.name for case in training_ranks.CASES}
+    for rounds in measured.values():
+        assert set(rounds) == {"engine", training_ranks.PEER}
+        assert all(len(each) == report.LEAST_ROUNDS and min(each) > 0 for each in rounds.values())
+
+
+def test_without_a_cuda_device_training_has_no_cuda_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert training_cuda.rows(rounds=5) == []

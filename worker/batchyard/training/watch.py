@@ -70,9 +70,9 @@ class Watch:
             self._statistics.detach()
 
 
-def biases_before(model: nn.Module) -> dict[str, nn.Parameter]:
+def biases_before(model: nn.Module) -> dict[str, Tensor]:
     """Each layer's name to the bias of the linear layer or convolution right before it in their sequence, if any."""
-    found = {}
+    found: dict[str, Tensor] = {}
     for prefix, sequence in model.named_modules():
         if isinstance(sequence, nn.Sequential):
             for (_, before), (name, _) in pairwise(sequence.named_children()):
