@@ -12,12 +12,14 @@ import torch.nn.functional as F
 from torch import nn
 
 from batchyard import data
+from batchyard.nn import SyncBatchNorm
 from batchyard.training import worker
 from batchyard.training.context import WorkerContext
 from batchyard.training.evaluate import evaluate
 from batchyard.training.events import Evaluation, Event, LayerStatistics, LogLine, StepMetrics, TrainingError
 from batchyard.training.group import joined
 from batchyard.training.loop import train
+from batchyard.training.losses import loss_sum
 
 Job = Callable[..., dict[str, Any]]
 Context = Callable[..., tuple[WorkerContext, list[Event]]]
@@ -154,7 +156,7 @@ def test_the_average_of_the_weights_is_evaluated_and_left_and_does_not_change_tr
     context, _ = a_context(a_job())
     with joined(context) as group:
         parts = worker.prepare(context, group, digits)
-        score = evaluate(averaged, parts.test, group)
+        score = evaluate(averaged, parts.test, group, loss_sum("cross_entropy"))
     last = of(Evaluation, events)[-1]
     assert (score.loss, score.accuracy) == (last.loss, last.accuracy)
 
@@ -195,6 +197,38 @@ def test_channels_last_lays_weights_out_so_and_gives_the_same_numbers(a_job: Job
     for convolution in convolutions:
         assert convolution.weight.is_contiguous(memory_format=torch.channels_last)
         assert not convolution.weight.is_contiguous()
+
+
+def test_warm_up_that_takes_every_step_of_the_epochs_is_refused(a_job: Job, trained: Trained) -> None:
+    with pytest.raises(TrainingError, match=r"schedule\.warmup_steps: 46 given; expected less than the job's 46 steps"):
+        trained(a_job(steps=None, epochs=2, schedule={"warmup_steps": 46}))
+
+
+def test_ghost_batches_normalise_parts_of_each_batch(a_job: Job, trained: Trained) -> None:
+    job = a_job(data={"dataset": "digits", "batch_size": 60}, steps=6)
+    whole, _ = trained(job, double=True)
+    ghosts, _ = trained({**job, "model": {**job["model"], "ghost_size": 12}}, double=True)
+    assert [m.ghost_size for m in ghosts.modules() if isinstance(m, SyncBatchNorm)] == [12, 12]
+    assert difference(whole, ghosts) > 1e-4
+
+
+def test_the_loss_of_the_job_is_the_one_that_is_evaluated(a_job: Job, trained: Trained, digits: data.Dataset) -> None:
+    model, events = trained(a_job(loss="mse", optimizer={"learning_rate": 0.5}))
+    with torch.no_grad():
+        logits = model.eval()(torch.tensor(digits.test.images).float())
+    expected = F.mse_loss(logits, F.one_hot(torch.tensor(digits.test.labels), 10).float()).item()
+    assert of(Evaluation, events)[-1].loss == pytest.approx(expected, rel=1e-5)
+
+
+def test_bf16_on_two_workers_is_close_to_one(in_workers: InWorkers, a_job: Job) -> None:
+    lenet = {"architecture": "lenet", "activation": "relu"}
+    job = a_job(model=lenet, steps=4, metrics__every_steps=1, optimizer={"learning_rate": 0.05}, precision="bf16")
+    one, two = (in_workers("trajectories", count, specs=[job], double=False) for count in (1, 2))
+    assert two[0][0]["digest"] == two[1][0]["digest"]
+    losses, expected = (
+        [event["loss"] for event in result[0][0]["events"] if event["kind"] == "step_metrics"] for result in (two, one)
+    )
+    assert losses == pytest.approx(expected, rel=0.02)
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")  # of torch's own modules, as they are imported

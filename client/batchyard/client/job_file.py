@@ -21,7 +21,7 @@ from batchyard.v1.spec_pb2 import TrainingJobSpec
 
 M = TypeVar("M", bound=Message)
 
-_HINT = "Correct the job file; the README and examples/ show every key."
+_HINT = "Correct the job file; docs/job-spec.md lists every key."
 
 _WHOLE = {FieldDescriptor.CPPTYPE_INT32: 31, FieldDescriptor.CPPTYPE_INT64: 63}
 _EXPECTED = {

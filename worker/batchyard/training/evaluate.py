@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from batchyard.data import share
 from batchyard.training.batches import Samples
 from batchyard.training.group import Group
+from batchyard.training.losses import Loss
 
 BATCH = 1000
 """Samples in one forward pass."""
@@ -21,7 +21,7 @@ class Score:
     """How well a model does on held-out data."""
 
     loss: float
-    """Mean cross-entropy, in nats."""
+    """The mean of the job's loss, without label smoothing; cross-entropy is in nats."""
     accuracy: float
     """Share in [0, 1] classified right."""
     samples: int
@@ -39,7 +39,7 @@ def share_running_statistics(model: nn.Module, group: Group) -> None:
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, samples: Samples, group: Group) -> Score:
+def evaluate(model: nn.Module, samples: Samples, group: Group, loss_of: Loss) -> Score:
     """Scores `model`, in inference mode, on every one of `samples`; each worker takes a share. One host sync.
 
     Every worker must call it, and gets the same Score. The model is left in the mode it was in.
@@ -49,7 +49,7 @@ def evaluate(model: nn.Module, samples: Samples, group: Group) -> Score:
     model.eval()
     for images, labels in samples.run(share(len(samples), group.rank, group.world_size), BATCH):
         logits = model(images)
-        totals[0] += F.cross_entropy(logits, labels, reduction="sum")
+        totals[0] += loss_of(logits, labels)
         totals[1] += (logits.argmax(1) == labels).sum()
     model.train(was_training)
     loss, correct = group.sum_(totals).tolist()  # host sync

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -77,7 +78,8 @@ def joined(context: WorkerContext) -> Iterator[Group]:
 
     Raises TrainingError when the device is not there.
     """
-    rank, size, device = context.rank, context.world_size, _device(context.device)
+    device = _device(context.device, deterministic=context.spec.deterministic)
+    rank, size = context.rank, context.world_size
     if size == 1:
         yield Group(rank=rank, world_size=size, device=device)
         return
@@ -105,11 +107,14 @@ def _mesh() -> Iterator[Mesh]:
         mesh.close()
 
 
-def _device(name: str) -> torch.device:
+def _device(name: str, *, deterministic: bool) -> torch.device:
     if name == "cuda":
         if not torch.cuda.is_available():
             cause = "workers.gpus_per_worker: 1 given; torch finds no CUDA device in this worker"
             raise TrainingError(cause, "set workers.gpus_per_worker to 0, or run on machines with NVIDIA GPUs")
         torch.cuda.set_device(0)
         torch.backends.cudnn.deterministic = True  # the same spec gives the same weights
+        if deterministic:
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # before cuBLAS starts, or it has its own way
+            torch.use_deterministic_algorithms(True)
     return torch.device(name)

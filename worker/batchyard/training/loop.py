@@ -98,7 +98,7 @@ def _train(context: WorkerContext, group: Group, parts: Parts, writer: Writer) -
             with meter.paused(), update.averaged():
                 if spec.workers.sync_batch_norm == "none":
                     share_running_statistics(model, group)
-                score = evaluate(model, parts.test, group)  # host sync
+                score = evaluate(model, parts.test, group, loss_sum(spec.loss))  # host sync
             emit(Evaluation(step=step, loss=score.loss, accuracy=score.accuracy, samples=score.samples))
             if spec.stop_at is not None and score.accuracy >= spec.stop_at.accuracy and not last:
                 if not at_point:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from batchyard.training import optimizers
 from batchyard.training.ema import ModelAverage, MovingAverage
+from batchyard.training.events import TrainingError
 from batchyard.training.flat import FlatParameters
 from batchyard.training.optimizers import State, TorchOptimizer
 from batchyard.training.schedules import factor
@@ -20,13 +21,15 @@ from batchyard.training.spec import TrainingJobSpec
 class Update:
     """Changes `model`, whose parameters `flat` holds, as `spec` says, over `steps` steps.
 
-    No call waits for the device, but for LARS in fp16.
+    No call waits for the device, but for LARS in fp16. Raises TrainingError when warm-up takes all steps: how many an
+    epoch has shows only with the data.
     """
 
     learning_rate: float
     """Of the latest step."""
 
     def __init__(self, spec: TrainingJobSpec, model: nn.Module, flat: FlatParameters, steps: int) -> None:
+        _check_warmup(spec, steps)
         self._spec, self._flat, self._steps = spec, flat, steps
         self.learning_rate = spec.optimizer.learning_rate
         half = spec.precision == "fp16"
@@ -96,6 +99,13 @@ class Update:
         """What has state that differs between workers."""
         alone = self._spec.workers.sync_batch_norm == "none"
         return {"averages": self._average.buffers} if alone and self._average is not None else {}
+
+
+def _check_warmup(spec: TrainingJobSpec, steps: int) -> None:
+    warmup = spec.schedule.warmup_steps
+    if warmup >= steps:
+        cause = f"schedule.warmup_steps: {warmup} given; expected less than the job's {steps} steps"
+        raise TrainingError(cause, "lower schedule.warmup_steps, or raise epochs")
 
 
 @torch.no_grad()
