@@ -38,6 +38,7 @@ from batchyard.training.evaluate import evaluate
 from batchyard.training.events import LogLine, Published, TrainingError
 from batchyard.training.group import Group
 from batchyard.training.loop import Parts
+from batchyard.training.losses import loss_sum
 from batchyard.training.oracle_cost import affordable
 from batchyard.training.probe import probe_of
 
@@ -59,7 +60,7 @@ def publish(context: WorkerContext, group: Group, parts: Parts, dataset: Dataset
     assert spec is not None
     moving = spec.statistics == "ema"  # those that training has gathered, as they are
     population_statistics(model, () if moving else _batches(parts.batches), spec.statistics, group.process_group)
-    score = evaluate(model, parts.test, group)
+    score = evaluate(model, parts.test, group, loss_sum(context.spec.loss))
     if group.rank != 0:
         return
     text = f"with {spec.statistics} statistics: accuracy {score.accuracy:.2%} on {score.samples} test samples"
