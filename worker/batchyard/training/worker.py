@@ -36,6 +36,9 @@ def run(context: WorkerContext) -> None:
     except ArtifactError as error:
         raise TrainingError(str(error), "make the artifact folder writable and submit again") from error
     except RuntimeError as error:
+        if context.spec.deterministic and "deterministic" in str(error):
+            cause = f"deterministic: true given; the network needs an operation that is not: {error}"
+            raise TrainingError(cause, "set deterministic to false, or choose another model.architecture") from error
         # A peer that was asked to stop a moment earlier closes its connections; that is no failure.
         if context.stop_requested():
             raise StoppedError("stopped together with the other workers") from error
