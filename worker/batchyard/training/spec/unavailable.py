@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from batchyard.training.spec.job import TrainingJobSpec
 
 UNAVAILABLE: dict[str, object] = {
-    "deterministic": False,
     "priority": 0,
 }
 """A key's path to its default."""
