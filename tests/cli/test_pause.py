@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from batchyard.client import Client, StateChange, TrainingJob
+from batchyard.client import Client, Resumed, StateChange, TrainingJob
 from batchyard.client.testing import FakeService
 
 JOB = "trainingJobs/try-1"
@@ -30,6 +30,12 @@ def test_a_job_that_has_ended_is_neither_paused_nor_resumed(run: Any, service: F
         result = run("job", verb, "try-1")
         assert result.exit_code == 1
         assert "has ended" in result.stderr
+
+
+def test_whoever_follows_is_told_where_the_job_goes_on(run: Any, service: FakeService) -> None:
+    resumed = Resumed(step=20, uri="file:///checkpoints/20")
+    service.emit(JOB, StateChange(state=TrainingJob.RUNNING), resumed, StateChange(state=TrainingJob.SUCCEEDED))
+    assert run("job", "watch", "try-1").stdout.splitlines()[-2:] == ["goes on from step 20", "SUCCEEDED"]
 
 
 def test_waiting_for_a_pause_that_came_too_late_is_a_failure(

@@ -22,6 +22,7 @@ from batchyard.client import (
     Event,
     LogLine,
     PhaseChange,
+    Resumed,
     StateChange,
     StepMetrics,
     TrainingJob,
@@ -43,12 +44,12 @@ def follow(client: Client, name: str, as_json: bool = False) -> TrainingJob:
     """Shows every event of a job to its end; returns it as it ended."""
     display = _json_lines if as_json else _bar if for_people() else _lines
     with display() as show:
-        for event in _interruptible(client.watch(name)):
+        for event in interruptible(client.watch(name)):
             show(event)
     return client.job(name)
 
 
-def _interruptible(events: Iterator[Event]) -> Iterator[Event]:
+def interruptible(events: Iterator[Event]) -> Iterator[Event]:
     """The same events, read in another thread: Ctrl-C then finds this one in a plain wait, never inside gRPC, where an
     interrupt at the wrong moment is lost or leaves a lock behind.
     """
@@ -114,6 +115,8 @@ class Standing:
                     self._step_seconds.append(metrics.step_seconds)
             case Evaluation() as evaluation:
                 self.evaluation = evaluation
+            case Resumed(step=step):
+                self.step = step
 
     @property
     def remaining(self) -> float | None:
@@ -140,6 +143,8 @@ def remark(event: Event) -> str | None:
             return f"{word} {version.removeprefix('models/').replace('/versions/', '/')}".strip()
         case Evaluation(step=step, accuracy=accuracy, loss=loss, samples=samples):
             return f"step {step}: held-out accuracy {share(accuracy)}, loss {loss:.4f} on {samples:,} samples"
+        case Resumed(step=step):
+            return f"goes on from step {step}" if step else "begins again at step 0"
         case LogLine(level=level, text=text) if level != "DEBUG":
             return f"{level} {clean(text)}"
     return None

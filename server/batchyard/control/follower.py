@@ -79,6 +79,7 @@ class Follower:
         try:
             await self._call(self._executor.start, self.given.attempt)
         except Exception:
+            await self._abandon()  # whatever there is of it; another attempt may follow
             await self._fail(_incident("could not be started", self.given))
             return False
         return True
@@ -130,8 +131,8 @@ class Follower:
         if now - self._failing_since < GIVE_UP_SECONDS:
             log.exception("%s cannot be followed; trying again in %g s", self.given.id, RETRY_SECONDS)
             return True
-        await self._fail(_incident(f"could not be followed for {GIVE_UP_SECONDS:.0f} s", self.given))
         await self._abandon()
+        await self._fail(_incident(f"could not be followed for {GIVE_UP_SECONDS:.0f} s", self.given))
         return False
 
     async def _fail(self, failure: Failure) -> None:
