@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -48,7 +49,7 @@ def bias_norm(history: History) -> Series:
     totals: dict[int, float] = {}
     for points in history.layers.values():
         for point in points:
-            if point.bias_norm is not None:
+            if point.bias_norm is not None and math.isfinite(point.bias_norm):
                 totals[point.step] = totals.get(point.step, 0.0) + point.bias_norm**2
     return [(step, total**0.5) for step, total in sorted(totals.items())]
 

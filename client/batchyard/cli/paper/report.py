@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import platform
 from collections.abc import Mapping, Sequence
@@ -111,9 +112,9 @@ def _series(history: History) -> dict[str, Any]:
 
 
 def _rounded(value: Any) -> Any:
-    """The same with numbers of six digits: what a plot can show, in a file half as long."""
+    """The same with numbers of six digits: what a plot can show, in a file half as long. Null where not finite."""
     if isinstance(value, float):
-        return float(f"{value:.6g}")
+        return float(f"{value:.6g}") if math.isfinite(value) else None
     if isinstance(value, Mapping):
         return {key: _rounded(part) for key, part in value.items()}
     if isinstance(value, list | tuple):

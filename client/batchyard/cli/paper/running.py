@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from batchyard.cli.failures import Failure
-from batchyard.cli.follow import Standing
+from batchyard.cli.follow import Standing, interruptible
 from batchyard.cli.output import clean, for_people
 from batchyard.cli.paper.experiment import Experiment, Run
 from batchyard.cli.paper.history import History
@@ -51,7 +51,7 @@ def _submit(client: Client, experiment: Experiment, run: Run) -> str:
 
 def _follow(client: Client, run: Run, name: str, number: str) -> History:
     with _progress(number, run.label) as show:
-        history = History(job=name.removeprefix("trainingJobs/")).take(_shown(client.watch(name), show))
+        history = History(job=name.removeprefix("trainingJobs/")).take(_shown(interruptible(client.watch(name)), show))
     job = client.job(name)
     history.state = type(job).State.Name(job.state)
     history.model_version = job.model_version
