@@ -205,7 +205,7 @@ def test_corrupt_images_are_left_out_and_counted_when_asked_to(
 ) -> None:
     said: list[str] = []
     files["train/cat/0.png"] = CORRUPT[damage](files["train/cat/0.png"])  # the very first
-    skipping = dataclasses.replace(options, on_error="skip", log=said.append)
+    skipping = dataclasses.replace(options, on_error="skip", note=said.append)
     uri = folder(tmp_path / "pets", files)
     for _ in range(2):  # decoded now, and then before
         dataset = data.load(uri, [], skipping)

@@ -59,6 +59,13 @@ def test_a_loss_that_is_not_finite_ends_every_worker_with_the_same_advice(in_wor
     assert "lower optimizer.learning_rate" in advice
 
 
+def test_workers_with_unlike_data_are_told_so(in_workers: InWorkers) -> None:
+    first, second = in_workers("unlike_data", 2)
+    assert first == "no error"
+    assert "dataset unlike: worker 1 has 5 training and 5 test samples of 1 classes, their mean" in second
+    assert "worker 0 has 4 training" in second
+
+
 def test_only_rank_0_reports_and_statistics_span_the_workers(in_workers: InWorkers, a_job: Job) -> None:
     first, second = in_workers("whole", 2, spec=a_job())
     assert second == []

@@ -16,12 +16,13 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import FileStore, HashStore, PrefixStore, Store
 
 from batchyard import data
-from batchyard.training import worker
+from batchyard.training import loading, worker
 from batchyard.training.checkpoint import CheckpointFolder
 from batchyard.training.context import StoppedError, WorkerContext
 from batchyard.training.events import Checkpointed, Evaluation, Event, Resumed, StepMetrics, TrainingError
@@ -132,6 +133,20 @@ def interrupted(place: Worker, spec: dict[str, Any], cuts: list[int]) -> dict[st
     folder = CheckpointFolder(uri)
     files = folder.read(folder.names()[0], "job", place.world_size)
     return {"tensors": hashlib.sha256(files.tensors).hexdigest(), "points": sorted(map(str, points.items()))}
+
+
+def unlike_data(place: Worker) -> str:
+    """Each worker has as many samples more as its rank; returns what it is told."""
+    labels = np.zeros(4 + place.rank, np.int64)
+    images = np.arange(4 * (4 + place.rank), dtype=np.uint8).reshape(-1, 1, 2, 2)
+    split = data.Split(images=images, labels=labels)
+    dataset = data.Dataset(name="unlike", train=split, test=split, classes=("a",))
+    with joined(place.context(SMALL)) as group:
+        try:
+            loading.require_same_data(dataset, group)
+        except data.DataError as error:
+            return str(error)
+    return "no error"
 
 
 def mesh_sums(place: Worker, sizes: list[int]) -> dict[str, Any]:

@@ -288,7 +288,7 @@ class DataSpec(_message.Message):
     on_error: _builtins.str
     """fail or skip: what to do about an image that cannot be read. Default fail."""
     workers: _builtins.int
-    """Processes that read ahead of each training worker. Default 0: as many as suit."""
+    """Threads of each training worker that decode images. Default 0: one for each core that it may use."""
     cache: _builtins.str
     """auto, memory or stream. Default auto."""
     image_size: _builtins.int

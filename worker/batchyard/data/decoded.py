@@ -24,7 +24,7 @@ from batchyard.data.encoded import CorruptImageError, Encoded, Form, decode, for
 from batchyard.data.errors import DataError
 from batchyard.data.files import locked, replacing
 from batchyard.data.options import Options
-from batchyard.data.streamed import StreamedSplit, fits
+from batchyard.data.streamed import StreamedSplit, fits, has_room
 
 VERSION = 1
 """Of the folder's layout and of the decoding: raise it and nothing decoded before is used again."""
@@ -56,10 +56,9 @@ def load(
     said = [VERSION, identity, asdict(form), options.on_error, options.test_share, list(classes)]
     folder = options.folder / "decoded" / hashlib.sha256(json.dumps(said).encode()).hexdigest()[:32]
     try:
-        size = (len(train) + len(test)) * math.prod(form.shape)
-        if options.cache == "stream" or (options.cache == "auto" and not fits(size, folder.parent, options.most_bytes)):
-            return _streamed(folder, name, classes, (train, test), form, options)
         with locked(folder.with_suffix(".lock")):
+            if _streams(folder, (train, test), form, options):
+                return _streamed(folder, name, classes, (train, test), form, options)
             if not folder.is_dir():
                 options.log(f"dataset {name}: decoding {len(train) + len(test):,} images into {options.folder}")
                 with replacing(folder) as partial:
@@ -71,8 +70,15 @@ def load(
     if stored.skipped:
         first = "; ".join(stored.skipped[:NAMED])
         count = "1 corrupt image" if len(stored.skipped) == 1 else f"{len(stored.skipped)} corrupt images"
-        options.log(f"dataset {name}: {count} left out: {first}")
+        options.note(f"dataset {name}: {count} left out: {first}")
     return dataset
+
+
+def _streams(folder: Path, parts: Sequence[Encoded], form: Form, options: Options) -> bool:
+    if options.cache != "auto":
+        return options.cache == "stream"
+    size = sum(len(part) for part in parts) * math.prod(form.shape)
+    return not fits(size, options.most_bytes) or not (folder.is_dir() or has_room(size, options.folder))
 
 
 def _streamed(
@@ -82,18 +88,17 @@ def _streamed(
     standard deviation are those of a part of the training images, worked out once.
     """
     size = sum(len(part) for part in parts) * math.prod(form.shape)
-    options.log(f"dataset {name}: streamed; decoded it would take {size / 2**30:.1f} GiB")
+    options.note(f"dataset {name}: streamed; decoded it would take {size / 2**30:.1f} GiB")
     train, test = (StreamedSplit(part, form, options.on_error, options.log) for part in parts)
     path = folder.with_suffix(".streamed.json")
-    with locked(folder.with_suffix(".lock")):
-        if not path.is_file():
-            found = moments(name, train.spread(MOMENTS_SAMPLES))
-            digest = hashlib.sha256(folder.name.encode())
-            for part in parts:
-                digest.update(part.labels.astype("<i8").tobytes())
-            known = Known(sha256=digest.hexdigest(), mean=tuple(m for m, _ in found), std=tuple(s for _, s in found))
-            with replacing(path) as partial:
-                partial.write_text(json.dumps(asdict(known)))
+    if not path.is_file():
+        found = moments(name, train.spread(MOMENTS_SAMPLES))
+        digest = hashlib.sha256(folder.name.encode())
+        for part in parts:
+            digest.update(part.labels.astype("<i8").tobytes())
+        mean, std = (tuple(each[place] for each in found) for place in (0, 1))
+        with replacing(path) as partial:
+            partial.write_text(json.dumps(asdict(Known(sha256=digest.hexdigest(), mean=mean, std=std))))
     known = Known(**json.loads(path.read_text(), object_hook=_with_tuples))
     return Dataset(name=name, train=train, test=test, classes=classes, known=known)
 

@@ -36,13 +36,15 @@ class Options:
     workers: int = 0
     """Threads that decode; 0: as many as this process has cores."""
     most_bytes: int | None = None
-    """With cache auto, decoded data larger than this is streamed; None: than half of the free memory."""
+    """With cache auto, decoded data larger than this is streamed; None: than half of the memory."""
     folder: Path = field(default_factory=lambda: cache_folder(os.environ))
     """Where decoded images and fetched files are kept; may be emptied whenever no job runs."""
     fetch: bool = field(default_factory=lambda: os.environ.get(FETCH_VARIABLE, "").lower() not in ("no", "0", "false"))
     """Whether a published dataset that no data folder holds is fetched from where it was published."""
     log: Callable[[str], None] = field(default=lambda text: None)
-    """Told what took time or was left out, in sentences for people."""
+    """Told by whoever does it what takes time, in sentences for people."""
+    note: Callable[[str], None] = field(default=lambda text: None)
+    """Told what holds of the dataset, the same by every worker that loads it."""
 
     @property
     def threads(self) -> int:

@@ -16,7 +16,7 @@ from batchyard.data.encoded import CorruptImageError, Encoded, Form, decode
 from batchyard.data.errors import DataError
 
 MOST_SHARE = 0.5
-"""Of the free memory that decoded data may take before it is streamed."""
+"""Of the memory that decoded data may take before it is streamed."""
 MOST_CORRUPT = 100
 """Corrupt images in a row after which skipping gives up."""
 
@@ -93,31 +93,26 @@ class _Replacements:
         self._log(f"corrupt image number {number} left out: {error.cause}")
 
 
-def fits(size: int, folder: Path, most: int | None) -> bool:
-    """Whether `size` bytes of decoded images fit: at most `most`, if given, else half of the free memory; and the disk
-    that holds `folder` has room.
+def fits(size: int, most: int | None) -> bool:
+    """Whether `size` bytes of decoded images are to be held: at most `most`, if given, else half of the memory.
+
+    All of the memory counts, used or not: mapped pages make room when others need it, and the workers of a machine must
+    come to the same answer.
     """
-    limit = most if most is not None else int(_free_memory() * MOST_SHARE)
+    return size <= (most if most is not None else int(_memory() * MOST_SHARE))
+
+
+def has_room(size: int, folder: Path) -> bool:
+    """Whether the disk that holds `folder` has room for `size` bytes."""
     folder.mkdir(parents=True, exist_ok=True)
-    return size <= limit and size <= shutil.disk_usage(folder).free
+    return size <= shutil.disk_usage(folder).free
 
 
-def _free_memory() -> int:
-    """Bytes that this process could still take: of the machine, or of its control group where that allows less."""
-    pages = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    free = next((amount for line in _lines("/proc/meminfo") if (amount := _available(line))), pages)
-    limit, used = (_lines(f"/sys/fs/cgroup/memory.{name}") for name in ("max", "current"))
-    if limit and used and limit[0].isdigit():
-        free = min(free, int(limit[0]) - int(used[0]))
-    return free
-
-
-def _lines(path: str) -> list[str]:
+def _memory() -> int:
+    """Bytes: of the machine, or of this process's control group where that allows less."""
+    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     try:
-        return Path(path).read_text().splitlines()
+        allowed = Path("/sys/fs/cgroup/memory.max").read_text().strip()
     except OSError:
-        return []
-
-
-def _available(line: str) -> int:
-    return int(line.split()[1]) * 1024 if line.startswith("MemAvailable:") else 0
+        return machine
+    return min(machine, int(allowed)) if allowed.isdigit() else machine

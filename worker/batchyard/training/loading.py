@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from batchyard import data
-from batchyard.data import Dataset, Options, Order, Split
+from batchyard.data import DataError, Dataset, Options, Order, Split
 from batchyard.data.augment import Augmentation, Policy
 from batchyard.data.streamed import StreamedSplit
 from batchyard.training.batches import Samples, ShardedBatches
@@ -16,15 +16,14 @@ from batchyard.training.spec import TrainingJobSpec
 from batchyard.training.streaming import StreamedBatches, StreamedSamples
 
 MOST_SHARE = 0.5
-"""Of a GPU's free memory that data may take; the rest is for the network."""
+"""Of a GPU's memory that data may take; the rest is for the network."""
 
 
 def load(context: WorkerContext) -> Dataset:
     """Loads the dataset of context.spec, and logs what took time or was left out. Raises DataError."""
 
     def log(text: str) -> None:
-        if context.rank == 0:
-            context.emit(LogLine(level="INFO", text=text, rank=0))
+        context.emit(LogLine(level="INFO", text=text, rank=context.rank))
 
     spec = context.spec.data
     options = Options(
@@ -35,6 +34,7 @@ def load(context: WorkerContext) -> Dataset:
         workers=spec.workers,
         most_bytes=_room(context.device),
         log=log,
+        note=log if context.rank == 0 else lambda text: None,
     )
     return data.load(spec.dataset, context.data_folders, options)
 
@@ -51,6 +51,16 @@ def batches_of(spec: TrainingJobSpec, dataset: Dataset, group: Group) -> Sharded
     return ShardedBatches(samples, order, group, spec.accumulate, augmentation)
 
 
+def require_same_data(dataset: Dataset, group: Group) -> None:
+    """Raises DataError on a worker whose dataset is not that of rank 0. Every worker must call it."""
+    samples = f"{len(dataset.train)} training and {len(dataset.test)} test samples"
+    mine = f"{samples} of {len(dataset.classes)} classes, their mean {dataset.mean}"
+    first = group.from_first(mine.encode()).decode()
+    if first != mine:
+        cause = f"dataset {dataset.name}: worker {group.rank} has {mine}; worker 0 has {first}"
+        raise DataError(cause, "give all machines the same data, and the same data.cache in place of auto")
+
+
 def samples_of(spec: TrainingJobSpec, split: Split, group: Group) -> Samples:
     """A part of a dataset for this worker: held on its device, or streamed."""
     if isinstance(split, StreamedSplit):
@@ -62,4 +72,4 @@ def _room(device: str) -> int | None:
     """Bytes of decoded data that the device has room for; None: as on any host."""
     if device != "cuda" or not torch.cuda.is_available():
         return None
-    return int(torch.cuda.mem_get_info()[0] * MOST_SHARE)
+    return int(torch.cuda.mem_get_info()[1] * MOST_SHARE)

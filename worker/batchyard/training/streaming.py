@@ -23,6 +23,8 @@ from batchyard.training.group import Group
 
 MORE = 2
 """Batches ahead beyond one for each thread: one that is used, one that is ready."""
+CHUNK = 64
+"""Held-out samples that a thread decodes at a time."""
 EPOCHS = 2
 """Permutations kept: threads are at most in the next epoch."""
 
@@ -45,9 +47,12 @@ class StreamedSamples(Samples):
 
     def run(self, part: range, size: int) -> Iterator[Batch]:
         """See Samples."""
-        chunks = (np.arange(start, min(start + size, part.stop)) for start in range(part.start, part.stop, size))
-        for batch in in_order(self.pool, self.decode, chunks, self.ahead):
-            yield self.on_device(batch)
+        for start in range(part.start, part.stop, size):
+            stop = min(start + size, part.stop)
+            chunks = (np.arange(first, min(first + CHUNK, stop)) for first in range(start, stop, CHUNK))
+            decoded = in_order(self.pool, self.decode, chunks, self.ahead)
+            images, labels = zip(*map(self.on_device, decoded), strict=True)
+            yield torch.cat(images), torch.cat(labels)
 
     def decode(self, indices: NDArray[np.int64]) -> Batch:
         """Images as bytes, and labels, on the host: in pinned memory where a GPU will fetch them. Thread-safe."""

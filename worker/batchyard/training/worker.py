@@ -60,6 +60,7 @@ def _run(context: WorkerContext) -> None:
 def prepare(context: WorkerContext, group: Group, dataset: Dataset) -> Parts:
     """What the loop works with, on the worker's device. Raises DataError, ModelError."""
     spec = context.spec
+    loading.require_same_data(dataset, group)
     batches = loading.batches_of(spec, dataset, group)
     model = build_model(spec, dataset).to(group.device)
     _fit(model, dataset, group)
