@@ -10,10 +10,12 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
-from batchyard.cli.paper import figure1, plots, report, speedup
+from batchyard.cli.failures import Failure
+from batchyard.cli.paper import ensemble, figure1, naive, plots, report, saturating, speedup, whitening
 from batchyard.cli.paper.command import EXPERIMENTS
 from batchyard.cli.paper.experiment import Experiment, Finding, Table
 from batchyard.cli.paper.history import History, LayerPoint
@@ -43,7 +45,8 @@ def outcomes(findings: Iterable[Finding]) -> list[bool]:
 
 
 def load(name: str) -> Experiment:
-    return {"figure1": figure1.EXPERIMENT, "speedup": speedup.EXPERIMENT}[name]
+    modules = (figure1, speedup, saturating, naive, whitening, ensemble)
+    return {module.EXPERIMENT.name: module.EXPERIMENT for module in modules}[name]
 
 
 class TestHistory:
@@ -125,6 +128,101 @@ class TestSpeedup:
     def test_a_plain_network_that_trains_well_at_a_high_rate_contradicts_the_paper(self) -> None:
         histories = {**self.histories(), "plain-x5": accuracies(0.5, 0.71)}
         assert outcomes(speedup.analyse(histories, {}).findings)[4] is False
+
+
+class TestSaturating:
+    def best(self, **changes: float) -> dict[str, History]:
+        values = {
+            "bn_4": 0.95,
+            "bn_8": 0.94,
+            "bn_12": 0.9,
+            "plain_4": 0.9,
+            "plain_8": 0.11,
+            "plain_12": 0.11,
+            **changes,
+        }
+        histories = {key.replace("_", "-"): accuracies(0.1, value) for key, value in values.items()}
+        for history in histories.values():
+            history.loss, history.layers = [(10, 2.0)], layer("norm1", 0)
+        return histories
+
+    @pytest.mark.parametrize(
+        ("changes", "expected"),
+        [({}, [True, True]), ({"bn_12": 0.5}, [False, True]), ({"plain_8": 0.5}, [True, False])],
+        ids=["as-in-the-paper", "bn-fails", "plain-learns"],
+    )
+    def test_both_claims_are_held_to_numbers(self, changes: dict[str, float], expected: list[bool]) -> None:
+        assert outcomes(saturating.analyse(self.best(**changes), {}).findings) == expected
+
+
+class TestNaive:
+    def history(self, norms: list[float], losses: list[float], *accuracy: float) -> History:
+        points = [LayerPoint(step=i, p15=-1, p50=0, p85=1, saturated=0, bias_norm=norm) for i, norm in enumerate(norms)]
+        history = accuracies(*accuracy)
+        history.layers = {"norm1": points, "norm2": points}
+        history.loss = list(enumerate(losses))
+        return history
+
+    def histories(self, norms: list[float], losses: list[float]) -> dict[str, History]:
+        plain = self.history([0, 1, 1], [2, 1], 0.5, 0.8, 0.9)
+        bn = accuracies(0.92, 0.95)
+        bn.loss = [(0, 1.0)]
+        return {"detached": self.history(norms, losses, 0.3), "plain": plain, "bn": bn, "post": plain}
+
+    def test_a_bias_that_goes_on_growing_while_the_loss_stands_still_is_recognised(self) -> None:
+        histories = self.histories([0, 1, 2, 3, 4], [2, 1, 1, 1])
+        assert outcomes(naive.analyse(histories, {}).findings) == [True, True, True]
+
+    def test_a_bias_that_settles_and_a_loss_that_falls_are_recognised(self) -> None:
+        histories = self.histories([0, 2, 3, 3.1, 3.1], [2, 1, 0.5, 0.2])
+        assert outcomes(naive.analyse(histories, {}).findings) == [False, False, True]
+
+    def test_a_model_that_blows_up_counts(self) -> None:
+        histories = self.histories([0, 1, 2], [2, 1, 0.5, 0.2])
+        histories["detached"].diverged = "the loss is nan by step 20"
+        assert outcomes(naive.analyse(histories, {}).findings)[1]
+
+    def test_the_norm_is_that_of_all_biases_together(self) -> None:
+        assert naive.bias_norm(self.history([3], [1])) == [(0, pytest.approx(3 * 2**0.5))]
+
+
+class TestWhitening:
+    def timed(self, milliseconds: float, *accuracy: float) -> History:
+        history = accuracies(*accuracy)
+        history.step_seconds = [(1, 1.0), (10, milliseconds / 1e3)]
+        return history
+
+    def test_time_counts_not_steps(self) -> None:
+        histories = {
+            "bn": self.timed(1, 0.5, 0.8, 0.9),
+            "zca": self.timed(10, 0.9, 0.95),
+            "iternorm": self.timed(2, 0.5, 0.9),
+            "plain": self.timed(0.5, 0.2, 0.3),
+        }
+        analysis = whitening.analyse(histories, {})
+        assert outcomes(analysis.findings) == [True, True]
+        assert analysis.numbers["steps_to_target"] == {"bn": 30, "zca": 10, "iternorm": 20, "plain": None}
+        histories["iternorm"] = self.timed(1.2, 0.9)
+        assert outcomes(whitening.analyse(histories, {}).findings) == [True, False]
+
+
+class TestEnsemble:
+    @pytest.mark.parametrize(("whole", "came_out"), [(0.72, True), (0.69, False)])
+    def test_the_mean_is_held_against_the_best_member(self, whole: float, came_out: bool) -> None:
+        histories = {run.key: accuracies(0.7) for run in ensemble.runs(True)}
+        measured = {"images": 1000, "members": [0.6, 0.65, 0.7, 0.66, 0.64, 0.63], "ensemble": whole}
+        assert outcomes(ensemble.analyse(histories, measured).findings) == [came_out]
+
+    def test_a_file_without_labels_is_refused_with_what_makes_one(self, tmp_path: Path) -> None:
+        np.savez(tmp_path / "test.npz", inputs=np.zeros((2, 3, 4, 4), np.uint8))
+        with pytest.raises(Failure, match="expected an NPZ file with `inputs` and `labels`") as failure:
+            ensemble.read_images(tmp_path / "test.npz")
+        assert "np.savez" in failure.value.hint
+
+    def test_labels_that_do_not_fit_are_refused(self, tmp_path: Path) -> None:
+        np.savez(tmp_path / "test.npz", inputs=np.zeros((2, 3, 4, 4), np.uint8), labels=np.zeros(3, int))
+        with pytest.raises(Failure, match=r"labels \[3\] of int64 given; expected"):
+            ensemble.read_images(tmp_path / "test.npz")
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
