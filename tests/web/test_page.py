@@ -14,7 +14,7 @@ from playwright.async_api import Browser, Page, async_playwright, expect
 
 from batchyard.control.records import Failure, Job
 from batchyard.endpoint.security import Security
-from batchyard.training.events import LogLine, PhaseChange
+from batchyard.training.events import Layer, LayerStatistics, LogLine, PhaseChange
 
 from .conftest import Site, Tell, Yard, begin_training, manifest, serve, story
 
@@ -61,7 +61,7 @@ async def page(browser: Browser, site: Site) -> AsyncIterator[Page]:
 async def ink(page: Page, canvas: int = 0) -> int:
     """How many pixels of a chart are drawn."""
     script = """n => {
-        const c = document.querySelectorAll("canvas")[n];
+        const c = document.querySelectorAll(".chart canvas")[n];
         const copy = new OffscreenCanvas(c.width, c.height).getContext("2d", { willReadFrequently: true });
         copy.drawImage(c, 0, 0);
         const d = copy.getImageData(0, 0, c.width, c.height).data;
@@ -142,12 +142,12 @@ async def test_one_job_is_drawn_with_its_curves_bands_log_and_spec(
     await expect(page.get_by_role("img", name=re.compile("^Accuracy over steps.*held out 9"))).to_be_visible()
     bands = page.get_by_role("img", name=re.compile("^Activation percentiles of layers"))
     await expect(bands).to_have_count(3)
-    await expect(page.locator("canvas")).to_have_count(5)
+    await expect(page.locator(".chart canvas")).to_have_count(5)
     for canvas in range(5):
         assert await ink(page, canvas) > 1000
     # A band covers an area that a few lines never would.
     assert await ink(page, 2) > 0.4 * int(
-        await page.evaluate("(c => c.width * c.height)(document.querySelectorAll('canvas')[2])")
+        await page.evaluate("(c => c.width * c.height)(document.querySelectorAll('.chart canvas')[2])")
     )
     await expect(page.get_by_role("log")).to_contain_text("mnist: 60000 samples")
     await expect(page.get_by_text("architecture: mlp")).to_be_visible()
@@ -159,12 +159,69 @@ async def test_one_job_is_drawn_with_its_curves_bands_log_and_spec(
     await expect(page.get_by_role("progressbar")).to_have_attribute("aria-valuenow", "70")
 
 
+async def test_all_layers_are_seen_at_once_in_a_heat_map(site: Site, yard: Yard, page: Page, running: Tell) -> None:
+    job = await running(until=400)
+    await page.goto(f"{site.url}/#/jobs/{job.id}")
+    drift = page.get_by_role(
+        "img", name=re.compile("^Drift from the running statistics, largest now: layers.0.norm, 0.00")
+    )
+    await expect(drift).to_be_visible()
+    assert await dark_pixels(page) > 100  # the first reports, before the running statistics had settled
+
+    await page.get_by_role("combobox", name="Quantity").select_option("dead")
+
+    await expect(
+        page.get_by_role("img", name=re.compile("^Dead units, largest now: layers.2.norm, 2.0"))
+    ).to_be_visible()
+    assert await dark_pixels(page) == 0  # 2% are pale
+    box = await page.locator(".heat canvas").bounding_box()
+    assert box is not None
+    await page.mouse.move(box["x"] + box["width"] - 3, box["y"] + 30)
+    await expect(page.locator(".heat-words")).to_have_text(re.compile("^layers.1.norm at step 400: 1.0"))
+
+
+async def dark_pixels(page: Page) -> int:
+    """Pixels of the heat map that are clearly red."""
+    script = """() => {
+        const c = document.querySelector(".heat canvas");
+        const copy = new OffscreenCanvas(c.width, c.height).getContext("2d", { willReadFrequently: true });
+        copy.drawImage(c, 0, 0);
+        const d = copy.getImageData(0, 0, c.width, c.height).data;
+        let count = 0;
+        for (let i = 0; i < d.length; i += 4) count += d[i + 3] > 200 && d[i] > d[i + 1] + 30 && d[i] > d[i + 2] + 30;
+        return count;
+    }"""
+    return int(await page.evaluate(script))
+
+
+async def test_alarms_say_in_words_what_lasts_and_what_to_do(site: Site, yard: Yard, page: Page, running: Tell) -> None:
+    job = await running(until=200)
+    await page.goto(f"{site.url}/#/jobs/{job.id}")
+    await expect(page.locator(".heat canvas")).to_be_visible()
+    await expect(page.get_by_text("What to look at")).to_be_hidden()
+
+    for step, saturated in ((220, 0.45), (240, 0.2), (260, 0.6), (280, 0.41)):
+        layer = Layer(
+            name="layers.1.norm", p15=-9, p50=0, p85=9, saturated=saturated, dead=0.0, smallest_batch=8, skipped=3
+        )
+        await yard.report(job.id, LayerStatistics(step=step, layers=(layer,)))
+
+    alarms = page.locator(".alarms")
+    await expect(alarms).to_contain_text(
+        "layers.1.norm: 41\u00a0% of the inputs lie where the activation is flat since step 260. "
+        "What to do: lower optimizer.learning_rate, or put batch normalisation before the activation"
+    )
+    await expect(alarms).to_contain_text("normalised over 8 values only")
+    await expect(alarms).to_contain_text("3 batches were not finite")
+    assert await alarms.locator("li").count() == 3
+
+
 async def test_charts_reach_the_last_step_of_a_job_that_goes_on(
     site: Site, yard: Yard, page: Page, running: Tell
 ) -> None:
     job = await running(until=100)
     await page.goto(f"{site.url}/#/jobs/{job.id}")
-    await expect(page.locator("canvas")).to_have_count(5)
+    await expect(page.locator(".chart canvas")).to_have_count(5)
 
     for until in (300, 600, 1000):
         await yard.report(job.id, *story(1000, until)[-3:])
@@ -334,7 +391,7 @@ async def test_everything_can_be_reached_by_keyboard(site: Site, page: Page, run
 async def test_nothing_jumps_while_a_job_goes_on(site: Site, yard: Yard, page: Page, running: Tell) -> None:
     job = await running(until=100)
     await page.goto(f"{site.url}/#/jobs/{job.id}")
-    await expect(page.locator("canvas")).to_have_count(5)
+    await expect(page.locator(".chart canvas")).to_have_count(5)
     where = (
         "[...document.querySelectorAll('main section, main h1')].map(n => Math.round(n.getBoundingClientRect().top))"
     )
@@ -369,7 +426,7 @@ async def test_pictures_of_every_page_fit_their_width(
         await page.goto(f"{site.url}/{path}")
         await expect(page.get_by_role("status")).to_have_text(re.compile("live|complete|loaded"))
         if name.startswith("job-"):
-            await expect(page.locator("canvas")).to_have_count(5)
+            await expect(page.locator(".chart canvas")).to_have_count(5)
         await page.screenshot(path=PICTURES / f"{name}-{theme}-{width}.png", full_page=True)
         assert await page.evaluate("document.documentElement.scrollWidth") <= size[0], name
     ground = await page.evaluate("getComputedStyle(document.body).backgroundColor")

@@ -1,8 +1,10 @@
 // The activation percentiles of each layer as bands over steps: the paper's Figure 1, for every layer.
 
+import { AlarmList, alarms } from "./alarms.js";
 import { bandChart } from "./charts.js";
 import { el, fill, setText } from "./dom.js";
 import * as format from "./format.js";
+import { HEAT_FIELDS, Heatmap } from "./heatmap.js";
 import { Series } from "./series.js";
 
 const ABOUT = "What each activation function is given: the line is the median, the band reaches from the 15th to the 85th "
@@ -14,10 +16,12 @@ export class Activations {
     this.signal = signal;
     this.layers = new Map();
     this.grid = el("div", { class: "layers" });
+    this.alarms = new AlarmList();
+    this.heatmap = new Heatmap(signal);
     this.hint = el("p", { class: "empty", text: "No statistics yet." });
     this.node = el("section", { class: "panel", "aria-labelledby": "activations-title" },
       el("h2", { id: "activations-title", text: "Activation percentiles over steps" }),
-      el("p", { class: "about", text: ABOUT }), this.hint, this.grid);
+      el("p", { class: "about", text: ABOUT }), this.hint, this.alarms.node, this.heatmap.node, this.grid);
   }
 
   /** Says why there is nothing to draw. */
@@ -41,7 +45,7 @@ export class Activations {
   }
 
   open(name) {
-    const layer = { name, series: new Series(["p50", "p15", "p85"]), words: el("p", { class: "small" }) };
+    const layer = { name, series: new Series(["p50", "p15", "p85", ...HEAT_FIELDS]), words: el("p", { class: "small" }) };
     layer.chart = bandChart({ sync: "layers", onPoint: (step) => point(layer, step), signal: this.signal });
     this.layers.set(name, layer);
     this.grid.append(el("div", { class: "layer" }, el("h3", { text: name }), layer.words, layer.chart.node));
@@ -55,6 +59,9 @@ export class Activations {
       const now = PERCENTILES.map((field) => `${field} ${format.decimal(layer.latest[field])}`).join(", ");
       layer.chart.set([[steps, p15, p50, p85]], `Activation percentiles of ${layer.name} over ${steps.length} reports; now ${now}`);
     }
+    const layers = [...this.layers.values()];
+    this.heatmap.draw(layers);
+    this.alarms.set(alarms(layers));
   }
 }
 
