@@ -46,7 +46,8 @@ def outcomes(findings: Iterable[Finding]) -> list[bool]:
 
 def load(name: str) -> Experiment:
     modules = (figure1, speedup, saturating, naive, whitening, ensemble)
-    return {module.EXPERIMENT.name: module.EXPERIMENT for module in modules}[name]
+    experiments: list[Experiment] = [module.EXPERIMENT for module in modules]
+    return {experiment.name: experiment for experiment in experiments}[name]
 
 
 class TestHistory:
@@ -65,8 +66,8 @@ class TestHistory:
         assert history.layers["norm1"] == [LayerPoint(step=1, p15=-1, p50=0, p85=1, saturated=0.25)]
 
     def test_what_a_new_attempt_tells_again_counts_once(self) -> None:
-        told = [StepMetrics(step=step, loss=step) for step in (1, 2, 3)]
-        again = [Resumed(step=2), StepMetrics(step=3, loss=9)]
+        told: list[Detail] = [StepMetrics(step=step, loss=step) for step in (1, 2, 3)]
+        again: list[Detail] = [Resumed(step=2), StepMetrics(step=3, loss=9)]
         assert History().take(events([*told, *again])).loss == [(1, 1), (2, 2), (3, 9)]
 
     def test_steps_to_an_accuracy_are_those_of_the_first_measurement_that_has_it(self) -> None:
@@ -183,7 +184,8 @@ class TestNaive:
         assert outcomes(naive.analyse(histories, {}).findings)[1]
 
     def test_the_norm_is_that_of_all_biases_together(self) -> None:
-        assert naive.bias_norm(self.history([3], [1])) == [(0, pytest.approx(3 * 2**0.5))]
+        ((step, norm),) = naive.bias_norm(self.history([3], [1]))
+        assert (step, norm) == (0, pytest.approx(3 * 2**0.5))
 
 
 class TestWhitening:

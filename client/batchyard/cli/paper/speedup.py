@@ -113,7 +113,7 @@ def _fails(history: History, key: str, took: int | None, target: float) -> Findi
         ours = f"best {p(history.best_accuracy)}{at_chance}; {p(target)} {reached}"
     return Finding(
         claim=f"{_label(key)} fails or diverges",
-        paper='"the model parameters reached machine infinity" at x5',
+        paper='x5 "caused the model parameters to reach machine infinity"',
         ours=ours,
         came_out=bool(history.diverged) or took is None,
     )
