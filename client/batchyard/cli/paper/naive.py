@@ -164,7 +164,7 @@ EXPERIMENT = Experiment(
     name="naive",
     title="Naive normalisation: outside the gradient, and after the nonlinearity",
     about="Section 2: what becomes of a bias whose effect normalisation takes away without the gradient knowing it. "
-    "Sections 3.2 and 5: BN before the nonlinearity beside standardisation after it (Gulcehre & Bengio, arXiv 1301.4083).",
+    "Sections 3.2 and 5: BN before the nonlinearity, standardisation after it (Gulcehre & Bengio, arXiv 1301.4083).",
     runs=runs,
     analyse=analyse,
 )
