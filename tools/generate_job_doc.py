@@ -17,7 +17,6 @@ from typing import Any
 
 from batchyard.training import spec
 from batchyard.training.spec import TrainingJobSpec
-from batchyard.training.spec.unavailable import UNAVAILABLE
 
 PAGE = Path(__file__).parents[1] / "docs" / "job-spec.md"
 
@@ -98,8 +97,6 @@ def _sections(kind: type, path: str) -> Iterator[tuple[str, str, str]]:
 
 
 def _row(name: str, kind: str, field: dataclasses.Field[Any], meaning: str) -> str:
-    if name in UNAVAILABLE:
-        meaning += " Not available yet: any value but the default is refused."
     return f"| `{name}` | {kind} | {_default(field)} | {_with_choices(meaning).strip()} |"
 
 

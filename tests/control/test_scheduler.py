@@ -83,6 +83,15 @@ async def test_jobs_run_in_order_and_nobody_overtakes(service: Service) -> None:
     assert [attempt.id.job for attempt in service.cluster.started] == [first, big, last]
 
 
+async def test_a_waiting_job_of_higher_priority_starts_first(service: Service) -> None:
+    first = await service.submit(**TWO)
+    low, usual, high, also_high = [await service.submit(**TWO, priority=priority) for priority in (-1, 0, 10, 10)]
+    for job in (first, high, also_high, usual, low):
+        await service.until_started(job)
+        service.cluster.report(job, SUCCESS)
+    assert [attempt.id.job for attempt in service.cluster.started] == [first, high, also_high, usual, low]
+
+
 async def test_jobs_run_side_by_side_where_there_is_room(service: Service) -> None:
     one, other = await service.submit(), await service.submit()
     await service.until_started(one)

@@ -1,7 +1,6 @@
 """The job spec: what is legal, what every mistake is told, and that the API's messages have the same keys."""
 
 import dataclasses
-import functools
 import types
 import typing
 from collections.abc import Iterator
@@ -11,7 +10,6 @@ import pytest
 from google.protobuf.descriptor import FieldDescriptor
 
 from batchyard.training.spec import SpecError, TrainingJobSpec
-from batchyard.training.spec.unavailable import UNAVAILABLE
 from batchyard.v1 import spec_pb2
 
 LEAST: dict[str, Any] = {
@@ -140,24 +138,6 @@ def test_a_mistake_names_its_field_and_the_way_out(mapping: dict[str, Any], fiel
 def test_what_is_missing_is_named() -> None:
     assert set(violations({})) == {"name", "model", "data", "steps"}
     assert violations([1]).keys() == {"spec"}
-
-
-def at(spec: Any, path: str) -> Any:
-    return functools.reduce(getattr, path.split("."), spec)
-
-
-@pytest.mark.parametrize("path", UNAVAILABLE)
-def test_an_unavailable_key_stands_in_the_spec_and_its_row_tells_the_default(path: str) -> None:
-    assert at(TrainingJobSpec.from_mapping(LEAST), path) == UNAVAILABLE[path]
-
-
-def test_a_key_with_a_row_is_refused_and_not_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(UNAVAILABLE, "checkpoint.keep", 3)
-    given = changed(checkpoint={"keep": 4})
-    assert violations(given) == {
-        "checkpoint.keep": "4 given; expected nothing: this key is not available yet; leave it out"
-    }
-    assert TrainingJobSpec.from_mapping(LEAST).checkpoint.keep == 3
 
 
 def test_epochs_stand_for_as_many_steps_as_the_data_has_batches() -> None:

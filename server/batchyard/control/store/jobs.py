@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Row, insert, select, update
+from sqlalchemy import Connection, Row, func, insert, select, update
 
 from batchyard.control import tokens
 from batchyard.control.records import Failure, Job, Progress, StoredEvent
@@ -99,9 +99,10 @@ def page(connection: Connection, size: int, before: int | None, states: Collecti
 
 
 def queued(connection: Connection, limit: int = 1000) -> list[QueuedJob]:
-    """The jobs that wait, in order."""
+    """The jobs that wait, in order: of higher priority first, then older ones."""
     query = select(jobs.c.id, jobs.c.workers, jobs.c.gpus).where(jobs.c.state == State.QUEUED)
-    rows = connection.execute(query.order_by(jobs.c.number).limit(limit))
+    priority = func.coalesce(jobs.c.spec["priority"].as_integer(), 0)  # specs from before there were priorities lack it
+    rows = connection.execute(query.order_by(priority.desc(), jobs.c.number).limit(limit))
     return [QueuedJob(id=row.id, workers=row.workers, gpus=row.gpus) for row in rows]
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-from batchyard.training.spec import combinations, mapping, unavailable
+from batchyard.training.spec import combinations, mapping
 from batchyard.training.spec.checks import Checks, SpecError, Violation
 from batchyard.training.spec.network import DataSpec, ModelSpec
 from batchyard.training.spec.optimization import LOSSES, PRECISIONS, OptimizerSpec, ScheduleSpec, StopAtSpec
@@ -60,7 +60,8 @@ class TrainingJobSpec:
     retries: int = 3
     """How often the job is started again, from its latest checkpoint, after a failure that is not its own."""
     priority: int = 0
-    """Waiting jobs of higher priority start first; from -1000 to 1000."""
+    """Waiting jobs of higher priority start first, of the same priority older ones; from -1000 to 1000. A job that runs
+    is left alone."""
 
     def __post_init__(self) -> None:
         checks = Checks()
@@ -76,7 +77,6 @@ class TrainingJobSpec:
         checks.integer("retries", self.retries, 0, 100)
         checks.integer("priority", self.priority, -1000, 1000)
         combinations.check(checks, self)
-        unavailable.check(checks, self)
         checks.finish()
 
     def total_steps(self, batches_per_epoch: int) -> int:
