@@ -51,7 +51,7 @@ async def test_a_traced_request_has_its_times_in_order(traced: Serving) -> None:
     assert (answered["id"], answered["model_name"], answered["model_version"]) == (1, "mnist", "1")
     assert answered["request_id"] == "the id"
     names = [mark["name"] for mark in answered["timestamps"]]
-    assert names == ["REQUEST_START", "QUEUE_START", "COMPUTE_END", "REQUEST_END"]
+    assert names == ["REQUEST_START", "QUEUE_START", "COMPUTE_START", "COMPUTE_END", "REQUEST_END"]
     times = [mark["ns"] for mark in answered["timestamps"]]
     assert times == sorted(times)
     assert [mark["name"] for mark in failed["timestamps"]] == ["REQUEST_START", "REQUEST_END"]

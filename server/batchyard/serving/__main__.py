@@ -68,6 +68,10 @@ def _parser() -> argparse.ArgumentParser:
     add("--model-control", default="none", choices=("none", "explicit"),
         help="explicit: clients may load and unload models (%(default)s)")  # fmt: skip
     add("--trace-dir", type=Path, metavar="DIR", help="where clients may have traces written; nowhere if not given")
+    add("--otlp-endpoint", default="", metavar="URL",
+        help="http://HOST:PORT of an OpenTelemetry collector's OTLP/gRPC, for spans; none if not given")  # fmt: skip
+    add("--otlp-sample-rate", type=float, default=defaults["otlp_sample_rate"].default, metavar="SHARE",
+        help="share of the requests without a traceparent that become spans (%(default)s)")  # fmt: skip
     add("--max-batch", type=int, default=limits.max_batch, metavar="ROWS", help="rows in one batch (%(default)s)")
     add("--queue-rows", type=int, default=limits.queue_rows, metavar="ROWS", help="rows that may wait (%(default)s)")
     add("--queue-bytes", type=int, default=limits.queue_bytes, metavar="N", help="bytes that may wait (%(default)s)")
@@ -100,6 +104,8 @@ def _settings(given: argparse.Namespace) -> Settings:
         shared_memory=given.shared_memory,
         model_control=given.model_control,
         trace_dir=given.trace_dir,
+        otlp_endpoint=given.otlp_endpoint,
+        otlp_sample_rate=given.otlp_sample_rate,
         max_message_bytes=given.max_message_bytes,
         drain_seconds=given.drain_seconds,
         triton_error_codes=given.triton_error_codes,

@@ -37,6 +37,7 @@ from batchyard.serving.shared_memory import SharedMemory
 from batchyard.serving.shift_service import ShiftServicer
 from batchyard.serving.shift_watch import ShiftWatch
 from batchyard.serving.state import StateFile
+from batchyard.serving.telemetry import Telemetry
 from batchyard.serving.tracing import Tracing
 from batchyard.serving.triton_errors import TritonErrors, triton_method
 from batchyard.serving.web import Web
@@ -58,7 +59,8 @@ class InferencePlane:
         self.repository = Repository(loader, settings.limits, self.metrics, cores, self._shift)
         self._model_control = ModelControl(self.repository, self._tell_health)
         self.shared_memory = SharedMemory(settings.shared_memory)
-        self._tracing = Tracing(settings.trace_dir)
+        telemetry = Telemetry(settings.otlp_endpoint, settings.otlp_sample_rate) if settings.otlp_endpoint else None
+        self._tracing = Tracing(settings.trace_dir, telemetry)
         self._log_settings = LogSettings(logging.getLogger())
         self.transport = transport.choose(settings.transport, settings.security)
         inference = Inference(self.repository, self.metrics, self.shared_memory, self._tracing)

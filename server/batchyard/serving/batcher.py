@@ -81,6 +81,8 @@ class Batcher:
         self._at_rest = asyncio.Event()
         self._at_rest.set()
         self._seconds_per_row = 0.0
+        self.last_run = 0.0, 0.0
+        """When the engine began and ended its last batch that was answered, in the event loop's time."""
         self.policy = policy
         """Changed by `change` alone."""
         self._allocate(policy.max_batch)
@@ -206,7 +208,9 @@ class Batcher:
                 raise ValueError(f"the engine answered {len(scores)} rows to {end}")
         except Exception as error:  # whatever an engine raises belongs to this batch's callers
             return error, self._loop.time() - began
-        return scores, self._loop.time() - began
+        ended = self._loop.time()
+        self.last_run = began, ended
+        return scores, ended - began
 
     def _allocate(self, rows: int) -> None:
         self._buffer = np.empty((rows, *self._plan.row_shape), np.float32)

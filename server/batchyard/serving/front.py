@@ -46,8 +46,8 @@ class Method(NamedTuple):
     path: str
     """/package.Service/Method."""
     parse: Callable[[bytes], Any]
-    begin: Callable[[Any, float | None, Done], Cancellable]
-    """Takes the request, the seconds that it has (None: any), and what takes the reply's bytes or an error, once."""
+    begin: Callable[[Any, float | None, Metadata, Done], Cancellable]
+    """Takes the request, the seconds that it has (None: any), its metadata, and what is to be called once."""
 
 
 class FrontServer:
@@ -158,7 +158,7 @@ class FrontServer:
                 request = self._method.parse(packed)
             except Exception as error:  # DecodeError, and whatever else: the bytes are at fault in any case
                 raise malformed(len(packed)) from error
-            call = self._method.begin(request, seconds, finish)
+            call = self._method.begin(request, seconds, metadata, finish)
         except Exception as error:
             finish(error)
             return

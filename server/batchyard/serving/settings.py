@@ -82,6 +82,10 @@ class Settings:
     """explicit: clients may load and unload models."""
     trace_dir: Path | None = None
     """Where clients may have traces of requests written; None: nowhere."""
+    otlp_endpoint: str = ""
+    """http://HOST:PORT or https://HOST:PORT of an OpenTelemetry collector's OTLP/gRPC; empty: no spans are made."""
+    otlp_sample_rate: float = 0.01
+    """Share of the requests without a traceparent of their own that become spans."""
     max_message_bytes: int = 256 << 20
     """Largest request message; a larger one is answered RESOURCE_EXHAUSTED."""
     drain_seconds: float = 10.0
@@ -104,6 +108,10 @@ class Settings:
             raise SettingsError(f"--engines {','.join(self.engines)}: expected some of {', '.join(ENGINE_NAMES)}")
         if self.max_message_bytes < 4096:
             raise SettingsError(f"--max-message-bytes {self.max_message_bytes}: expected at least 4096")
+        if self.otlp_endpoint and not self.otlp_endpoint.startswith(("http://", "https://")):
+            raise SettingsError(f"--otlp-endpoint {self.otlp_endpoint}: expected http://HOST:PORT or https://HOST:PORT")
+        if not 0 <= self.otlp_sample_rate <= 1:
+            raise SettingsError(f"--otlp-sample-rate {self.otlp_sample_rate:g}: expected a share, 0 to 1")
         if not 0 <= self.shift_sample_rate <= 1:
             raise SettingsError(f"--shift-sample-rate {self.shift_sample_rate:g}: expected a share, 0 to 1")
         if self.shift_keep_rows < 0:

@@ -17,6 +17,7 @@ from typing import Any
 
 from batchyard.endpoint.errors import FieldViolation, ForbiddenError, InvalidInputError
 from batchyard.serving.shown import shown
+from batchyard.serving.telemetry import Metadata, Spans, Subject, Telemetry
 
 Values = dict[str, tuple[str, ...]]
 """Settings by the protocol's names, as the protocol writes them."""
@@ -60,10 +61,40 @@ class Trace:
         """Something happens now."""
         self.marks.append((name, time.monotonic_ns()))
 
-    def end(self) -> None:
+    def computed(self, began: float, ended: float) -> None:
+        """The batch that the request was in, in seconds of the same clock."""
+        self.marks += [("COMPUTE_START", int(began * 1e9)), ("COMPUTE_END", int(ended * 1e9))]
+
+    def end(self, error: str = "") -> None:
         """The request is answered, or has failed."""
         self.mark("REQUEST_END")
         self.tracer.collect({**self.about, "timestamps": [{"name": name, "ns": ns} for name, ns in self.marks]})
+
+
+class Both:
+    """One request that is traced in two ways."""
+
+    def __init__(self, *traces: Trace | Spans) -> None:
+        self._traces = traces
+
+    def mark(self, name: str) -> None:
+        """Something happens now."""
+        for trace in self._traces:
+            trace.mark(name)
+
+    def computed(self, began: float, ended: float) -> None:
+        """The batch that the request was in."""
+        for trace in self._traces:
+            trace.computed(began, ended)
+
+    def end(self, error: str = "") -> None:
+        """The request is answered, or has failed."""
+        for trace in self._traces:
+            trace.end(error)
+
+
+AnyTrace = Trace | Spans | Both
+"""What a request that is traced tells of itself."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,18 +198,26 @@ class Writer:
 class Tracing:
     """The settings of all models, and those that single models have instead. Belongs to one event loop."""
 
-    def __init__(self, folder: Path | None) -> None:
-        """`folder`: where files may be written; None: nowhere, and tracing cannot be turned on."""
+    def __init__(self, folder: Path | None, telemetry: Telemetry | None = None) -> None:
+        """`folder`: where files may be written; None: nowhere, and clients cannot turn tracing on.
+
+        `telemetry`: gets spans, whatever clients set.
+        """
+        self._telemetry = telemetry
         self._writer = Writer(folder)
         self._changes: dict[str, Values] = {"": {}}
         """Model, or "" for all -> what differs from what holds for all, or from the defaults."""
         self._tracers = {"": Tracer(DEFAULTS, self._writer)}
-        self.active = False
+        self.active = telemetry is not None
         """Whether any request may be traced: all that a request which is not needs to know."""
 
-    def begin(self, model: str, version: str, request_id: str) -> Trace | None:
+    def begin(self, subject: Subject, metadata: Metadata) -> AnyTrace | None:
         """None: this request is not one that is traced."""
-        return self._tracers.get(model, self._tracers[""]).begin(model, version, request_id)
+        trace = self._tracers.get(subject.model, self._tracers[""]).begin(*subject)
+        if self._telemetry is None:
+            return trace
+        spans = self._telemetry.begin(subject, metadata)
+        return Both(trace, spans) if trace and spans else trace or spans
 
     def settings(self, model: str = "") -> Values:
         """What holds for a model, or for all that have no settings of their own; trace_count is what is left of it."""
@@ -207,13 +246,15 @@ class Tracing:
         if model and not merged:
             del self._changes[model]
         self._tracers = {name: self._tracer(name) for name in self._changes}
-        self.active = any(tracer.options.on for tracer in self._tracers.values())
+        self.active = self._telemetry is not None or any(tracer.options.on for tracer in self._tracers.values())
 
     def close(self) -> None:
         """Writes what there is."""
         for tracer in self._tracers.values():
             tracer.flush()
         self._writer.close()
+        if self._telemetry is not None:
+            self._telemetry.close()
 
     def _values(self, model: str) -> Values:
         return {**DEFAULTS, **self._changes[""], **self._changes.get(model, {})}

@@ -38,11 +38,11 @@ def as_triton_says(error: Exception) -> Exception:
 def triton_method(method: Method) -> Method:
     """The method, called back with Triton's errors."""
 
-    def begin(request: Any, seconds: float | None, done: Callable[[Any], None]) -> Any:
+    def begin(request: Any, seconds: float | None, metadata: Any, done: Callable[[Any], None]) -> Any:
         def translated(outcome: Any) -> None:
             done(as_triton_says(outcome) if isinstance(outcome, Exception) else outcome)
 
-        return method.begin(request, seconds, translated)
+        return method.begin(request, seconds, metadata, translated)
 
     return method._replace(begin=begin)
 

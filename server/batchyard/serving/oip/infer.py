@@ -19,8 +19,9 @@ from batchyard.serving.repository import Repository
 from batchyard.serving.request_queue import Scores
 from batchyard.serving.request_terms import NO_TERMS, read_terms
 from batchyard.serving.shared_memory import REGION, SharedMemory, Span, note_span, span_of
+from batchyard.serving.telemetry import Metadata, Subject
 from batchyard.serving.tensors import classify, read_rows, shown
-from batchyard.serving.tracing import Trace, Tracing
+from batchyard.serving.tracing import AnyTrace, Tracing
 
 Done = Callable[[bytes | Exception], None]
 """Takes the encoded reply, or a domain error or whatever else there is in its place."""
@@ -35,10 +36,10 @@ class Inference:
         self.shared_memory = shared_memory
         self.tracing = tracing
 
-    def begin(self, request: messages.ModelInferRequest, seconds: float | None, done: Done) -> Call:
+    def begin(self, request: messages.ModelInferRequest, seconds: float | None, metadata: Metadata, done: Done) -> Call:
         """Begins one inference that has so many seconds, None: any. `done` is called once, perhaps at once."""
         call = Call(self, request, done)
-        call.begin(seconds)
+        call.begin(seconds, metadata)
         return call
 
     @property
@@ -49,7 +50,8 @@ class Inference:
     async def ModelInfer(self, request: messages.ModelInferRequest, context: Any) -> messages.ModelInferResponse:
         """One inference. Raises the domain errors of reading, batching and resolving."""
         reply: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
-        call = self.begin(request, context.time_remaining(), partial(settle, reply))
+        metadata = context.invocation_metadata() or () if self.tracing.active else ()
+        call = self.begin(request, context.time_remaining(), metadata, partial(settle, reply))
         try:
             return messages.ModelInferResponse.FromString(await reply)
         except asyncio.CancelledError:
@@ -83,17 +85,17 @@ class Call:
         self._terms = NO_TERMS
         self._ticket: Ticket | None = None
         """None: it is not in the batcher's hands."""
-        self._trace: Trace | None = None
+        self._trace: AnyTrace | None = None
         self._wish = PLAIN
 
-    def begin(self, seconds: float | None) -> None:
+    def begin(self, seconds: float | None, metadata: Metadata) -> None:
         """Reads the request and hands it to the batcher."""
         request, inference = self._request, self._inference
         try:
             served = self._served = inference.repository.resolve(request.model_name, request.model_version)
             self._metrics = served.metrics
             if inference.tracing.active:
-                self._trace = inference.tracing.begin(served.name, served.version, request.id)
+                self._trace = inference.tracing.begin(Subject(served.name, served.version, request.id), metadata)
             if request.outputs:
                 self._wish = read_wish(request, served, inference.shared_memory)
             rows = read_rows(request, served.input_spec, inference.shared_memory)
@@ -110,8 +112,9 @@ class Call:
             return
         self._served.batcher.withdraw(self._ticket)
         self._ticket = None
-        self._metrics.failed("DEADLINE_EXCEEDED" if _has_passed(self._terms.deadline) else "CANCELLED")
-        self._end_trace()
+        code = "DEADLINE_EXCEEDED" if _has_passed(self._terms.deadline) else "CANCELLED"
+        self._metrics.failed(code)
+        self._end_trace(code)
 
     def _answered(self, outcome: Scores | Exception) -> None:
         self._ticket = None
@@ -120,7 +123,7 @@ class Call:
             return
         try:
             if self._trace is not None:
-                self._trace.mark("COMPUTE_END")
+                self._trace.computed(*self._served.batcher.last_run)
             if self._wish is PLAIN:
                 reply = self._served.plain_replies.encode(outcome, self._request.id)
             else:
@@ -134,13 +137,14 @@ class Call:
         self._done(reply)
 
     def _fail(self, error: Exception) -> None:
-        self._metrics.failed(code_of(error).name, time.perf_counter() - self._began)
-        self._end_trace()
+        code = code_of(error).name
+        self._metrics.failed(code, time.perf_counter() - self._began)
+        self._end_trace(code)
         self._done(error)
 
-    def _end_trace(self) -> None:
+    def _end_trace(self, error: str) -> None:
         if self._trace is not None:
-            self._trace.end()
+            self._trace.end(error)
 
     def _wished(self, scores: Scores) -> messages.ModelInferResponse:
         """The reply that was wished for: FP32 [rows, classes], or BYTES [rows, best] of "score:index:label"."""
