@@ -135,3 +135,13 @@ def test_an_augmented_dataset_is_left_as_it_was() -> None:
     order = Order(seed=1, samples=20, batch_size=20)
     ShardedBatches(Samples(split, group.device), order, group, 1, augmentation).shard(1)
     assert Dataset(name="x", train=split, test=split, classes=("a", "b")).sha256 == before
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("policy", POLICIES)
+def test_a_gpu_makes_the_images_that_a_cpu_makes(policy: str) -> None:
+    before, chosen = images(40), POLICIES[policy]
+    augmentation = Augmentation(chosen, 5, (3, 7, 9), MEAN)
+    on_gpu, on_cpu = augmentation(before.cuda(), 11, range(40)).cpu(), augmentation(before, 11, range(40))
+    torch.testing.assert_close(on_gpu, on_cpu, rtol=0, atol=1e-3 if chosen.colour_jitter else 0)

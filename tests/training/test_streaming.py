@@ -167,3 +167,14 @@ def test_a_file_that_goes_away_is_the_users_to_mend(
     (pets / "train" / "cat" / "05.png").write_bytes(b"GIF89a")
     with pytest.raises(TrainingError, match=r"train/cat/05.png cannot be decoded"):
         worker.run(a_context(job)[0])
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_streamed_batches_reach_a_gpu_as_they_are(pets: Path, a_job: Job) -> None:
+    spec = TrainingJobSpec.from_mapping(a_job(data__dataset=pets.as_uri(), data__batch_size=14))
+    stream, memory = loaded(pets, "stream"), loaded(pets, "memory")
+    gpu = Group(rank=0, world_size=1, device=torch.device("cuda"))
+    on_gpu, on_cpu = loading.batches_of(spec, stream, gpu), loading.batches_of(spec, memory, group())
+    for step in range(1, 9):
+        assert equal(tuple(part.cpu() for part in on_gpu.shard(step)), on_cpu.shard(step))
