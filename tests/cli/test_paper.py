@@ -185,7 +185,8 @@ class TestNaive:
 
     def test_the_norm_is_that_of_all_biases_together(self) -> None:
         ((step, norm),) = naive.bias_norm(self.history([3], [1]))
-        assert (step, norm) == (0, pytest.approx(3 * 2**0.5))
+        assert step == 0
+        assert norm == pytest.approx(3 * 2**0.5)
 
 
 class TestWhitening:
