@@ -15,10 +15,10 @@
 """The inference plane against Triton and MLServer under h2load: `make bench-serving`, or `python -m bench.serving`.
 
 Parts: mlp (784-100-100-100-10, FP32 rows: our plane, Triton, MLServer), resnet (ResNet-18 at 32x32: those, the chosen
-engine in this process, and eager torch, unfolded), swap and overload (our plane alone). All servers have the same ONNX
-model; known requests are checked against ONNX Runtime in this process before and after each run, and each run's
-replies are counted by their bytes. The peers' environments are made below .cache. TRITON_START names the script that
-starts Triton (default ../shared/peers/triton/start.sh).
+engine in this process, and eager torch, unfolded), swap, overload and streams (our plane alone). All servers have the
+same ONNX model; known requests are checked against ONNX Runtime in this process before and after each run, and each
+run's replies are counted by their bytes. The peers' environments are made below .cache. TRITON_START names the script
+that starts Triton (default ../shared/peers/triton/start.sh).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from pathlib import Path
 import numpy as np
 
 from batchyard.artifact.manifest import ONNX_MODEL
-from bench import contest, inference_plane, report, serving_overload, serving_peers, serving_swap
+from bench import contest, inference_plane, report, serving_overload, serving_peers, serving_streams, serving_swap
 from bench.contest import Cell, Contest
 from bench.h2load import Shape
 from bench.oip_target import Target
@@ -131,6 +131,13 @@ class Bench:
             ),
         ]
 
+    def streams(self) -> list[report.Row]:
+        """ModelStreamInfer on both transports."""
+        folder = self.folder / "streams"
+        artifact = folder / "artifact"
+        mlp = Artifact(name="mnist", folder=artifact, sha256=publish(artifact, MLP), rows=MLP.pixels(1))
+        return serving_streams.rows(mlp, folder, self.rounds)
+
     def _start_peers(self, running: ExitStack, folder: Path, model: Path, features: int) -> list[Target]:
         triton = serving_peers.triton(model, folder / "triton", features, MLP.classes)
         mlserver = serving_peers.mlserver(model, folder / "mlserver")
@@ -150,6 +157,7 @@ PARTS: dict[str, Callable[[Bench], list[report.Row]]] = {
     "resnet": Bench.resnet,
     "swap": Bench.swap,
     "overload": Bench.overload,
+    "streams": Bench.streams,
 }
 
 

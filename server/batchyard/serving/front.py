@@ -9,6 +9,7 @@ among them, it passes on to a grpcio server behind a Unix socket in a folder tha
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import shutil
 import tempfile
 import threading
@@ -24,6 +25,8 @@ from batchyard.endpoint.status import DETAILS_KEY, describe, malformed
 MOST_EVENTS = 256
 """Taken from the front in one turn of the loop: more than a batch, so that in an overload it is the batcher's queue
 that fills, which is bounded and says so, and not the front's."""
+FLUSH_SECONDS = 0.1
+"""For the front to write its last answers before it is closed: it drops those that it has not, and does not tell."""
 
 Done = Callable[[bytes | Exception], None]
 Metadata = Iterable[tuple[str, str | bytes]]
@@ -71,6 +74,8 @@ class FrontServer:
         """Under way; None: it has not begun wholly."""
         self._at_rest = asyncio.Event()
         self._stopping = False
+        self._answered_late = False
+        """Whether anything was answered after stop() was called."""
         self._folder = tempfile.mkdtemp(prefix="batchyard-")
         self._waiter = threading.Thread(target=self._wait, name="batchyard-front", daemon=True)
         self._found_nothing = threading.Semaphore(0)
@@ -110,12 +115,15 @@ class FrontServer:
         self._stopping = True
         behind = asyncio.ensure_future(self._behind.stop(grace))
         if self._calls:
-            await asyncio.wait([asyncio.ensure_future(self._at_rest.wait())], timeout=grace)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._at_rest.wait(), grace)
         for call_id, call in list(self._calls.items()):
             if call is not None:
                 call.cancel()
             self._finish(call_id, _shutting_down())
         await behind
+        if self._answered_late:
+            await asyncio.sleep(FLUSH_SECONDS)
         await asyncio.to_thread(self._close)
 
     def _close(self) -> None:
@@ -138,7 +146,7 @@ class FrontServer:
         for _, call_id, _, packed, _, details in events:
             if details is not None:
                 self._begin(call_id, packed, details)
-            elif (call := self._calls.pop(call_id, None)) is not None:
+            elif (call := self._forget(call_id)) is not None:
                 call.cancel()
         self._loop.call_soon(self._poll)  # after the batch that these calls may have put on the loop
 
@@ -175,13 +183,19 @@ class FrontServer:
             raise _TooLargeError(f"Received message larger than max ({len(packed)} vs. {self._max_message_bytes})")
 
     def _finish(self, call_id: int, outcome: bytes | Exception) -> None:
-        self._calls.pop(call_id, None)
+        self._forget(call_id)
         if isinstance(outcome, Exception):
             self._fail(call_id, outcome)
         else:
             self._front.respond(call_id, outcome)
-        if self._stopping and not self._calls:
-            self._at_rest.set()
+
+    def _forget(self, call_id: int) -> Cancellable | None:
+        call = self._calls.pop(call_id, None)
+        if self._stopping:
+            self._answered_late = True
+            if not self._calls:
+                self._at_rest.set()
+        return call
 
     def _fail(self, call_id: int, error: Exception) -> None:
         if isinstance(error, _TooLargeError):
