@@ -80,3 +80,19 @@ def is_call_of(node: fx.Node, *targets: object) -> bool:
 
 def _tuple(value: int | tuple[int, ...]) -> tuple[int, ...]:
     return (value,) if isinstance(value, int) else value
+
+
+_SHAPE_ATTRIBUTES = ("ndim", "shape", "device")
+_SHAPE_METHODS = ("size", "dim", "ndimension", "numel")
+
+
+def readers(node: fx.Node) -> list[fx.Node]:
+    """Who reads the values of `node`. Who only asks for its shape sees nothing of what a map per channel changes."""
+    return [user for user in node.users if not asks_for_shape(user)]
+
+
+def asks_for_shape(node: fx.Node) -> bool:
+    """Whether `node` depends on its input's shape alone, as the checks at the beginning of many a forward do."""
+    if node.op == "call_function" and node.target is getattr:
+        return node.args[1] in _SHAPE_ATTRIBUTES
+    return node.op == "call_method" and node.target in _SHAPE_METHODS

@@ -26,7 +26,7 @@ from batchyard.nn.folding.algebra import (
     fold_before,
 )
 from batchyard.nn.folding.constants import constant_affine
-from batchyard.nn.folding.passing import channelwise_source, flattened, is_call_of
+from batchyard.nn.folding.passing import channelwise_source, flattened, is_call_of, readers
 from batchyard.nn.folding.tracing import free_name, module_of, name_of, own_module, shape_of, untrusted
 
 
@@ -54,9 +54,9 @@ class Plan:
 
 def backwards(graph: fx.GraphModule, node: fx.Node, affine: Affine) -> Plan:
     """Plans to make `node` compute affine(node). Raises Stays."""
-    if len(node.users) > 1:
+    if len(readers(node)) > 1:
         raise Stays(f"its input {name_of(node)} has other readers")
-    if sum(arg is node for user in node.users for arg in _flat_args(user)) > 1:
+    if sum(arg is node for user in readers(node) for arg in _flat_args(user)) > 1:
         raise Stays(f"its input {name_of(node)} is read twice")
     module = module_of(graph, node)
     if module is not None and (reason := untrusted(module)):
@@ -79,10 +79,10 @@ def backwards(graph: fx.GraphModule, node: fx.Node, affine: Affine) -> Plan:
 
 def forwards(graph: fx.GraphModule, node: fx.Node, affine: Affine) -> Plan:
     """Plans to make every reader of `node` apply `affine` to it first. Raises Stays."""
-    if not node.users:
+    if not readers(node):
         raise Stays("nothing reads it")
     plan = Plan()
-    for reader in node.users:
+    for reader in readers(node):
         plan += _into_reader(graph, reader, node, affine)
     return plan
 
