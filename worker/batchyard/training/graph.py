@@ -18,10 +18,12 @@ from torch import nn
 INPUT, OUTPUT = "pixels", "logits"
 
 
-def export(model: nn.Module, pixels: torch.Tensor, output: str = OUTPUT) -> bytes:
+def export(model: nn.Module, pixels: torch.Tensor, output: str = OUTPUT, *, optimize: bool = True) -> bytes:
     """`model` as ONNX: input `pixels` FP32 [batch, channels, height, width], one output, `logits` [batch, classes].
 
     `output` names it otherwise. The batch is free; `pixels` [n, channels, height, width] is an example with n above 1.
+    Without `optimize` that is left to the engine: the exporter's tries every rule on every node, which is half of the
+    time that a graph of a thousand nodes takes.
     """
     dynamic = {0: torch.export.Dim("batch", min=1)}
     with _quiet():
@@ -32,6 +34,7 @@ def export(model: nn.Module, pixels: torch.Tensor, output: str = OUTPUT) -> byte
             output_names=[output],
             dynamic_shapes=(dynamic,),
             dynamo=True,
+            optimize=optimize,
             verbose=False,
         )
     assert program is not None

@@ -26,5 +26,5 @@ def probe_of(
         return None, {}
     probe = layer_probe(folded, model)
     layers = tuple(ProbedLayer(layer=layer.name, channels=layer.channels) for layer in probe.layers)
-    files = {} if probe.module is None else {PROBE: graph.export(probe.module, pixels, OUTPUT)}
+    files = {} if probe.module is None else {PROBE: graph.export(probe.module, pixels, OUTPUT, optimize=False)}
     return ProbeRecord(layers=layers, left_out=probe.left_out), files
