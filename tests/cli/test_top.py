@@ -32,7 +32,7 @@ def test_rates_and_means_are_those_between_two_looks(service: FakeService, obser
     service.statistics["tiny"] = counted(300, 900, 200, queue_ns=200_000_000, failed=1)
     (second,) = observer.look().traffic
     assert (second.requests_per_second, second.failures_per_second) == (100.0, 0.5)
-    assert (second.queue_ms, second.request_ms, second.batch) == (1.0, 4.0, 8.0)
+    assert (second.queue_ms, second.request_ms, second.batch) == pytest.approx((1.0, 4.0, 8.0))
 
 
 def test_counters_that_went_back_tell_nothing(service: FakeService, observer: Observer) -> None:

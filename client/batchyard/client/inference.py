@@ -44,6 +44,24 @@ class Prediction:
         return np.asarray(self.probabilities.argmax(axis=1))
 
 
+@dataclass(frozen=True, kw_only=True)
+class Counts:
+    """What a served version has counted since it was loaded."""
+
+    model: str
+    version: str
+    answered: int
+    """Requests."""
+    failed: int
+    """Requests."""
+    queue_seconds: float
+    """Time that the answered requests have waited, all together."""
+    request_seconds: float
+    """Time from the arrival of the answered requests to their replies, all together."""
+    rows: int
+    batches: int
+
+
 class Inference:
     """Calls to one inference plane. Thread-safe."""
 
@@ -73,11 +91,10 @@ class Inference:
         response: messages.ModelConfigResponse = self._call(self._stub.ModelConfig, request)
         return response.config
 
-    def statistics(self, model: str = "") -> list[messages.ModelStatistics]:
+    def counts(self, model: str = "") -> list[Counts]:
         """What each served version has counted since it was loaded; all models where none is named. Raises RpcError."""
         request = messages.ModelStatisticsRequest(name=model)
-        response: messages.ModelStatisticsResponse = self._call(self._stub.ModelStatistics, request)
-        return list(response.model_stats)
+        return [_counts(each) for each in self._call(self._stub.ModelStatistics, request).model_stats]
 
     def infer(
         self, model: str, inputs: Mapping[str, Array], *, version: str = "", timeout: float | None = None
@@ -155,6 +172,20 @@ def softmax(logits: Array) -> Array:
     """Probabilities over the last axis, in float64."""
     shifted = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True))
     return np.asarray(shifted / shifted.sum(axis=-1, keepdims=True))
+
+
+def _counts(counted: messages.ModelStatistics) -> Counts:
+    statistics = counted.inference_stats
+    return Counts(
+        model=counted.name,
+        version=counted.version,
+        answered=statistics.success.count,
+        failed=statistics.fail.count,
+        queue_seconds=statistics.queue.ns / 1e9,
+        request_seconds=statistics.success.ns / 1e9,
+        rows=counted.inference_count,
+        batches=counted.execution_count,
+    )
 
 
 def _result(response: messages.ModelInferResponse) -> InferResult:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from batchyard.cli.sparkline import Course
 from batchyard.client import Client, RpcError, TrainingJob, state_name
 from batchyard.client.events import ENDED
-from batchyard.oip import messages
+from batchyard.client.inference import Counts
 
 COUNTED = 500
 """Jobs, newest first, that a look counts."""
@@ -58,7 +58,7 @@ class Observer:
     courses: dict[str, Course] = field(default_factory=dict)
     """Job -> the course of its loss while it was looked at."""
     _seen: dict[str, int] = field(default_factory=dict)
-    _before: dict[tuple[str, str], messages.ModelStatistics] = field(default_factory=dict)
+    _before: dict[tuple[str, str], Counts] = field(default_factory=dict)
     _at: float | None = None
 
     def look(self) -> Survey:
@@ -91,39 +91,25 @@ class Observer:
         return jobs
 
     def _traffic(self) -> tuple[Traffic, ...]:
-        found, now = self.client.inference.statistics(), self.clock()
+        found, now = self.client.inference.counts(), self.clock()
         seconds = None if self._at is None else now - self._at
-        traffic = tuple(_difference(each, self._before.get(_key(each)), seconds) for each in found)
-        self._before, self._at = _by_key(found), now
+        traffic = tuple(_difference(each, self._before.get((each.model, each.version)), seconds) for each in found)
+        self._before, self._at = {(each.model, each.version): each for each in found}, now
         return traffic
 
 
-def _key(counted: messages.ModelStatistics) -> tuple[str, str]:
-    return counted.name, counted.version
-
-
-def _by_key(found: Iterable[messages.ModelStatistics]) -> dict[tuple[str, str], messages.ModelStatistics]:
-    return {_key(each): each for each in found}
-
-
-def _difference(
-    now: messages.ModelStatistics, before: messages.ModelStatistics | None, seconds: float | None
-) -> Traffic:
+def _difference(now: Counts, before: Counts | None, seconds: float | None) -> Traffic:
     """Rates and means between two looks; counters that went back belong to a version that was loaded again."""
-    name, version = now.name, now.version
-    new, old = now.inference_stats, before.inference_stats if before else None
-    if old is None or seconds is None or seconds <= 0 or new.success.count < old.success.count:
+    if before is None or seconds is None or seconds <= 0 or now.answered < before.answered:
         nothing = dict.fromkeys(("requests_per_second", "failures_per_second", "queue_ms", "request_ms", "batch"))
-        return Traffic(model=name, version=version, **nothing)
-    answered, failed = new.success.count - old.success.count, new.fail.count - old.fail.count
-    assert before is not None
-    batches = now.execution_count - before.execution_count
+        return Traffic(model=now.model, version=now.version, **nothing)
+    answered, batches = now.answered - before.answered, now.batches - before.batches
     return Traffic(
-        model=name,
-        version=version,
+        model=now.model,
+        version=now.version,
         requests_per_second=answered / seconds,
-        failures_per_second=failed / seconds,
-        queue_ms=(new.queue.ns - old.queue.ns) / answered / 1e6 if answered else None,
-        request_ms=(new.success.ns - old.success.ns) / answered / 1e6 if answered else None,
-        batch=(now.inference_count - before.inference_count) / batches if batches else None,
+        failures_per_second=(now.failed - before.failed) / seconds,
+        queue_ms=1e3 * (now.queue_seconds - before.queue_seconds) / answered if answered else None,
+        request_ms=1e3 * (now.request_seconds - before.request_seconds) / answered if answered else None,
+        batch=(now.rows - before.rows) / batches if batches else None,
     )
