@@ -147,8 +147,9 @@ DIFFERS = [
     f"The base learning rate is {LEARNING_RATE} with momentum 0.9 (the paper: 0.0015) and constant (the paper's "
     "decays). Rates x5 and x30 differ from x1 in nothing else: there is no weight decay, dropout or augmentation.",
     "One run each, as in the paper: differences of a few points are noise.",
-    "The base rate was chosen on this network: at twice the rate and 700 steps, the plain network was as fast as it gets, "
-    "and BN at x5 and x30 needed 2.2 and 1.3 times fewer steps only. Without BN, x5 does not diverge here: it stays behind.",
+    "The base rate was chosen on this network: at twice the rate and 700 steps, the plain network was as fast as it "
+    "gets, and BN at x5 and x30 needed 2.2 and 1.3 times fewer steps only. Without BN, x5 does not diverge here: it "
+    "stays behind.",
     f"Steps to an accuracy are known to one evaluation: every {QUICK['every']} steps in the quick run, every "
     f"{FULL['every']} in the full one.",
 ]
