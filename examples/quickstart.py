@@ -96,7 +96,7 @@ def choose() -> Plan:
     given = os.environ.get("BATCHYARD_DATA")
     candidates = [*([Path(given)] if given else []), ROOT.parent / "shared" / "data"]
     folders = tuple(folder.resolve() for folder in candidates if folder.is_dir())
-    places = [folder / place for folder in folders for place in mnist.PLACES]
+    places = [folder / place for folder in folders for place in mnist.MNIST.places]
     # Damaged or incomplete files are for the loader to complain about, not for a quiet change of data.
     found = any(any(place.glob(f"{name}*")) for place in places for name in mnist.FILES)
     name, least = ("mnist", 0.975) if found else ("digits", 0.95)
