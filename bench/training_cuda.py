@@ -1,7 +1,7 @@
 """The engine on one CUDA device against a bare loop: bf16, channels_last, compiled. A part of bench/training.py.
 
 The bare loop keeps the whole dataset on the device as bytes, as the engine does, and uses torch's own layers, once with
-nn.BatchNorm and once with torch.nn.SyncBatchNorm. Compilation is not counted: each contender runs once before.
+nn.BatchNorm and once with torch.nn.SyncBatchNorm. Compilation is not counted.
 Without a device there are no rows.
 """
 
@@ -97,4 +97,4 @@ def bare_loop(case: Case, dataset: Dataset, convert: Callable[[nn.Module], nn.Mo
 
 
 WARM_UP = 3
-"""Steps in which a compiled network is compiled; the engine's are found in torch's cache from the run before."""
+"""Steps in which the bare loop's network is compiled; the engine compiles before its first step."""

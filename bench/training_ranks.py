@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -38,15 +38,7 @@ from bench.training_engine import EVERY, LEARNING_RATE, MLP, RESNET18, Case, con
 BAR = 1.0
 """Never slower than what people write by hand."""
 WORKERS = 2
-STEPS = "BATCHYARD_BENCH_STEPS"
-"""This environment variable makes every run as short as it says, for tests."""
-
-
-def _case(case: Case, steps: int) -> Case:
-    return dataclasses.replace(case, steps=int(os.environ.get(STEPS, steps)), samples=min(case.samples, 12_000))
-
-
-CASES = [_case(MLP, 200), _case(RESNET18, 4)]
+CASES = [dataclasses.replace(MLP, steps=200, samples=12_000), dataclasses.replace(RESNET18, steps=4)]
 PEER = "DDP with a naive SyncBN, fused SGD"
 DEADLINE = 300
 """Seconds for the workers, from start to end."""
@@ -60,11 +52,15 @@ def rows(rounds: int) -> list[report.Row]:
     ]
 
 
-def start_workers(rounds: int) -> dict[str, report.Rounds]:
-    """Runs both workers to their end and returns what rank 0 measured."""
+def start_workers(rounds: int, steps: Sequence[int] = ()) -> dict[str, report.Rounds]:
+    """Runs both workers to their end and returns what rank 0 measured, of each case in turn.
+
+    `steps`, where given: those of one run of each of the first cases, the only ones that are measured.
+    """
     environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "bench.training_ranks", "--folder", folder, "--rounds", str(rounds), "--rank"]
+        options = ["--folder", folder, "--rounds", str(rounds), *(f"--steps={each}" for each in steps)]
+        command = [sys.executable, "-m", "bench.training_ranks", *options, "--rank"]
         processes = [subprocess.Popen([*command, str(rank)], env=environment) for rank in range(WORKERS)]
         deadline = time.monotonic() + DEADLINE
         try:
@@ -85,11 +81,14 @@ def main() -> None:
     parser.add_argument("--rank", type=int, required=True)
     parser.add_argument("--folder", type=Path, required=True, help="where the workers meet and results are written")
     parser.add_argument("--rounds", type=int, default=report.LEAST_ROUNDS)
+    parser.add_argument("--steps", type=int, action="append", help="of one run of the next case (those of the case)")
     given = parser.parse_args()
     report.keep_freed_memory()
     torch.set_num_threads(1)
     meetings = Meetings(given.folder, given.rank)
-    results = {case.name: _measure(case, meetings, given.rounds) for case in CASES}
+    steps = given.steps or [case.steps for case in CASES]
+    cases = [dataclasses.replace(case, steps=each) for case, each in zip(CASES, steps, strict=False)]
+    results = {case.name: _measure(case, meetings, given.rounds) for case in cases}
     if given.rank == 0:
         (given.folder / "results.json").write_text(json.dumps(results))
     meetings.open()

@@ -43,17 +43,18 @@ def histograms(z: Tensor, grid: Grid) -> Tensor:
     """
     values = _thinned(z.flatten(1))
     per_unit, location = ((BINS / (2 * REACH)) / grid.scale, grid.location)
-    first = torch.arange(len(z), device=z.device, dtype=z.dtype).mul_(BINS).add_(1 + BINS // 2)
     half = BINS / 2
-    places = values.sub(_column(location, z)).mul_(_column(per_unit, z)).clamp_(-half, half - 0.01)
-    indices = places.add_(first.unsqueeze(1)).int().clamp_(min=0).flatten()  # 0 is where NaN goes
-    size = 1 + len(z) * BINS
+    places = values.sub(_column(location, z)).mul_(_column(per_unit, z)).clamp_(-half, half - 0.01).add_(half + 1)
+    rows = torch.arange(len(z), device=z.device, dtype=torch.int32).mul_(1 + BINS).unsqueeze(1)
+    # Whole before the rows are set apart: how a value is rounded must not depend on its row. NaN goes to a row's 0.
+    indices = places.int().clamp_(min=0).add_(rows).flatten()
+    size = len(z) * (1 + BINS)
     if indices.device.type == "cpu":
         counts = torch.bincount(indices, minlength=size)
     else:  # there bincount makes a host sync
         ones = torch.ones((), device=indices.device).expand(indices.shape)
         counts = torch.zeros(size, device=indices.device).scatter_add_(0, indices.long(), ones)
-    return counts[1:].view(-1, BINS)
+    return counts.view(-1, 1 + BINS)[:, 1:]
 
 
 def _column(each: Tensor, like: Tensor) -> Tensor:

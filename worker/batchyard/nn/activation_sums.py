@@ -134,7 +134,7 @@ def _add_up(sums: Sums, alike: Sequence[_Alike], channels: tuple[int, ...], poin
         count = part.x[0].numel() // part.x.shape[2]
         mean, squares = _moments(part.x)
         mean_z, squares_z = _moments(part.z)
-        rows = torch.stack([torch.ones_like(mean[:, 0]), mean_z.sum(1), squares_z.sum(1)])
+        rows = torch.stack([torch.ones_like(mean[:, 0]), _sum(mean_z, 1), _sum(squares_z, 1)])
         _scatter_sums(sums.per_row, part.rows, rows.mul_(count))
         columns = (starts[part.rows].unsqueeze(1) + torch.arange(part.x.shape[2], device=starts.device)).flatten()
         kinds = torch.stack([*_gates(part, count), mean.mul_(count), squares.mul_(count)])
@@ -154,13 +154,33 @@ def _moments(values: Tensor) -> tuple[Tensor, Tensor]:
 
     Taken about the first value of each channel: in fp32, squares of large means would drown the variance.
     """
-    dims = [1, *range(3, values.dim())]
+    values = values.flatten(3) if values.dim() > 3 else values
     count = values[0].numel() // values.shape[2]
-    first = values[:, :1, :, *[slice(1)] * (values.dim() - 3)]
+    first = values[:, :1, :, :1] if values.dim() > 3 else values[:, :1]
     apart = values - first
-    mean, squares = apart.sum(dims).double().div_(count), apart.mul_(apart).sum(dims).double().div_(count)
+    mean, squares = (_over_samples(each).double().div_(count) for each in (apart, apart * apart))
     about = first.flatten(1).double()
     return mean + about, squares.add_(about * (2 * mean + about))
+
+
+def _over_samples(values: Tensor) -> Tensor:
+    """Sums of values [S, n, C] or [S, n, C, places] per channel, [S, C]."""
+    sums = _sum(values, 1)
+    return sums if sums.dim() == 2 else _sum(sums, 2)
+
+
+def _sum(values: Tensor, dim: int) -> Tensor:
+    """The sum over `dim`, added up pairwise: the same bits whatever the other dimensions are, unlike torch.sum's.
+
+    So a point shows the same bits with whichever others it is collected.
+    """
+    while (length := values.shape[dim]) > 1:
+        half = length // 2
+        pairs = values.narrow(dim, 0, half) + values.narrow(dim, half, half)
+        if length % 2:
+            pairs.narrow(dim, 0, 1).add_(values.narrow(dim, length - 1, 1))
+        values = pairs
+    return values.squeeze(dim)
 
 
 def _gates(part: _Alike, count: int) -> tuple[Tensor, Tensor]:
