@@ -61,6 +61,13 @@ def _service_flags(command: Any) -> Any:
             type=click.Path(file_okay=False),
             help="Where inference clients may have traces written [nowhere].",
         ),
+        click.option("--otlp-endpoint", metavar="URL", help="OpenTelemetry collector for spans of inferences [none]."),
+        click.option(
+            "--otlp-sample-rate", type=click.FloatRange(0, 1), help="Share of the inferences that become spans [0.01]."
+        ),
+        click.option(
+            "--triton-error-codes", is_flag=True, help="UNAVAILABLE for a full inference queue, as Triton says."
+        ),
         click.option("--executor", type=click.Choice(["ray", "local"]), help="What runs the workers [ray]."),
         click.option("--workers", type=click.IntRange(1), help="Workers that may run at once [the CPU cores]."),
         click.option("--datasets", multiple=True, type=click.Path(), help="A folder with data sets; may be repeated."),

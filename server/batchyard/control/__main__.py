@@ -16,6 +16,7 @@ from pathlib import Path
 from batchyard.control.app import ControlPlane
 from batchyard.control.data_folder import FolderInUseError
 from batchyard.control.inference_child import InferenceError
+from batchyard.control.inference_flags import InferenceFlags
 from batchyard.control.settings import EXECUTORS, Settings, SettingsError
 from batchyard.control.store.migrations import SchemaError
 from batchyard.endpoint.security import Security, SecurityError
@@ -70,13 +71,7 @@ def _parser() -> argparse.ArgumentParser:
         help="Open Inference Protocol of the inference plane (%(default)s)")  # fmt: skip
     add("--inference-http", default=defaults["inference_http"].default, metavar="HOST:PORT",
         help="/metrics of the inference plane (%(default)s)")  # fmt: skip
-    add("--shift-sample-rate", type=float, metavar="SHARE",
-        help="share of its requests that covariate shift is measured on, 0 for none (default: its own)")  # fmt: skip
-    add("--engines", metavar="NAME,...", help="engines that may serve (default: all that are installed)")
-    add("--shared-memory", metavar="PATTERN",
-        help="keys in /dev/shm that inference clients may register, such as 'client-*' (default: none)")  # fmt: skip
-    add("--model-control", choices=("none", "explicit"), help="explicit: inference clients may load and unload models")
-    add("--trace-dir", type=Path, metavar="DIR", help="where inference clients may have traces written")
+    InferenceFlags.add_to(parser)
     add("--executor", default="ray", choices=EXECUTORS, help="what runs the jobs (%(default)s)")
     add("--ray-address", metavar="ADDRESS", help="an existing Ray cluster (default: one of our own, on this machine)")
     add("--workers", type=int, metavar="N", help="most worker processes at once here (default: one per CPU core)")
@@ -101,11 +96,7 @@ def _settings(given: argparse.Namespace) -> Settings:
         inference=not given.no_inference,
         inference_grpc=given.inference_grpc,
         inference_http=given.inference_http,
-        shift_sample_rate=given.shift_sample_rate,
-        engines=given.engines,
-        shared_memory=given.shared_memory,
-        model_control=given.model_control,
-        trace_dir=given.trace_dir,
+        inference_flags=InferenceFlags.read(given),
         executor=given.executor,
         ray_address=given.ray_address,
         **({} if given.workers is None else {"workers": given.workers}),

@@ -138,11 +138,7 @@ class ControlPlane:
             grpc=self._settings.inference_grpc,
             http=self._settings.inference_http,
             security=self._settings.security,
-            shift_sample_rate=self._settings.shift_sample_rate,
-            engines=self._settings.engines,
-            shared_memory=self._settings.shared_memory,
-            model_control=self._settings.model_control,
-            trace_dir=self._settings.trace_dir,
+            flags=self._settings.inference_flags,
         )
         self._inference = InferenceChild(options, changed=lambda: self._announce(folder))
         self._undo.push_async_callback(self._inference.stop)

@@ -12,10 +12,11 @@ import json
 import logging
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from batchyard.control.inference_flags import InferenceFlags
 from batchyard.control.process_watch import WatchedProcess, command_of
 from batchyard.endpoint.security import Security
 
@@ -50,12 +51,7 @@ class InferenceOptions:
     grpc: str
     http: str
     security: Security
-    shift_sample_rate: float | None = None
-    """None: its default."""
-    engines: str | None = None
-    shared_memory: str | None = None
-    model_control: str | None = None
-    trace_dir: Path | None = None
+    flags: InferenceFlags = field(default_factory=InferenceFlags)
 
     def command(self) -> list[str]:
         """The whole command line."""
@@ -69,15 +65,10 @@ class InferenceOptions:
             "--tls-cert": self.security.tls_cert,
             "--tls-key": self.security.tls_key,
             "--token-file": self.security.token_file,
-            "--shift-sample-rate": self.shift_sample_rate,
-            "--engines": self.engines,
-            "--shared-memory": self.shared_memory,
-            "--model-control": self.model_control,
-            "--trace-dir": self.trace_dir,
         }
         flags = [part for flag, value in given.items() if value is not None for part in (flag, str(value))]
         insecure = ["--insecure"] if self.security.insecure else []
-        return [sys.executable, "-m", "batchyard.serving", *flags, *insecure]
+        return [sys.executable, "-m", "batchyard.serving", *flags, *self.flags.words(), *insecure]
 
 
 class InferenceChild:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from batchyard.control.inference_flags import InferenceFlags
 from batchyard.endpoint.security import Security
 from batchyard.training.spec import python_architecture
 
@@ -37,16 +38,8 @@ class Settings:
     """HOST:PORT of its Open Inference Protocol; port 0: any free one."""
     inference_http: str = "127.0.0.1:8002"
     """HOST:PORT of its /metrics; port 0: any free one."""
-    shift_sample_rate: float | None = None
-    """Share of the requests that its inference plane measures covariate shift on, 0 for none; None: its default."""
-    engines: str | None = None
-    """Names of the engines that its inference plane may use, with commas between; None: all that are installed."""
-    shared_memory: str | None = None
-    """Keys in /dev/shm that clients of its inference plane may register, as a shell pattern; None: none."""
-    model_control: Literal["none", "explicit"] | None = None
-    """explicit: clients of its inference plane may load and unload models."""
-    trace_dir: Path | None = None
-    """Where clients of its inference plane may have traces written; None: nowhere."""
+    inference_flags: InferenceFlags = field(default_factory=InferenceFlags)
+    """What else its inference plane is told."""
     executor: Literal["ray", "local"] = "ray"
     """ray: on a Ray cluster; local: plain subprocesses of this machine."""
     ray_address: str | None = None
@@ -66,8 +59,10 @@ class Settings:
         for flag, address in addresses:
             _check_address(flag, address)
             self.security.check_bind(address)
-        if self.shift_sample_rate is not None and not 0 <= self.shift_sample_rate <= 1:
-            raise SettingsError(f"--shift-sample-rate {self.shift_sample_rate:g}: expected a share, 0 to 1")
+        for name in ("shift_sample_rate", "otlp_sample_rate"):
+            share = getattr(self.inference_flags, name)
+            if share is not None and not 0 <= share <= 1:
+                raise SettingsError(f"--{name.replace('_', '-')} {share:g}: expected a share, 0 to 1")
         if self.executor not in EXECUTORS:
             raise SettingsError(f"--executor {self.executor}: expected one of {', '.join(EXECUTORS)}")
         if self.ray_address is not None and self.executor != "ray":
