@@ -136,13 +136,13 @@ def test_two_workers_measure_every_case() -> None:
     assert set(measured) == {*map(str, nn_ranks.CPU_CASES), nn_ranks.MLP_STEP, nn_ranks.INCEPTION_STEP}
     for rounds in measured.values():
         assert set(rounds) == {"ours", "peer"}
-        assert all(len(each) == report.LEAST_ROUNDS and min(each) > 0 for each in rounds.values())
+        assert all(len(each) >= report.LEAST_ROUNDS and min(each) > 0 for each in rounds.values())
 
 
 def test_workers_that_fail_are_an_error_and_leave_nothing_running(capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(RuntimeError, match=r"group of 1 ended with \[1\]"):
         nn_ranks.start_workers(1, "cpu", rounds=1)  # too few for a median
-    assert "1 rounds given" in capfd.readouterr().err
+    assert "rounds given; a median needs" in capfd.readouterr().err
 
 
 def test_training_is_compared_with_bare_loops() -> None:

@@ -121,7 +121,7 @@ def test_a_spec_that_is_not_legal_is_refused_with_the_field(folder: Path, change
 def test_a_job_without_its_data_fails_with_what_to_do(folder: Path) -> None:
     told = call(folder, "submit", EXAMPLES / "mnist-mlp.yaml", "--follow", code=1)
     what, hint = told.splitlines()
-    assert "dataset mnist: train-images-idx3-ubyte (or .gz) not found" in what
+    assert "dataset mnist: train-images-idx3-ubyte (or .gz) and its three companions not found" in what
     assert "digits" in hint
 
 
