@@ -52,6 +52,7 @@ JSON = {
     "jobs": "[TrainingJob], newest first",
     "job show": "TrainingJob",
     "job watch": "an event a line: `cursor`, `time`, `attempt`, `kind`, and the fields of that kind's message",
+    "job explain": "TrainingJobExplanation",
     "job cancel": "TrainingJob",
     "job pause": "TrainingJob",
     "job resume": "TrainingJob",

@@ -12,6 +12,7 @@ from batchyard.cli.completion import completion
 from batchyard.cli.doctor import doctor
 from batchyard.cli.engines import engines
 from batchyard.cli.exchange import ensemble, export_, import_
+from batchyard.cli.explain import explain
 from batchyard.cli.jobs import job, jobs, submit
 from batchyard.cli.logs import logs
 from batchyard.cli.metrics import metrics
@@ -65,7 +66,7 @@ def batchyard() -> None:
     """Train batch-normalised networks, fold and certify them, and serve them over gRPC."""
 
 
-for _command in (pause, resume, wait, logs, metrics):
+for _command in (explain, pause, resume, wait, logs, metrics):
     job.add_command(_command)
 model.add_command(set_model)
 model.add_command(shift)

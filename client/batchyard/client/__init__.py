@@ -52,6 +52,7 @@ from batchyard.v1.training_pb2 import (
     StateChange,
     StepMetrics,
     TrainingJob,
+    TrainingJobExplanation,
 )
 
 __all__ = [
@@ -89,6 +90,7 @@ __all__ = [
     "StepMetrics",
     "TensorError",
     "TrainingJob",
+    "TrainingJobExplanation",
     "TrainingJobSpec",
     "TransferError",
     "UnavailableError",

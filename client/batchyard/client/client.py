@@ -29,7 +29,7 @@ from batchyard.v1.models_pb2 import Model, ModelVersion
 from batchyard.v1.models_pb2_grpc import ModelServiceStub
 from batchyard.v1.serving_pb2 import ServingSettings
 from batchyard.v1.spec_pb2 import TrainingJobSpec
-from batchyard.v1.training_pb2 import LogLine, StateChange, TrainingJob
+from batchyard.v1.training_pb2 import LogLine, StateChange, TrainingJob, TrainingJobExplanation
 from batchyard.v1.training_pb2_grpc import TrainingServiceStub
 
 _PAGE = 100
@@ -124,6 +124,8 @@ class Client:
         Raises:
             JobFileError: unknown keys, or values of the wrong type.
             InvalidRequestError: values that the service refuses.
+            AlreadyExistsError: `request_id` has made a job of another spec; `violations` names each key that differs
+                and both values.
         """
         message = spec if isinstance(spec, TrainingJobSpec) else read_job(spec, overrides)
         request = training_pb2.CreateTrainingJobRequest(spec=message, request_id=request_id or str(uuid.uuid4()))
@@ -163,6 +165,11 @@ class Client:
         """
         request = training_pb2.ResumeTrainingJobRequest(name=job_name(name))
         return self._control(self._training.ResumeTrainingJob, request)
+
+    def explain(self, name: str) -> TrainingJobExplanation:
+        """Why a job is where it is: its place in the queue, its attempts, and what to do next."""
+        request = training_pb2.ExplainTrainingJobRequest(name=job_name(name))
+        return self._control(self._training.ExplainTrainingJob, request)
 
     def watch(
         self,

@@ -456,6 +456,287 @@ class ResumeTrainingJobRequest(_message.Message):
 Global___ResumeTrainingJobRequest: _TypeAlias = ResumeTrainingJobRequest  # noqa: Y015
 
 @_typing.final
+class ExplainTrainingJobRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """trainingJobs/{id}"""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExplainTrainingJobRequest: _TypeAlias = ExplainTrainingJobRequest  # noqa: Y015
+
+@_typing.final
+class TrainingJobExplanation(_message.Message):
+    """Why a job is where it is."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    SUMMARY_FIELD_NUMBER: _builtins.int
+    NEXT_STEP_FIELD_NUMBER: _builtins.int
+    QUEUEING_FIELD_NUMBER: _builtins.int
+    ATTEMPTS_FIELD_NUMBER: _builtins.int
+    CHECKPOINT_FIELD_NUMBER: _builtins.int
+    FAILURE_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """trainingJobs/{id}"""
+    state: Global___TrainingJob.State.ValueType
+    summary: _builtins.str
+    """For people: a sentence or two."""
+    next_step: _builtins.str
+    """What to run or do next."""
+    @_builtins.property
+    def queueing(self) -> Global___Queueing:
+        """Set when state is QUEUED."""
+
+    @_builtins.property
+    def attempts(self) -> _containers.RepeatedCompositeFieldContainer[Global___AttemptSummary]:
+        """Oldest first."""
+
+    @_builtins.property
+    def checkpoint(self) -> Global___Checkpointed:
+        """The newest one; absent while there is none."""
+
+    @_builtins.property
+    def failure(self) -> Global___Failure:
+        """Set when state is FAILED."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        state: Global___TrainingJob.State.ValueType = ...,
+        summary: _builtins.str = ...,
+        next_step: _builtins.str = ...,
+        queueing: Global___Queueing | None = ...,
+        attempts: _abc.Iterable[Global___AttemptSummary] | None = ...,
+        checkpoint: Global___Checkpointed | None = ...,
+        failure: Global___Failure | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "failure", b"failure", "queueing", b"queueing"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "checkpoint", b"checkpoint", "failure", b"failure", "name", b"name", "next_step", b"next_step", "queueing", b"queueing", "state", b"state", "summary", b"summary"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TrainingJobExplanation: _TypeAlias = TrainingJobExplanation  # noqa: Y015
+
+@_typing.final
+class Queueing(_message.Message):
+    """A waiting job's place, as the scheduler sees it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Verdict:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _VerdictEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Queueing._Verdict.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        VERDICT_UNSPECIFIED: Queueing._Verdict.ValueType  # 0
+        STARTS: Queueing._Verdict.ValueType  # 1
+        """There is room, and it is its turn."""
+        CLEARING_UP: Queueing._Verdict.ValueType  # 2
+        """Its last attempt is still being cleared away."""
+        BACKING_OFF: Queueing._Verdict.ValueType  # 3
+        """Its last attempt failed; it waits until retry_time. Those behind it need not."""
+        CLUSTER_SILENT: Queueing._Verdict.ValueType  # 4
+        """The cluster cannot be asked what it has."""
+        TOO_LARGE: Queueing._Verdict.ValueType  # 5
+        """It needs more than the whole cluster has. Those behind it need not wait."""
+        NO_ROOM: Queueing._Verdict.ValueType  # 6
+        """It is the next one, and what it needs is in use."""
+        BEHIND: Queueing._Verdict.ValueType  # 7
+        """A job before it waits for room."""
+
+    class Verdict(_Verdict, metaclass=_VerdictEnumTypeWrapper):
+        """What becomes of a job that waits, and why."""
+
+    VERDICT_UNSPECIFIED: Queueing.Verdict.ValueType  # 0
+    STARTS: Queueing.Verdict.ValueType  # 1
+    """There is room, and it is its turn."""
+    CLEARING_UP: Queueing.Verdict.ValueType  # 2
+    """Its last attempt is still being cleared away."""
+    BACKING_OFF: Queueing.Verdict.ValueType  # 3
+    """Its last attempt failed; it waits until retry_time. Those behind it need not."""
+    CLUSTER_SILENT: Queueing.Verdict.ValueType  # 4
+    """The cluster cannot be asked what it has."""
+    TOO_LARGE: Queueing.Verdict.ValueType  # 5
+    """It needs more than the whole cluster has. Those behind it need not wait."""
+    NO_ROOM: Queueing.Verdict.ValueType  # 6
+    """It is the next one, and what it needs is in use."""
+    BEHIND: Queueing.Verdict.ValueType  # 7
+    """A job before it waits for room."""
+
+    @_typing.final
+    class Resources(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        WORKERS_FIELD_NUMBER: _builtins.int
+        GPUS_FIELD_NUMBER: _builtins.int
+        workers: _builtins.int
+        gpus: _builtins.int
+        """Of all workers."""
+        def __init__(
+            self,
+            *,
+            workers: _builtins.int = ...,
+            gpus: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["gpus", b"gpus", "workers", b"workers"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class Place(_message.Message):
+        """A job before this one."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        NAME_FIELD_NUMBER: _builtins.int
+        PRIORITY_FIELD_NUMBER: _builtins.int
+        VERDICT_FIELD_NUMBER: _builtins.int
+        NEEDS_FIELD_NUMBER: _builtins.int
+        name: _builtins.str
+        """trainingJobs/{id}"""
+        priority: _builtins.int
+        verdict: Global___Queueing.Verdict.ValueType
+        @_builtins.property
+        def needs(self) -> Global___Queueing.Resources: ...
+        def __init__(
+            self,
+            *,
+            name: _builtins.str = ...,
+            priority: _builtins.int = ...,
+            verdict: Global___Queueing.Verdict.ValueType = ...,
+            needs: Global___Queueing.Resources | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["needs", b"needs"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "needs", b"needs", "priority", b"priority", "verdict", b"verdict"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    VERDICT_FIELD_NUMBER: _builtins.int
+    POSITION_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
+    NEEDS_FIELD_NUMBER: _builtins.int
+    FITS_FIELD_NUMBER: _builtins.int
+    CLUSTER_FIELD_NUMBER: _builtins.int
+    USED_FIELD_NUMBER: _builtins.int
+    RUNNING_FIELD_NUMBER: _builtins.int
+    AHEAD_FIELD_NUMBER: _builtins.int
+    RETRY_TIME_FIELD_NUMBER: _builtins.int
+    verdict: Global___Queueing.Verdict.ValueType
+    position: _builtins.int
+    """1: the next one."""
+    priority: _builtins.int
+    fits: _builtins.bool
+    """Whether the cluster could run it with nothing else to do; absent: not known."""
+    @_builtins.property
+    def needs(self) -> Global___Queueing.Resources: ...
+    @_builtins.property
+    def cluster(self) -> Global___Queueing.Resources:
+        """What the cluster could run at once if it were idle; absent: it cannot be asked."""
+
+    @_builtins.property
+    def used(self) -> Global___Queueing.Resources: ...
+    @_builtins.property
+    def running(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """trainingJobs/{id} of the jobs that use it."""
+
+    @_builtins.property
+    def ahead(self) -> _containers.RepeatedCompositeFieldContainer[Global___Queueing.Place]:
+        """In the order in which they may start: of higher priority first, then older ones. The last 100 before this job."""
+
+    @_builtins.property
+    def retry_time(self) -> _timestamp_pb2.Timestamp:
+        """Set when it is BACKING_OFF."""
+
+    def __init__(
+        self,
+        *,
+        verdict: Global___Queueing.Verdict.ValueType = ...,
+        position: _builtins.int = ...,
+        priority: _builtins.int = ...,
+        needs: Global___Queueing.Resources | None = ...,
+        fits: _builtins.bool | None = ...,
+        cluster: Global___Queueing.Resources | None = ...,
+        used: Global___Queueing.Resources | None = ...,
+        running: _abc.Iterable[_builtins.str] | None = ...,
+        ahead: _abc.Iterable[Global___Queueing.Place] | None = ...,
+        retry_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_fits", b"_fits", "cluster", b"cluster", "fits", b"fits", "needs", b"needs", "retry_time", b"retry_time", "used", b"used"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_fits", b"_fits", "ahead", b"ahead", "cluster", b"cluster", "fits", b"fits", "needs", b"needs", "position", b"position", "priority", b"priority", "retry_time", b"retry_time", "running", b"running", "used", b"used", "verdict", b"verdict"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__fits: _TypeAlias = _typing.Literal["fits"]  # noqa: Y015
+    _WhichOneofArgType__fits: _TypeAlias = _typing.Literal["_fits", b"_fits"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__fits) -> _WhichOneofReturnType__fits | None: ...
+
+Global___Queueing: _TypeAlias = Queueing  # noqa: Y015
+
+@_typing.final
+class AttemptSummary(_message.Message):
+    """One try at a job."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NUMBER_FIELD_NUMBER: _builtins.int
+    START_TIME_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
+    OUTCOME_FIELD_NUMBER: _builtins.int
+    FAILURE_CLASS_FIELD_NUMBER: _builtins.int
+    RESUMED_STEP_FIELD_NUMBER: _builtins.int
+    number: _builtins.int
+    """Counted from 1."""
+    outcome: _builtins.str
+    """succeeded, failed, cancelled or paused; empty while it runs."""
+    failure_class: Global___Failure.Class.ValueType
+    """Set when it failed."""
+    resumed_step: _builtins.int
+    """The step that it went on from, 0 for the beginning; absent for the first attempt."""
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """Absent while it runs."""
+
+    def __init__(
+        self,
+        *,
+        number: _builtins.int = ...,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
+        outcome: _builtins.str = ...,
+        failure_class: Global___Failure.Class.ValueType = ...,
+        resumed_step: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_resumed_step", b"_resumed_step", "end_time", b"end_time", "resumed_step", b"resumed_step", "start_time", b"start_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_resumed_step", b"_resumed_step", "end_time", b"end_time", "failure_class", b"failure_class", "number", b"number", "outcome", b"outcome", "resumed_step", b"resumed_step", "start_time", b"start_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__resumed_step: _TypeAlias = _typing.Literal["resumed_step"]  # noqa: Y015
+    _WhichOneofArgType__resumed_step: _TypeAlias = _typing.Literal["_resumed_step", b"_resumed_step"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__resumed_step) -> _WhichOneofReturnType__resumed_step | None: ...
+
+Global___AttemptSummary: _TypeAlias = AttemptSummary  # noqa: Y015
+
+@_typing.final
 class WatchTrainingJobRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -66,6 +66,11 @@ class TrainingServiceStub(object):
                 request_serializer=batchyard_dot_v1_dot_training__pb2.ResumeTrainingJobRequest.SerializeToString,
                 response_deserializer=batchyard_dot_v1_dot_training__pb2.TrainingJob.FromString,
                 _registered_method=True)
+        self.ExplainTrainingJob = channel.unary_unary(
+                '/batchyard.v1.TrainingService/ExplainTrainingJob',
+                request_serializer=batchyard_dot_v1_dot_training__pb2.ExplainTrainingJobRequest.SerializeToString,
+                response_deserializer=batchyard_dot_v1_dot_training__pb2.TrainingJobExplanation.FromString,
+                _registered_method=True)
         self.WatchTrainingJob = channel.unary_stream(
                 '/batchyard.v1.TrainingService/WatchTrainingJob',
                 request_serializer=batchyard_dot_v1_dot_training__pb2.WatchTrainingJobRequest.SerializeToString,
@@ -80,7 +85,8 @@ class TrainingServiceServicer(object):
 
     def CreateTrainingJob(self, request, context):
         """Stores the job as QUEUED and returns it at once.
-        INVALID_ARGUMENT: the spec is not legal. ALREADY_EXISTS: request_id was used with another spec.
+        INVALID_ARGUMENT: the spec is not legal. ALREADY_EXISTS: request_id was used with another spec; a BadRequest names
+        each field that differs, with both values.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -120,6 +126,14 @@ class TrainingServiceServicer(object):
     def ResumeTrainingJob(self, request, context):
         """Has a PAUSED job wait for its turn again: QUEUED; it goes on from its newest checkpoint. Resuming a job that waits
         or runs changes nothing. FAILED_PRECONDITION: it is PAUSING, is being cancelled or has ended.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExplainTrainingJob(self, request, context):
+        """Why the job is where it is: what is ahead of it and what it waits for, its attempts, its newest checkpoint, and what
+        to do next. NOT_FOUND: no such job.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -166,6 +180,11 @@ def add_TrainingServiceServicer_to_server(servicer, server):
                     servicer.ResumeTrainingJob,
                     request_deserializer=batchyard_dot_v1_dot_training__pb2.ResumeTrainingJobRequest.FromString,
                     response_serializer=batchyard_dot_v1_dot_training__pb2.TrainingJob.SerializeToString,
+            ),
+            'ExplainTrainingJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExplainTrainingJob,
+                    request_deserializer=batchyard_dot_v1_dot_training__pb2.ExplainTrainingJobRequest.FromString,
+                    response_serializer=batchyard_dot_v1_dot_training__pb2.TrainingJobExplanation.SerializeToString,
             ),
             'WatchTrainingJob': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchTrainingJob,
@@ -337,6 +356,33 @@ class TrainingService(object):
             '/batchyard.v1.TrainingService/ResumeTrainingJob',
             batchyard_dot_v1_dot_training__pb2.ResumeTrainingJobRequest.SerializeToString,
             batchyard_dot_v1_dot_training__pb2.TrainingJob.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExplainTrainingJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/batchyard.v1.TrainingService/ExplainTrainingJob',
+            batchyard_dot_v1_dot_training__pb2.ExplainTrainingJobRequest.SerializeToString,
+            batchyard_dot_v1_dot_training__pb2.TrainingJobExplanation.FromString,
             options,
             channel_credentials,
             insecure,

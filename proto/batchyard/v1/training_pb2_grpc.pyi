@@ -37,7 +37,8 @@ class TrainingServiceStub:
     def __new__(cls, channel: _aio.Channel) -> TrainingServiceAsyncStub: ...
     CreateTrainingJob: _grpc.UnaryUnaryMultiCallable[_training_pb2.CreateTrainingJobRequest, _training_pb2.TrainingJob]
     """Stores the job as QUEUED and returns it at once.
-    INVALID_ARGUMENT: the spec is not legal. ALREADY_EXISTS: request_id was used with another spec.
+    INVALID_ARGUMENT: the spec is not legal. ALREADY_EXISTS: request_id was used with another spec; a BadRequest names
+    each field that differs, with both values.
     """
     GetTrainingJob: _grpc.UnaryUnaryMultiCallable[_training_pb2.GetTrainingJobRequest, _training_pb2.TrainingJob]
     """NOT_FOUND: no such job."""
@@ -56,6 +57,10 @@ class TrainingServiceStub:
     """Has a PAUSED job wait for its turn again: QUEUED; it goes on from its newest checkpoint. Resuming a job that waits
     or runs changes nothing. FAILED_PRECONDITION: it is PAUSING, is being cancelled or has ended.
     """
+    ExplainTrainingJob: _grpc.UnaryUnaryMultiCallable[_training_pb2.ExplainTrainingJobRequest, _training_pb2.TrainingJobExplanation]
+    """Why the job is where it is: what is ahead of it and what it waits for, its attempts, its newest checkpoint, and what
+    to do next. NOT_FOUND: no such job.
+    """
     WatchTrainingJob: _grpc.UnaryStreamMultiCallable[_training_pb2.WatchTrainingJobRequest, _training_pb2.WatchTrainingJobResponse]
     """Every stored event in order, then new ones as they come; ends after the event of a terminal state. Resume with the
     last cursor received: nothing is lost or repeated. What a Resumed event has made void is not sent after it.
@@ -71,7 +76,8 @@ class TrainingServiceAsyncStub(TrainingServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateTrainingJob: _aio.UnaryUnaryMultiCallable[_training_pb2.CreateTrainingJobRequest, _training_pb2.TrainingJob]  # type: ignore[assignment]
     """Stores the job as QUEUED and returns it at once.
-    INVALID_ARGUMENT: the spec is not legal. ALREADY_EXISTS: request_id was used with another spec.
+    INVALID_ARGUMENT: the spec is not legal. ALREADY_EXISTS: request_id was used with another spec; a BadRequest names
+    each field that differs, with both values.
     """
     GetTrainingJob: _aio.UnaryUnaryMultiCallable[_training_pb2.GetTrainingJobRequest, _training_pb2.TrainingJob]  # type: ignore[assignment]
     """NOT_FOUND: no such job."""
@@ -89,6 +95,10 @@ class TrainingServiceAsyncStub(TrainingServiceStub):
     ResumeTrainingJob: _aio.UnaryUnaryMultiCallable[_training_pb2.ResumeTrainingJobRequest, _training_pb2.TrainingJob]  # type: ignore[assignment]
     """Has a PAUSED job wait for its turn again: QUEUED; it goes on from its newest checkpoint. Resuming a job that waits
     or runs changes nothing. FAILED_PRECONDITION: it is PAUSING, is being cancelled or has ended.
+    """
+    ExplainTrainingJob: _aio.UnaryUnaryMultiCallable[_training_pb2.ExplainTrainingJobRequest, _training_pb2.TrainingJobExplanation]  # type: ignore[assignment]
+    """Why the job is where it is: what is ahead of it and what it waits for, its attempts, its newest checkpoint, and what
+    to do next. NOT_FOUND: no such job.
     """
     WatchTrainingJob: _aio.UnaryStreamMultiCallable[_training_pb2.WatchTrainingJobRequest, _training_pb2.WatchTrainingJobResponse]  # type: ignore[assignment]
     """Every stored event in order, then new ones as they come; ends after the event of a terminal state. Resume with the
@@ -108,7 +118,8 @@ class TrainingServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_training_pb2.TrainingJob, _abc.Awaitable[_training_pb2.TrainingJob]]:
         """Stores the job as QUEUED and returns it at once.
-        INVALID_ARGUMENT: the spec is not legal. ALREADY_EXISTS: request_id was used with another spec.
+        INVALID_ARGUMENT: the spec is not legal. ALREADY_EXISTS: request_id was used with another spec; a BadRequest names
+        each field that differs, with both values.
         """
 
     @_abc_1.abstractmethod
@@ -156,6 +167,16 @@ class TrainingServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_training_pb2.TrainingJob, _abc.Awaitable[_training_pb2.TrainingJob]]:
         """Has a PAUSED job wait for its turn again: QUEUED; it goes on from its newest checkpoint. Resuming a job that waits
         or runs changes nothing. FAILED_PRECONDITION: it is PAUSING, is being cancelled or has ended.
+        """
+
+    @_abc_1.abstractmethod
+    def ExplainTrainingJob(
+        self,
+        request: _training_pb2.ExplainTrainingJobRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_training_pb2.TrainingJobExplanation, _abc.Awaitable[_training_pb2.TrainingJobExplanation]]:
+        """Why the job is where it is: what is ahead of it and what it waits for, its attempts, its newest checkpoint, and what
+        to do next. NOT_FOUND: no such job.
         """
 
     @_abc_1.abstractmethod

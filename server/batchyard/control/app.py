@@ -19,6 +19,7 @@ from batchyard.control.attempts import Attempts
 from batchyard.control.clock import Clock, SystemClock
 from batchyard.control.data_folder import DataFolder
 from batchyard.control.exchange import Exchange
+from batchyard.control.explaining import Explaining
 from batchyard.control.grpc_server import GrpcServer, reachable
 from batchyard.control.http_server import HttpServer
 from batchyard.control.inference_child import InferenceChild, InferenceOptions
@@ -84,7 +85,8 @@ class ControlPlane:
         scheduler = Scheduler(ledger, attempts, executor, read_certified_manifest)
         self.jobs, self.registry = Jobs(ledger, executor.capacity, allowed), Registry(ledger)
         tasks = TorchTasks(ledger, folder.tasks, folder.artifacts, allowed)
-        server = await self._serve(await self._measure(ledger), tasks)
+        explaining = Explaining(ledger, self.jobs, scheduler.queue, self._clock)
+        server = await self._serve(await self._measure(ledger), tasks, explaining)
         if self._settings.inference:
             await self._start_inference(folder)
         self._undo.push_async_callback(asyncio.to_thread, executor.close)
@@ -114,14 +116,15 @@ class ControlPlane:
         ledger.listen(_feed(metrics))
         return metrics
 
-    async def _serve(self, metrics: Metrics, tasks: TorchTasks) -> GrpcServer:
+    async def _serve(self, metrics: Metrics, tasks: TorchTasks, explaining: Explaining) -> GrpcServer:
         exchange = Exchange(self.registry, tasks)
         recalibration = Recalibration(self.registry, tasks)
-        server = GrpcServer(self.jobs, self.registry, exchange, recalibration, self._settings.security)
+        security = self._settings.security
+        server = GrpcServer(self.jobs, explaining, self.registry, exchange, recalibration, security)
         self._undo.push_async_callback(server.stop)
         self.grpc_address = server.bind(self._settings.grpc)
         self._for_child = server.bind_for_child(self.grpc_address)
-        http = HttpServer(self.jobs, self.registry, metrics, self._settings.security)
+        http = HttpServer(self.jobs, self.registry, metrics, security)
         self._undo.push_async_callback(http.stop)
         self.http_address = await http.start(self._settings.http)
         await server.start()

@@ -7,6 +7,7 @@ from typing import Any
 import grpc
 
 from batchyard.control.exchange import Exchange
+from batchyard.control.explaining import Explaining
 from batchyard.control.jobs import Jobs
 from batchyard.control.recalibration import Recalibration
 from batchyard.control.registry import Registry
@@ -33,12 +34,18 @@ class GrpcServer:
     """Bound at once, answering from `start` on."""
 
     def __init__(
-        self, jobs: Jobs, registry: Registry, exchange: Exchange, recalibration: Recalibration, security: Security
+        self,
+        jobs: Jobs,
+        explaining: Explaining,
+        registry: Registry,
+        exchange: Exchange,
+        recalibration: Recalibration,
+        security: Security,
     ) -> None:
         self._security = security
         self._server: Any = grpc.aio.server(interceptors=[TokenInterceptor(security)], options=OPTIONS)
         guarded: Any = Guarded(self._server)
-        training_pb2_grpc.add_TrainingServiceServicer_to_server(TrainingServicer(jobs), guarded)
+        training_pb2_grpc.add_TrainingServiceServicer_to_server(TrainingServicer(jobs, explaining), guarded)
         models = ModelServicer(registry, exchange, recalibration)
         models_pb2_grpc.add_ModelServiceServicer_to_server(models, guarded)
         self.health = add_standard_services(guarded, [training_pb2.DESCRIPTOR, models_pb2.DESCRIPTOR])

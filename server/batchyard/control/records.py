@@ -100,6 +100,31 @@ class StoredEvent:
 
 
 @dataclass(frozen=True, kw_only=True)
+class AttemptSummary:
+    """One try at a job, for people."""
+
+    number: int
+    start_time: float
+    end_time: float | None
+    outcome: str | None
+    """succeeded, failed, cancelled or paused; None while it runs."""
+    failure_class: str | None
+    resumed_step: int | None
+    """The step that it went on from; 0: the beginning; None: not known yet, or the first attempt."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """What a job can go on from."""
+
+    step: int
+    uri: str
+    sha256: str
+    """Of its manifest."""
+    bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Model:
     """A named line of versions."""
 

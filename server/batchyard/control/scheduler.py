@@ -12,6 +12,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 from batchyard.cluster.executor import Capacity, Executor
+from batchyard.control.admission import NOTHING, Queue, Verdict, admit
 from batchyard.control.attempts import Attempts, Try
 from batchyard.control.backoff import Backoff
 from batchyard.control.follower import Follower
@@ -103,6 +104,8 @@ class Scheduler:
             self._wake.set()
         elif job.state == State.PAUSED or job.ended:
             self._backoff.forget(job.id)
+            if old == State.QUEUED:  # those that were behind it may be next
+                self._wake.set()
 
     def _tell(self, follower: Follower, asked: State | None) -> None:
         if asked == State.CANCELLING:
@@ -127,42 +130,49 @@ class Scheduler:
         except TimeoutError:
             pass
 
-    async def _admit(self) -> float | None:
-        """Begins what fits. Returns after how many seconds to look again, if nothing happens before; None: no need."""
-        # One whose last attempt is still being cleared away waits for that; its follower's end wakes us.
-        queued = [job for job in await self._attempts.queued() if job.id not in self._following]
-        waits = {job.id: self._backoff.seconds(job.id) for job in queued}
-        seconds = [wait for wait in waits.values() if wait > 0]
-        queued = [job for job in queued if not waits[job.id]]  # those behind one that must wait need not
-        if queued:
-            seconds += await self._admit_in_order(queued)
-        return min(seconds, default=None)
+    async def queue(self) -> Queue:
+        """Who waits, and what admission would do about it now. Begins nothing."""
+        try:
+            return await self._queue()
+        except Exception:
+            log.exception("the cluster cannot be asked what it has")
+            return self._judged(await self._attempts.queued(), None)
 
-    async def _admit_in_order(self, queued: list[QueuedJob]) -> list[float]:
-        capacity = await asyncio.get_running_loop().run_in_executor(self._threads, self._executor.capacity)
+    async def _queue(self) -> Queue:
+        queued = await self._attempts.queued()
+        loop = asyncio.get_running_loop()
+        capacity = await loop.run_in_executor(self._threads, self._executor.capacity) if queued else NOTHING
+        return self._judged(queued, capacity)
+
+    def _judged(self, queued: list[QueuedJob], capacity: Capacity | None) -> Queue:
+        running = [follower.given for follower, _ in self._following.values()]
+        used = Capacity(workers=sum(each.workers for each in running), gpus=sum(each.gpus for each in running))
+        waits = {job.id: self._backoff.seconds(job.id) for job in queued}
+        places = admit(queued, capacity, used, self._following, waits)
+        return Queue(places=places, capacity=capacity, used=used, running=tuple(self._following))
+
+    async def _admit(self) -> float | None:
+        """Begins what may start. Returns after how many seconds to look again, if nothing happens before; None: no
+        need.
+        """
+        queue = await self._queue()
         seconds: list[float] = []
-        for job in queued:
+        for place in queue.places:
             if self._stopping:
                 break
-            if job.workers > capacity.workers or job.gpus > capacity.gpus:
-                seconds.append(CAPACITY_SECONDS)  # it was accepted when there was more; those behind it need not wait
-                await self._warn(job, capacity)
-            elif self._fits(job, capacity):
-                begun = await self._attempts.begin(job.id)
+            if place.verdict == Verdict.STARTS:
+                begun = await self._attempts.begin(place.job.id)
                 if begun is not None:
                     self._follow(begun)
-            else:
-                break  # in order: nobody overtakes the job that is next
-        return seconds
+            elif place.verdict == Verdict.TOO_LARGE:
+                seconds.append(CAPACITY_SECONDS)
+                await self._warn(place.job, queue.capacity)
+            elif place.verdict == Verdict.BACKING_OFF:
+                seconds.append(place.seconds)
+        return min(seconds, default=None)
 
-    def _fits(self, job: QueuedJob, capacity: Capacity) -> bool:
-        running = [follower.given for follower, _ in self._following.values()]
-        workers = sum(given.workers for given in running) + job.workers
-        gpus = sum(given.gpus for given in running) + job.gpus
-        return workers <= capacity.workers and gpus <= capacity.gpus
-
-    async def _warn(self, job: QueuedJob, capacity: Capacity) -> None:
-        if job.id in self._warned:
+    async def _warn(self, job: QueuedJob, capacity: Capacity | None) -> None:
+        if job.id in self._warned or capacity is None:
             return
         self._warned.add(job.id)
         has = f"{capacity.workers} workers and {capacity.gpus} GPUs"

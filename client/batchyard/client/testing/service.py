@@ -29,7 +29,13 @@ from batchyard.oip import add_servicer, messages
 from batchyard.v1 import models_pb2_grpc, shift_pb2_grpc, training_pb2, training_pb2_grpc
 from batchyard.v1.models_pb2 import Model, ModelVersion
 from batchyard.v1.shift_pb2 import ModelShift, SampledInputs
-from batchyard.v1.training_pb2 import StateChange, StepMetrics, TrainingJob, WatchTrainingJobResponse
+from batchyard.v1.training_pb2 import (
+    StateChange,
+    StepMetrics,
+    TrainingJob,
+    TrainingJobExplanation,
+    WatchTrainingJobResponse,
+)
 
 
 class FakeService:
@@ -37,6 +43,8 @@ class FakeService:
 
     def __init__(self, address: str = "127.0.0.1:0") -> None:
         self.jobs: dict[str, TrainingJob] = {}
+        self.explanations: dict[str, TrainingJobExplanation] = {}
+        """Resource name of a job to what is said of it."""
         self.models: dict[str, Model] = {}
         self.versions: dict[str, ModelVersion] = {}
         self.functions: dict[str, Callable[[Array], Array]] = {}

@@ -70,6 +70,12 @@ class TrainingServicer(training_pb2_grpc.TrainingServiceServicer):
             self._fake.emit(request.name, StateChange(state=TrainingJob.QUEUED))
         return job
 
+    def ExplainTrainingJob(self, request: Any, context: Any) -> training_pb2.TrainingJobExplanation:
+        self._fake.arrived("ExplainTrainingJob", request, context)
+        job = find(self._fake.jobs, request.name, context)
+        unknown = training_pb2.TrainingJobExplanation(name=job.name, state=job.state)
+        return self._fake.explanations.get(request.name, unknown)
+
     def WatchTrainingJob(self, request: Any, context: Any) -> Iterator[WatchTrainingJobResponse]:
         self._fake.arrived("WatchTrainingJob", request, context)
         find(self._fake.jobs, request.name, context)

@@ -6,8 +6,9 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from batchyard.control import names
+from batchyard.control.explaining import Explaining
 from batchyard.control.jobs import Jobs
-from batchyard.control.rpc import convert
+from batchyard.control.rpc import convert, convert_explanation
 from batchyard.v1 import training_pb2 as pb
 from batchyard.v1 import training_pb2_grpc
 
@@ -15,8 +16,9 @@ from batchyard.v1 import training_pb2_grpc
 class TrainingServicer(training_pb2_grpc.TrainingServiceServicer):
     """Each method converts, calls once and converts back."""
 
-    def __init__(self, jobs: Jobs) -> None:
+    def __init__(self, jobs: Jobs, explaining: Explaining) -> None:
         self._jobs = jobs
+        self._explaining = explaining
 
     async def CreateTrainingJob(self, request: pb.CreateTrainingJobRequest, context: Any) -> pb.TrainingJob:  # noqa: N802, D102
         return convert.training_job(await self._jobs.create(convert.spec_mapping(request.spec), request.request_id))
@@ -39,6 +41,11 @@ class TrainingServicer(training_pb2_grpc.TrainingServiceServicer):
 
     async def ResumeTrainingJob(self, request: pb.ResumeTrainingJobRequest, context: Any) -> pb.TrainingJob:  # noqa: N802, D102
         return convert.training_job(await self._jobs.resume(names.parse_job(request.name)))
+
+    async def ExplainTrainingJob(  # noqa: N802, D102
+        self, request: pb.ExplainTrainingJobRequest, context: Any
+    ) -> pb.TrainingJobExplanation:
+        return convert_explanation.explanation(await self._explaining.explain(names.parse_job(request.name)))
 
     async def WatchTrainingJob(  # noqa: N802, D102
         self, request: pb.WatchTrainingJobRequest, context: Any

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable
 
 from sqlalchemy import Connection, delete, func, insert, select, update
 
-from batchyard.control.records import Job
+from batchyard.control.records import Checkpoint, Job
 from batchyard.control.store.schema import attempts, checkpoints, events
 from batchyard.training.events import Checkpointed, Evaluation, Event, LayerStatistics, Resumed, StepMetrics
 
@@ -14,10 +15,12 @@ OF_A_STEP = (StepMetrics.kind, Evaluation.kind, LayerStatistics.kind, Checkpoint
 """Kinds of events that tell of one step."""
 
 
-def newest(connection: Connection, job: Job) -> str | None:
-    """The URI of the checkpoint that the job's next attempt goes on from."""
-    query = select(checkpoints.c.uri).where(checkpoints.c.job_number == job.number)
-    return connection.execute(query.order_by(checkpoints.c.step.desc()).limit(1)).scalar_one_or_none()
+def newest(connection: Connection, job: Job) -> Checkpoint | None:
+    """The checkpoint that the job's next attempt goes on from."""
+    columns = [checkpoints.c[field.name] for field in dataclasses.fields(Checkpoint)]
+    query = select(*columns).where(checkpoints.c.job_number == job.number)
+    row = connection.execute(query.order_by(checkpoints.c.step.desc()).limit(1)).one_or_none()
+    return None if row is None else Checkpoint(**row._mapping)
 
 
 def record(connection: Connection, job: Job, reported: Iterable[Event]) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, func, insert, select, update
 
 from batchyard.control import tokens
-from batchyard.control.records import Failure, Job, Progress, StoredEvent
+from batchyard.control.records import AttemptSummary, Failure, Job, Progress, StoredEvent
 from batchyard.control.states import ACTIVE, State
 from batchyard.control.store import checkpoints
 from batchyard.control.store.payload import dump, load
@@ -36,8 +36,10 @@ class QueuedJob:
     """What admission needs to know of a job."""
 
     id: str
+    priority: int
     workers: int
     gpus: int
+    """Of all its workers."""
 
 
 class StaleWriteError(Exception):
@@ -100,10 +102,11 @@ def page(connection: Connection, size: int, before: int | None, states: Collecti
 
 def queued(connection: Connection, limit: int = 1000) -> list[QueuedJob]:
     """The jobs that wait, in order: of higher priority first, then older ones."""
-    query = select(jobs.c.id, jobs.c.workers, jobs.c.gpus).where(jobs.c.state == State.QUEUED)
     priority = func.coalesce(jobs.c.spec["priority"].as_integer(), 0)  # specs from before there were priorities lack it
+    columns = (jobs.c.id, priority.label("priority"), jobs.c.workers, jobs.c.gpus)
+    query = select(*columns).where(jobs.c.state == State.QUEUED)
     rows = connection.execute(query.order_by(priority.desc(), jobs.c.number).limit(limit))
-    return [QueuedJob(id=row.id, workers=row.workers, gpus=row.gpus) for row in rows]
+    return [QueuedJob(**row._mapping) for row in rows]
 
 
 def active(connection: Connection) -> list[Job]:
@@ -135,8 +138,8 @@ def events_after(
 def add_attempt(connection: Connection, job: Job, artifact_uri: str, now: float) -> None:
     """Begins the row of the job's present attempt, which is to go on from the newest checkpoint."""
     values = {"job_number": job.number, "number": job.attempt, "artifact_uri": artifact_uri, "cursor": 0}
-    resume_from = checkpoints.newest(connection, job)
-    connection.execute(insert(attempts).values(**values, resume_from=resume_from, start_time=now))
+    newest = checkpoints.newest(connection, job)
+    connection.execute(insert(attempts).values(**values, resume_from=newest and newest.uri, start_time=now))
 
 
 def attempt(connection: Connection, job: Job) -> AttemptRow:
@@ -145,6 +148,13 @@ def attempt(connection: Connection, job: Job) -> AttemptRow:
     row = connection.execute(select(attempts).where(found)).one()
     names = (field.name for field in dataclasses.fields(AttemptRow))
     return AttemptRow(**{name: row._mapping[name] for name in names})
+
+
+def attempt_summaries(connection: Connection, job: Job) -> list[AttemptSummary]:
+    """Every attempt of the job, oldest first."""
+    columns = [attempts.c[field.name] for field in dataclasses.fields(AttemptSummary)]
+    query = select(*columns).where(attempts.c.job_number == job.number).order_by(attempts.c.number)
+    return [AttemptSummary(**row._mapping) for row in connection.execute(query)]
 
 
 def save_attempt(connection: Connection, job: Job, before: AttemptRow, **values: Any) -> None:
