@@ -150,6 +150,12 @@ async def test_the_same_request_with_another_spec_says_what_differs(service: Ser
     fields = "optimizer.learning_rate,publish.model,publish.statistics,steps"
     assert found[0].metadata["fields"] == fields
     assert "steps: 100 there, 200 given" in found[0].message
+    assert found[0].fields == {
+        "spec.optimizer.learning_rate": "0.1 there, 0.5 given",
+        "spec.publish.model": "nothing there, 'digits' given",
+        "spec.publish.statistics": "nothing there, 'alg2' given",
+        "spec.steps": "100 there, 200 given",
+    }
 
 
 async def test_without_a_request_id_every_call_makes_a_job(service: Service) -> None:

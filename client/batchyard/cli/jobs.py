@@ -29,16 +29,24 @@ STATES = ("QUEUED", "STARTING", "RUNNING", "PAUSING", "PAUSED", "CANCELLING", "S
 @click.argument("file")
 @click.option("--follow", "-f", is_flag=True, help="Watch it to its end. Ctrl-C stops watching, not the job.")
 @click.option("--set", "overrides", multiple=True, metavar="PATH=VALUE", help="Replace a value, for example steps=500.")
+@click.option("--request-id", metavar="UUID", help="Makes repeating safe: the same id with the same job is one job.")
 @as_json
 @connects()
-def submit(file: str, follow: bool, overrides: tuple[str, ...], as_json: bool, connection: Connection) -> None:
+def submit(
+    file: str,
+    follow: bool,
+    overrides: tuple[str, ...],
+    request_id: str | None,
+    as_json: bool,
+    connection: Connection,
+) -> None:
     """Submit the training job in FILE (YAML; - reads standard input)."""
     from batchyard.client import plain, read_job
 
     source = sys.stdin.read() + "\n" if file == "-" else file
     spec = read_job(source, [_parse_override(each) for each in overrides])
     with connection.open() as client:
-        created = client.submit(spec)
+        created = client.submit(spec, request_id=request_id)
         if follow:
             _follow(client, created.name, as_json)
         elif as_json:

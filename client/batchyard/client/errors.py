@@ -95,7 +95,7 @@ class RpcError(BatchyardError):
         self.metadata = dict(metadata or {})
         """ErrorInfo's metadata."""
         self.violations = tuple(violations)
-        """BadRequest's field violations."""
+        """BadRequest's field violations; of an AlreadyExistsError the fields that differ, with both values."""
         self.retry_delay = retry_delay
         """RetryInfo: seconds after which a retry makes sense; None when the service did not say."""
 

@@ -20,7 +20,7 @@ from batchyard.control.orders import check_order, differences
 from batchyard.control.records import Job, StoredEvent
 from batchyard.control.states import State
 from batchyard.control.store import jobs as store
-from batchyard.endpoint.errors import AlreadyExistsError, NotFoundError, UnavailableError
+from batchyard.endpoint.errors import AlreadyExistsError, FieldViolation, NotFoundError, UnavailableError
 from batchyard.training.spec import TrainingJobSpec
 
 log = logging.getLogger(__name__)
@@ -172,7 +172,8 @@ def _check_same(earlier: Job, spec: Mapping[str, Any], request_id: str | None) -
     different = differences(earlier.spec, spec)
     if not different:
         return
-    listed = "; ".join(f"{path}: {was!r} there, {now!r} given" for path, was, now in different)
+    said = {path: f"{_shown(was)} there, {_shown(now)} given" for path, was, now in different}
+    listed = "; ".join(f"{path}: {both}" for path, both in said.items())
     raise AlreadyExistsError(
         f"request_id {request_id} has already created {names.job(earlier.id)} with another spec ({listed}): "
         "send a new request_id for a new job",
@@ -180,9 +181,14 @@ def _check_same(earlier: Job, spec: Mapping[str, Any], request_id: str | None) -
         metadata={
             "name": names.job(earlier.id),
             "request_id": str(request_id),
-            "fields": ",".join(path for path, _, _ in different),
+            "fields": ",".join(said),
         },
+        violations=[FieldViolation(f"spec.{path}", both) for path, both in said.items()],
     )
+
+
+def _shown(value: object) -> str:
+    return "nothing" if value is None else repr(value)
 
 
 def _get(connection: Connection, job_id: str) -> Job:

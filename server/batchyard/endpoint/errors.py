@@ -32,6 +32,9 @@ class FieldViolation:
 class DomainError(Exception):
     """Base of all. `reason` is UPPER_SNAKE_CASE and stable: programs may branch on it."""
 
+    violations: tuple[FieldViolation, ...] = ()
+    """The fields that are at fault."""
+
     def __init__(self, message: str, *, reason: str, metadata: Mapping[str, str] | None = None) -> None:
         super().__init__(message)
         self.message = message
@@ -52,7 +55,18 @@ class NotFoundError(DomainError):
 
 
 class AlreadyExistsError(DomainError):
-    """The name or request_id is taken by something else."""
+    """The name or request_id is taken by something else; may name the fields in which that differs."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        reason: str,
+        metadata: Mapping[str, str] | None = None,
+        violations: Iterable[FieldViolation] = (),
+    ) -> None:
+        super().__init__(message, reason=reason, metadata=metadata)
+        self.violations = tuple(violations)
 
 
 class PreconditionError(DomainError):

@@ -49,7 +49,7 @@ def to_status(error: errors.DomainError) -> tuple[grpc.StatusCode, status_pb2.St
     details: list[Message] = [
         error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=error.metadata),
     ]
-    if isinstance(error, errors.InvalidInputError):
+    if error.violations or isinstance(error, errors.InvalidInputError):
         violations = [
             error_details_pb2.BadRequest.FieldViolation(field=v.field, description=v.description)
             for v in error.violations
