@@ -29,6 +29,7 @@ from batchyard.control.metrics import Metrics
 from batchyard.control.notices import Notices
 from batchyard.control.recalibration import Recalibration
 from batchyard.control.registry import Registry
+from batchyard.control.retention import Retention
 from batchyard.control.scheduler import Scheduler
 from batchyard.control.settings import Settings
 from batchyard.control.store import jobs as job_store
@@ -84,6 +85,8 @@ class ControlPlane:
         )
         scheduler = Scheduler(ledger, attempts, executor, read_certified_manifest)
         self.jobs, self.registry = Jobs(ledger, executor.capacity, allowed), Registry(ledger)
+        retention = Retention(ledger, folder.checkpoints)
+        self._undo.push_async_callback(retention.stop)
         tasks = TorchTasks(ledger, folder.tasks, folder.artifacts, allowed)
         explaining = Explaining(ledger, self.jobs, scheduler.queue, self._clock)
         server = await self._serve(await self._measure(ledger), tasks, explaining)
@@ -92,6 +95,7 @@ class ControlPlane:
         self._undo.push_async_callback(asyncio.to_thread, executor.close)
         self._undo.push_async_callback(scheduler.stop)
         await scheduler.start()
+        retention.start()
         await server.health.set(True)
         self._undo.push_async_callback(self._refuse, ledger.notices, server)
         self._undo.callback(folder.withdraw)

@@ -154,6 +154,8 @@ class Attempts:
             step = step.then(_end(unit, step.job, ended, publication))
         job = unit.save(job, step, batch.events)
         checkpoints.record(unit.connection, job, batch.events)
+        if job.state == State.SUCCEEDED:
+            checkpoints.retire(unit.connection, job)
         published = next((event for event in batch.events if isinstance(event, Published)), given.published)
         store.save_attempt(
             unit.connection,

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
 
 from sqlalchemy import Connection, delete, func, insert, select, update
 
 from batchyard.control.records import Checkpoint, Job
-from batchyard.control.store.schema import attempts, checkpoints, events
+from batchyard.control.states import TERMINAL, State
+from batchyard.control.store.schema import attempts, checkpoints, events, jobs
 from batchyard.training.events import Checkpointed, Evaluation, Event, LayerStatistics, Resumed, StepMetrics
 
 OF_A_STEP = (StepMetrics.kind, Evaluation.kind, LayerStatistics.kind, Checkpointed.kind)
@@ -32,6 +34,37 @@ def record(connection: Connection, job: Job, reported: Iterable[Event]) -> None:
             _drop(connection, job, above=event.step)
             present = (attempts.c.job_number == job.number) & (attempts.c.number == job.attempt)
             connection.execute(update(attempts).where(present).values(resumed_step=event.step))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Held:
+    """What a job's rows refer to."""
+
+    ended: bool
+    names: frozenset[str]
+    """Of the checkpoints' folders."""
+
+
+def held(connection: Connection, job_ids: Collection[str]) -> dict[str, Held]:
+    """By job, those of `job_ids` that are known; some hundreds at a time."""
+    wanted = select(jobs.c.id, jobs.c.state, checkpoints.c.uri).where(jobs.c.id.in_(job_ids))
+    rows = connection.execute(wanted.outerjoin(checkpoints, jobs.c.number == checkpoints.c.job_number)).all()
+    names: dict[str, set[str]] = {row.id: set() for row in rows}
+    for row in rows:
+        if row.uri is not None:
+            names[row.id].add(row.uri.rstrip("/").rpartition("/")[2])
+    ended = {row.id: State(row.state) in TERMINAL for row in rows}
+    return {job: Held(ended=ended[job], names=frozenset(found)) for job, found in names.items()}
+
+
+def retire(connection: Connection, job: Job | None = None) -> None:
+    """Forgets every checkpoint but the last of a job that has SUCCEEDED; None: of all of them."""
+    same = checkpoints.alias("same")
+    last = select(func.max(same.c.step)).where(same.c.job_number == checkpoints.c.job_number).scalar_subquery()
+    done = select(jobs.c.number).where(jobs.c.state == State.SUCCEEDED)
+    if job is not None:
+        done = done.where(jobs.c.number == job.number)
+    connection.execute(delete(checkpoints).where(checkpoints.c.job_number.in_(done), checkpoints.c.step < last))
 
 
 def supersede(connection: Connection, job_number: int, sequence: int, step: int) -> None:

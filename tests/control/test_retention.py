@@ -1,0 +1,120 @@
+"""Which checkpoints stay when a job has ended, and what the next start removes."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from batchyard.cluster.executor import Attempt
+from batchyard.cluster.fake_executor import FakeExecutor
+from batchyard.control.retention import CHECKPOINT
+from batchyard.training.checkpoint import CheckpointFolder, Snapshot
+from batchyard.training.events import Checkpointed, Ended, Event
+from batchyard.v1 import spec_pb2
+from tests.control.harness import Service, control_plane, until
+
+KEEP_TWO = {"checkpoint": spec_pb2.CheckpointSpec(every_steps=10, keep=2)}
+
+
+class Writing(FakeExecutor):
+    """Attempts write real checkpoints after steps 10, 20 and 30, keep two as a worker does, and end as told."""
+
+    outcome = "succeeded"
+
+    def start(self, attempt: Attempt) -> None:
+        folder = CheckpointFolder(attempt.checkpoint_uri)
+        events: list[Event] = []
+        for step in (10, 20, 30):
+            state = Snapshot(job=attempt.id.job, step=step, world_size=1, tensors={"w": torch.full((3,), float(step))})
+            done = folder.write(state, attempt.id.number)
+            events.append(Checkpointed(step=step, uri=done.uri, sha256=done.sha256, bytes=done.bytes))
+        folder.prune(2, attempt.id.number)
+        failed = {"failure_class": "user", "cause": "x", "next_step": "y"} if self.outcome == "failed" else {}
+        end = () if self.outcome == "cancelled" else (Ended(outcome=self.outcome, **failed),)  # type: ignore[arg-type]
+        self.script = lambda attempt: (*events, *end)
+        super().start(attempt)
+
+
+@pytest.fixture
+def cluster() -> Writing:
+    return Writing(workers=4)
+
+
+@pytest.fixture
+async def service(tmp_path: Path, cluster: Writing) -> AsyncIterator[Service]:
+    async with control_plane(tmp_path / "data", cluster) as running:
+        yield running
+
+
+def names(data: Path, job: str) -> set[str]:
+    """What lies in a job's folder."""
+    return {path.name for path in (data / "checkpoints" / job).iterdir()}
+
+
+def steps(data: Path, job: str) -> list[int]:
+    """The steps of the checkpoints in a job's folder."""
+    return sorted(int(name.partition("-")[0]) for name in names(data, job) if CHECKPOINT.fullmatch(name))
+
+
+async def test_of_a_job_that_has_succeeded_the_last_checkpoint_stays(service: Service, tmp_path: Path) -> None:
+    job = await service.submit(**KEEP_TWO)
+    await service.until_state(job, "SUCCEEDED")
+    await until(lambda: steps(tmp_path / "data", job) == [30])
+
+
+@pytest.mark.parametrize("outcome", ["failed", "cancelled"])
+async def test_of_a_job_that_has_not_as_many_stay_as_its_spec_keeps(
+    service: Service, cluster: Writing, tmp_path: Path, outcome: str
+) -> None:
+    cluster.outcome = outcome
+    job = await service.submit(**KEEP_TWO)
+    if outcome == "cancelled":
+        await service.until_started(job)
+        await service.cancel(job)
+    await service.until_state(job, outcome.upper())
+    await service.plane.stop()  # waits for what is being removed
+    assert steps(tmp_path / "data", job) == [20, 30]
+
+
+async def test_the_next_start_removes_what_nothing_refers_to_and_nothing_else(tmp_path: Path) -> None:
+    data, cluster = tmp_path / "data", Writing(workers=4)
+    async with control_plane(data, cluster) as service:
+        succeeded = await service.submit(**KEEP_TWO)
+        await service.until_state(succeeded, "SUCCEEDED")
+        cluster.outcome = "cancelled"
+        cancelled, paused = await service.submit(**KEEP_TWO), await service.submit(**KEEP_TWO)
+        for job in (cancelled, paused):
+            await service.until_started(job)
+        await service.cancel(cancelled)
+        await service.until_state(cancelled, "CANCELLED")
+        await service.pause(paused)
+        await service.until_state(paused, "PAUSED")
+    for job in (succeeded, cancelled, paused, "nobody-1"):  # what a dead worker had written and not reported
+        _write(data, job, step=5)
+    (data / "checkpoints" / cancelled / ".partial.0123").mkdir()
+    (data / "checkpoints" / cancelled / "notes.txt").write_text("a person's")
+    async with control_plane(data, cluster):
+        pass  # it is left when everything that is to go is gone
+    found = {job: steps(data, job) for job in (succeeded, cancelled, paused, "nobody-1")}
+    assert found == {succeeded: [30], cancelled: [20, 30], paused: [5, 20, 30], "nobody-1": []}
+    assert {name for name in names(data, cancelled) if not CHECKPOINT.fullmatch(name)} == {"notes.txt"}
+
+
+async def test_what_was_left_half_removed_goes_at_the_next_start(tmp_path: Path) -> None:
+    data, cluster = tmp_path / "data", Writing()
+    async with control_plane(data, cluster) as service:
+        job = await service.submit(**KEEP_TWO)
+        await service.until_state(job, "SUCCEEDED")
+    name = _write(data, job, step=20)
+    (data / "checkpoints" / job / name / "checkpoint.json").unlink()
+    async with control_plane(data, cluster):
+        pass
+    assert steps(data, job) == [30]
+
+
+def _write(data: Path, job: str, step: int) -> str:
+    state = Snapshot(job=job, step=step, world_size=1, tensors={"w": torch.zeros(1)})
+    return str(CheckpointFolder(f"file://{data}/checkpoints/{job}").write(state, 1).name)
