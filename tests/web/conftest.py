@@ -15,6 +15,7 @@ import aiohttp
 import pytest
 import pytest_asyncio
 from aiohttp import web
+from playwright.async_api import Browser, Page, async_playwright
 from prometheus_client import CollectorRegistry
 
 from batchyard.artifact.manifest import CertificateRecord, Evaluated, FoldEntry, Manifest, Signature
@@ -33,6 +34,8 @@ from batchyard.control.store.database import Database
 from batchyard.control.web import add_routes
 from batchyard.endpoint.security import Security, web_middleware
 from batchyard.training.events import Evaluation, Event, Layer, LayerStatistics, LogLine, PhaseChange, StepMetrics
+
+from .browsing import CHROMIUM, FLAGS, Troubles
 
 SPEC: dict[str, Any] = {
     "name": "mnist-mlp",
@@ -199,8 +202,9 @@ class Site:
 async def serve(folder: Path, security: Security | None = None, port: int = 0) -> AsyncIterator[Site]:
     """The dashboard on 127.0.0.1, by default on a free port, as the control plane serves it."""
     yard = Yard(folder)
-    app = web.Application(middlewares=[web_middleware(security or Security())])
-    add_routes(app, yard.jobs, yard.registry, yard.metrics)
+    security = security or Security()
+    app = web.Application(middlewares=[web_middleware(security)])
+    add_routes(app, yard.jobs, yard.registry, yard.metrics, security)
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", port).start()
@@ -238,3 +242,22 @@ def running(yard: Yard) -> Tell:
         return job
 
     return make
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def browser() -> AsyncIterator[Browser]:
+    async with async_playwright() as playwright:
+        launched = await playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield launched
+        await launched.close()
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def page(browser: Browser, site: Site) -> AsyncIterator[Page]:
+    """A page that must raise no error and ask nobody but the site."""
+    context = await browser.new_context(viewport={"width": 1280, "height": 900}, color_scheme="light")
+    opened = await context.new_page()
+    troubles = Troubles(opened, site.url)
+    yield opened
+    await context.close()
+    assert troubles.seen == []

@@ -4,76 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import pytest_asyncio
-from playwright.async_api import Browser, Page, async_playwright, expect
+from playwright.async_api import Browser, Page, expect
 
-from batchyard.control.records import Failure, Job
+from batchyard.control.records import Failure
 from batchyard.endpoint.security import Security
 from batchyard.training.events import Layer, LayerStatistics, LogLine, PhaseChange
 
+from .browsing import PICTURES, WIDTHS, ink, row
 from .conftest import Site, Tell, Yard, begin_training, manifest, serve, story
 
 pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="module")]
 
-CHROMIUM = "/usr/bin/chromium"
-FLAGS = [
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync",
-]  # fmt: skip
-PICTURES = Path(__file__).parents[2] / "test-output" / "dashboard"
-WIDTHS = {"wide": (1280, 900), "narrow": (390, 844)}
 HOSTILE = "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script>"
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def browser() -> AsyncIterator[Browser]:
-    async with async_playwright() as playwright:
-        launched = await playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield launched
-        await launched.close()
-
-
-class Troubles:
-    """What a page complained of; nothing it did may show here."""
-
-    def __init__(self, page: Page, site: str) -> None:
-        self.seen: list[str] = []
-        page.on("console", lambda m: self.seen.append(m.text) if m.type in ("error", "warning") else None)
-        page.on("pageerror", lambda error: self.seen.append(str(error)))
-        page.on("request", lambda r: None if r.url.startswith(site) else self.seen.append(f"asked {r.url}"))
-
-
-@pytest_asyncio.fixture(loop_scope="module")
-async def page(browser: Browser, site: Site) -> AsyncIterator[Page]:
-    context = await browser.new_context(viewport={"width": 1280, "height": 900}, color_scheme="light")
-    opened = await context.new_page()
-    troubles = Troubles(opened, site.url)
-    yield opened
-    await context.close()
-    assert troubles.seen == []
-
-
-async def ink(page: Page, canvas: int = 0) -> int:
-    """How many pixels of a chart are drawn."""
-    script = """n => {
-        const c = document.querySelectorAll(".chart canvas")[n];
-        const copy = new OffscreenCanvas(c.width, c.height).getContext("2d", { willReadFrequently: true });
-        copy.drawImage(c, 0, 0);
-        const d = copy.getImageData(0, 0, c.width, c.height).data;
-        let drawn = 0;
-        for (let i = 3; i < d.length; i += 4) drawn += d[i] > 0;
-        return drawn;
-    }"""
-    return int(await page.evaluate(script, canvas))
-
-
-def row(page: Page, job: Job) -> Any:
-    return page.get_by_role("row").filter(has_text=job.id)
 
 
 async def test_the_list_shows_every_job_and_follows_what_happens(

@@ -23,7 +23,7 @@ class HttpServer:
     def __init__(self, jobs: Jobs, registry: Registry, metrics: Metrics, security: Security) -> None:
         self._security = security
         app = web.Application(middlewares=[web_middleware(security)])
-        add_routes(app, jobs, registry, metrics)
+        add_routes(app, jobs, registry, metrics, security)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=STOP_SECONDS)
 
     async def start(self, address: str) -> str:

@@ -7,23 +7,30 @@ from aiohttp import web
 from batchyard.control.jobs import Jobs
 from batchyard.control.metrics import Metrics
 from batchyard.control.registry import Registry
+from batchyard.control.web.actions import Actions
 from batchyard.control.web.api import Api
 from batchyard.control.web.assets import Assets, protect
 from batchyard.control.web.errors import answer_errors
+from batchyard.control.web.other_pages import refuse_other_pages
+from batchyard.endpoint.security import Security
 
 __all__ = ["add_routes"]
 
 
-def add_routes(app: web.Application, jobs: Jobs, registry: Registry, metrics: Metrics) -> None:
-    """Adds the dashboard, its API, /healthz and /metrics to an application that has not started yet."""
+def add_routes(app: web.Application, jobs: Jobs, registry: Registry, metrics: Metrics, security: Security) -> None:
+    """Adds the dashboard, its API, /healthz and /metrics to an application that has not started yet.
+
+    Whether a request bears the token is for the application's own middleware to see (endpoint/security.py).
+    """
     api = Api(jobs, registry)
 
     async def render_metrics(_: web.Request) -> web.Response:
         return web.Response(body=metrics.render(), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
 
-    app.middlewares.append(answer_errors)
+    app.middlewares.extend([answer_errors, refuse_other_pages(security)])
     app.on_response_prepare.append(protect)
     app.add_routes(Assets().routes())
+    app.add_routes(Actions(jobs).routes())
     app.add_routes(
         [
             web.get("/healthz", api.healthz),

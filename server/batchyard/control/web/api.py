@@ -48,7 +48,7 @@ class Api:
         if query.flag("watch"):
             return await self._watch_jobs(request, size, token, states)
         page = await self._jobs.list(size, token, states)
-        return _answer(_job_list(page.jobs, page.next_page_token))
+        return answer(_job_list(page.jobs, page.next_page_token))
 
     async def _watch_jobs(self, request: web.Request, size: int, token: str, states: list[State]) -> web.StreamResponse:
         with self._jobs.changes() as changes:  # begun before the page is read, so that nothing falls between
@@ -66,7 +66,7 @@ class Api:
     async def job(self, request: web.Request) -> web.Response:
         """TrainingJob."""
         Query(request)
-        return _answer(convert.training_job(await self._jobs.get(_job_id(request))))
+        return answer(convert.training_job(await self._jobs.get(job_id(request))))
 
     async def events(self, request: web.Request) -> web.StreamResponse:
         """A stream of WatchTrainingJobResponse, as TrainingService.WatchTrainingJob gives it.
@@ -75,24 +75,22 @@ class Api:
         With max_points a long history is thinned (web/history.py); new events all come.
         """
         query = Query(request, "cursor", "kinds", "max_points", "history_only")
-        job_id, kinds = _job_id(request), convert.event_kinds(query.enums("kinds", training_pb2.EventKind.DESCRIPTOR))
+        job, kinds = job_id(request), convert.event_kinds(query.enums("kinds", training_pb2.EventKind.DESCRIPTOR))
         most, history_only = query.integer("max_points", 0), query.flag("history_only")
-        page = await self._jobs.events_after(
-            job_id, request.headers.get("Last-Event-ID") or query.text("cursor"), kinds
-        )
+        page = await self._jobs.events_after(job, request.headers.get("Last-Event-ID") or query.text("cursor"), kinds)
         if page.ended and not page.events:
             return web.Response(status=204)
         stream = EventStream(request)
         with contextlib.suppress(ConnectionResetError, UnavailableError):
             await stream.open()
-            page = await self._send_history(stream, job_id, page, kinds, most)
+            page = await self._send_history(stream, job, page, kinds, most)
             while not (page.ended or history_only):
-                await stream.alive_until(self._jobs.wait_for_events(job_id, page.cursor))
-                page = await self._send_page(stream, job_id, page.cursor, kinds)
+                await stream.alive_until(self._jobs.wait_for_events(job, page.cursor))
+                page = await self._send_page(stream, job, page.cursor, kinds)
         return await _end(stream)
 
     async def _send_history(
-        self, stream: EventStream, job_id: str, page: EventPage, kinds: list[str], most: int
+        self, stream: EventStream, job: str, page: EventPage, kinds: list[str], most: int
     ) -> EventPage:
         """Sends what is stored; returns the last page that was read."""
         thinned = Thinned(most) if most else None
@@ -103,13 +101,13 @@ class Api:
                 thinned.add(page.events)
             if not page.more:
                 break
-            page = await self._jobs.events_after(job_id, page.cursor, kinds)
+            page = await self._jobs.events_after(job, page.cursor, kinds)
         if thinned is not None:
             await stream.send(_events(thinned.events()))
         return page
 
-    async def _send_page(self, stream: EventStream, job_id: str, cursor: str, kinds: list[str]) -> EventPage:
-        page = await self._jobs.events_after(job_id, cursor, kinds)
+    async def _send_page(self, stream: EventStream, job: str, cursor: str, kinds: list[str]) -> EventPage:
+        page = await self._jobs.events_after(job, cursor, kinds)
         await stream.send(_events(page.events))
         return page
 
@@ -118,12 +116,12 @@ class Api:
         query = Query(request, "page_size", "page_token")
         page = await self._registry.list_models(query.integer("page_size", 0), query.text("page_token"))
         models = [convert.model(model) for model in page.models]
-        return _answer(models_pb2.ListModelsResponse(models=models, next_page_token=page.next_page_token))
+        return answer(models_pb2.ListModelsResponse(models=models, next_page_token=page.next_page_token))
 
     async def model(self, request: web.Request) -> web.Response:
         """Model."""
         Query(request)
-        return _answer(convert.model(await self._registry.get_model(_model_name(request))))
+        return answer(convert.model(await self._registry.get_model(_model_name(request))))
 
     async def versions(self, request: web.Request) -> web.Response:
         """ListModelVersionsResponse."""
@@ -131,7 +129,7 @@ class Api:
         size, token = query.integer("page_size", 0), query.text("page_token")
         page = await self._registry.list_versions(_model_name(request), size, token)
         versions = [convert.model_version(version) for version in page.versions]
-        return _answer(
+        return answer(
             models_pb2.ListModelVersionsResponse(model_versions=versions, next_page_token=page.next_page_token)
         )
 
@@ -139,10 +137,11 @@ class Api:
         """ModelVersion."""
         Query(request)
         name = f"{names.model(request.match_info['model'])}/versions/{request.match_info['version']}"
-        return _answer(convert.model_version(await self._registry.get_version(*names.parse_version(name))))
+        return answer(convert.model_version(await self._registry.get_version(*names.parse_version(name))))
 
 
-def _job_id(request: web.Request) -> str:
+def job_id(request: web.Request) -> str:
+    """The job that the path names. Raises InvalidInputError."""
     return names.parse_job(names.job(request.match_info["job"]))
 
 
@@ -159,7 +158,8 @@ def _events(stored: Iterable[StoredEvent]) -> Iterable[tuple[str, Message]]:
     return ((one.cursor, convert.watch_response(one)) for one in stored)
 
 
-def _answer(message: Message) -> web.Response:
+def answer(message: Message) -> web.Response:
+    """A message as the whole answer."""
     return web.Response(text=to_json(message, indent=2) + "\n", content_type="application/json")
 
 

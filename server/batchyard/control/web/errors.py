@@ -17,6 +17,7 @@ from batchyard.endpoint import errors
 CODES: dict[type[errors.DomainError], int] = {
     errors.InvalidInputError: 400,
     errors.UnauthenticatedError: 401,
+    errors.ForbiddenError: 403,
     errors.NotFoundError: 404,
     errors.AlreadyExistsError: 409,
     errors.PreconditionError: 409,

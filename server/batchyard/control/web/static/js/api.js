@@ -20,6 +20,11 @@ export async function get(path, signal) {
   return (await request(path, signal)).json();
 }
 
+/** POST without a body; the answer as JSON. Throws as `get` does. The header tells the service that its own page asks. */
+export async function post(path, signal) {
+  return (await request(path, signal, { method: "POST", headers: { "Batchyard-Request": "dashboard" } })).json();
+}
+
 /**
  * Follows a stream of server-sent events until it is over: `onMessage(data, id)` for each message. Connects again after
  * a failure, with `address(lastId)`, for as long as it takes. An answer 204, or `isDone()` when a stream ends, is the end.
@@ -56,11 +61,11 @@ export async function follow(address, { onMessage, onLink, isDone = () => false,
   if (!signal.aborted) onLink("complete");
 }
 
-async function request(path, signal) {
+async function request(path, signal, { method = "GET", headers = {} } = {}) {
   for (;;) {
     const token = sessionStorage.getItem(KEY);
-    const headers = token ? { Authorization: `Bearer ${token}` } : {};
-    const response = await fetch(path, { headers, signal, cache: "no-store" });
+    const bearing = token ? { ...headers, Authorization: `Bearer ${token}` } : headers;
+    const response = await fetch(path, { method, headers: bearing, signal, cache: "no-store" });
     if (response.ok) return response;
     if (response.status === 401) {
       await renewToken(token);

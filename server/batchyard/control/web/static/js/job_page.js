@@ -1,5 +1,6 @@
 // One job, live: where it stands, its curves, its layers, its log, and what came of it.
 
+import { Actions } from "./actions.js";
 import { Activations } from "./activations.js";
 import { follow, get } from "./api.js";
 import { Curves } from "./curves.js";
@@ -24,6 +25,7 @@ class JobView {
     this.path = `/api/jobs/${encodeURIComponent(id)}`;
     this.signal = signal;
     this.pill = statePill("QUEUED", "…");
+    this.actions = new Actions(this.path, { onChange: (job) => this.set(job), signal });
     this.lead = el("p", { class: "lead" });
     this.failure = el("div");
     this.bar = progressBar();
@@ -35,7 +37,7 @@ class JobView {
     this.log = new Log();
     fill(main,
       el("p", { class: "crumb" }, el("a", { href: "#/jobs", text: "Jobs" })),
-      el("div", { class: "heading" }, el("h1", { text: id }), this.pill), this.lead, this.failure,
+      el("div", { class: "heading" }, el("h1", { text: id }), this.pill, this.actions.node), this.actions.told, this.lead, this.failure,
       el("section", { class: "panel", "aria-label": "Progress" }, this.bar.node, this.figures.node),
       this.curves.node, this.activations.node, this.version.node,
       el("div", { class: "pair" }, this.log.node, el("section", { class: "panel" }, el("h2", { id: "spec-title", text: "Spec" }), this.spec)));
@@ -44,8 +46,13 @@ class JobView {
   }
 
   async refresh() {
-    const job = (this.job = await get(this.path, this.signal));
+    this.set(await get(this.path, this.signal));
+  }
+
+  set(job) {
+    this.job = job;
     setState(this.pill, job.state);
+    this.actions.set(job);
     this.bar.set(job);
     this.figures.set(job.progress ?? {});
     if (!this.spec.hasChildNodes()) fill(this.spec, yaml(job.spec));
