@@ -140,6 +140,22 @@ def test_leaving_a_followed_job_does_not_cancel_it(folder: Path) -> None:
     assert call(folder, "job", "cancel", identity, "--wait") == "CANCELLED\n"
 
 
+def test_a_job_that_is_run_again_comes_out_with_the_same_weights(folder: Path) -> None:
+    flags = ["--set", "steps=40", "--set", "publish=null", "--set", "checkpoint.every_steps=20", "--json"]
+    submitted = call(folder, "submit", EXAMPLES / "digits-mlp.yaml", *flags, "--follow")
+    first = json.loads(call(folder, "jobs", "--limit", "1", "--json"))[0]["name"].removeprefix("trainingJobs/")
+    assert submitted.count('"kind": "checkpointed"') == 2
+    again = json.loads(call(folder, "job", "rerun", first, "--wait", "--json"))
+    assert (again["compared"], again["equal"]) == ("checkpoint of step 40", True)
+    assert len(again["sha256"][0]) == 64
+    seeded = json.loads(call(folder, "job", "rerun", first, "--wait", "--set", "seed=9", "--json"))
+    assert seeded["equal"] is False
+    explained = json.loads(call(folder, "job", "explain", first, "--json"))
+    assert (explained["state"], explained["checkpoint"]["step"]) == ("SUCCEEDED", 40)
+    kept = {path.name.partition("-")[0] for path in (folder / "batchyard-data" / "checkpoints" / first).iterdir()}
+    assert kept == {"000000000040"}, "of a job that has succeeded the last one stays"
+
+
 def test_a_watch_outlives_a_control_plane_that_is_killed_and_comes_back(tmp_path: Path) -> None:
     free = [f"--{plane}=127.0.0.1:0" for plane in ("http", "inference-grpc", "inference-http")]
     up = ["up", *free, "--executor", "local", "--workers", "1", "--json"]

@@ -41,7 +41,7 @@ async def test_a_waiting_job_is_told_what_is_ahead_and_what_the_cluster_has(serv
     assert (queue.needs.workers, queue.cluster.workers, queue.used.workers) == (2, 2, 1)
     assert list(queue.running) == [f"trainingJobs/{running}"]
     assert found.summary == (
-        f"1 job is ahead of it: it needs 2 workers; the cluster has 2 workers, of which 1 worker in use by {running}"
+        f"1 job is ahead of it: it needs 2 workers; the cluster has 2 workers; in use: 1 worker by {running}"
     )
     assert "it is the next to start" in (await explain(service, urgent)).summary
 

@@ -44,7 +44,7 @@ def submit(
     from batchyard.client import plain, read_job
 
     source = sys.stdin.read() + "\n" if file == "-" else file
-    spec = read_job(source, [_parse_override(each) for each in overrides])
+    spec = read_job(source, [parse_override(each) for each in overrides])
     with connection.open() as client:
         created = client.submit(spec, request_id=request_id)
         if follow:
@@ -163,10 +163,11 @@ def _follow(client: Client, name: str, as_json: bool) -> None:
     except KeyboardInterrupt:
         back = f"Come back with `batchyard job watch {identity}`; stop it with `batchyard job cancel {identity}`."
         raise Failure(f"no longer watching; {identity} goes on", back, INTERRUPTED) from None
-    _raise_unless_succeeded(ended)
+    raise_unless_succeeded(ended)
 
 
-def _raise_unless_succeeded(job: TrainingJob) -> None:
+def raise_unless_succeeded(job: TrainingJob) -> None:
+    """Raises Failure, with the job's own reason, for one that FAILED or was CANCELLED."""
     from batchyard.client import TrainingJob
 
     if job.state == TrainingJob.FAILED:
@@ -176,7 +177,8 @@ def _raise_unless_succeeded(job: TrainingJob) -> None:
         raise Failure(f"{_id(job)} was cancelled", "Submit it again to start over.", FAILED)
 
 
-def _parse_override(given: str) -> tuple[str, str]:
+def parse_override(given: str) -> tuple[str, str]:
+    """PATH=VALUE as a pair. Raises UsageError."""
     path, equals, value = given.partition("=")
     if not (path and equals) or not all(path.split(".")):
         raise click.UsageError(f"--set: {given!r} given; expected PATH=VALUE, for example steps=500")

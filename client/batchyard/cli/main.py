@@ -22,6 +22,7 @@ from batchyard.cli.paper.command import paper
 from batchyard.cli.pause import pause, resume
 from batchyard.cli.predict import predict
 from batchyard.cli.recalibrate import recalibrate
+from batchyard.cli.rerun import rerun
 from batchyard.cli.service import down, status, up
 from batchyard.cli.shift import shift
 from batchyard.cli.top import top
@@ -66,7 +67,7 @@ def batchyard() -> None:
     """Train batch-normalised networks, fold and certify them, and serve them over gRPC."""
 
 
-for _command in (explain, pause, resume, wait, logs, metrics):
+for _command in (explain, pause, resume, rerun, wait, logs, metrics):
     job.add_command(_command)
 model.add_command(set_model)
 model.add_command(shift)

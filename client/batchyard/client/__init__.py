@@ -37,6 +37,7 @@ from batchyard.client.events import Detail, Event, state_name
 from batchyard.client.inference import InferResult, Prediction
 from batchyard.client.job_file import read_job
 from batchyard.client.plain import plain
+from batchyard.client.rerun import Comparison, compare_weights
 from batchyard.client.settings import Settings, read_settings
 from batchyard.v1.models_pb2 import Model, ModelVersion
 from batchyard.v1.serving_pb2 import ServingSettings
@@ -61,6 +62,7 @@ __all__ = [
     "BatchyardError",
     "Checkpointed",
     "Client",
+    "Comparison",
     "ConfigurationError",
     "DeadlineExceededError",
     "Detail",
@@ -96,6 +98,7 @@ __all__ = [
     "UnavailableError",
     "UnsupportedError",
     "WaitTimeoutError",
+    "compare_weights",
     "plain",
     "read_job",
     "read_settings",

@@ -29,7 +29,7 @@ from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mas
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x62\x61tchyard/v1/models.proto\x12\x0c\x62\x61tchyard.v1\x1a\x1b\x62\x61tchyard/v1/exchange.proto\x1a batchyard/v1/recalibration.proto\x1a\x1a\x62\x61tchyard/v1/serving.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xfa\x01\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12/\n\x0b\x63reate_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x16\n\x0elatest_version\x18\x03 \x01(\x03\x12\x31\n\x07\x61liases\x18\x04 \x03(\x0b\x32 .batchyard.v1.Model.AliasesEntry\x12\x37\n\x10serving_settings\x18\x05 \x01(\x0b\x32\x1d.batchyard.v1.ServingSettings\x1a.\n\x0c\x41liasesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"\xfd\x05\n\x0cModelVersion\x12\x0c\n\x04name\x18\x01 \x01(\t\x12/\n\x0b\x63reate_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x14\n\x0ctraining_job\x18\x03 \x01(\t\x12\x14\n\x0c\x61rtifact_uri\x18\x04 \x01(\t\x12\x17\n\x0fmanifest_sha256\x18\x05 \x01(\t\x12\x14\n\x0c\x61rchitecture\x18\x06 \x01(\t\x12\x0f\n\x07\x64\x61taset\x18\x07 \x01(\t\x12\x16\n\x0e\x64\x61taset_sha256\x18\x08 \x01(\t\x12\x17\n\x0fparameter_count\x18\t \x01(\x03\x12\x1d\n\x15population_statistics\x18\n \x01(\t\x12\x19\n\x11\x61\x63\x63uracy_unfolded\x18\x0b \x01(\x01\x12-\n\x06inputs\x18\x0c \x03(\x0b\x32\x1d.batchyard.v1.TensorSignature\x12.\n\x07outputs\x18\r \x03(\x0b\x32\x1d.batchyard.v1.TensorSignature\x12\x0f\n\x07\x63lasses\x18\x0e \x03(\t\x12,\n\x0b\x66old_report\x18\x0f \x03(\x0b\x32\x17.batchyard.v1.FoldEntry\x12.\n\x0b\x63\x65rtificate\x18\x10 \x01(\x0b\x32\x19.batchyard.v1.Certificate\x12\x0c\n\x04seed\x18\x11 \x01(\x03\x12<\n\tlibraries\x18\x12 \x03(\x0b\x32).batchyard.v1.ModelVersion.LibrariesEntry\x12\x0e\n\x06origin\x18\x1e \x01(\t\x12\x0f\n\x07sources\x18\x1f \x03(\t\x12\x1b\n\x13\x63\x65rtificate_samples\x18  \x01(\t\x12\x19\n\x11\x65valuated_samples\x18! \x01(\x03\x12\x32\n\rrecalibration\x18\" \x01(\x0b\x32\x1b.batchyard.v1.Recalibration\x1a\x30\n\x0eLibrariesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"@\n\x0fTensorSignature\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08\x64\x61tatype\x18\x02 \x01(\t\x12\r\n\x05shape\x18\x03 \x03(\x03\"H\n\tFoldEntry\x12\r\n\x05layer\x18\x01 \x01(\t\x12\x0e\n\x06status\x18\x02 \x01(\t\x12\x0c\n\x04into\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\"`\n\x0b\x43\x65rtificate\x12\x0e\n\x06passed\x18\x01 \x01(\x08\x12\x11\n\tmax_error\x18\x02 \x01(\x01\x12\r\n\x05\x62ound\x18\x03 \x01(\x01\x12\x0f\n\x07samples\x18\x04 \x01(\x03\x12\x0e\n\x06\x64igest\x18\x05 \x01(\t\"\x1f\n\x0fGetModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\":\n\x11ListModelsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"R\n\x12ListModelsResponse\x12#\n\x06models\x18\x01 \x03(\x0b\x32\x13.batchyard.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"&\n\x16GetModelVersionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"Q\n\x18ListModelVersionsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"h\n\x19ListModelVersionsResponse\x12\x32\n\x0emodel_versions\x18\x01 \x03(\x0b\x32\x1a.batchyard.v1.ModelVersion\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"@\n\x0fSetAliasRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\r\n\x05\x61lias\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x03\"i\n\x12UpdateModelRequest\x12\"\n\x05model\x18\x01 \x01(\x0b\x32\x13.batchyard.v1.Model\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"\x1a\n\x18WatchServedModelsRequest\"F\n\x19WatchServedModelsResponse\x12)\n\x06models\x18\x01 \x03(\x0b\x32\x19.batchyard.v1.ServedModel\"_\n\x0bServedModel\x12\"\n\x05model\x18\x01 \x01(\x0b\x32\x13.batchyard.v1.Model\x12,\n\x08versions\x18\x02 \x03(\x0b\x32\x1a.batchyard.v1.ModelVersion2\xbc\x07\n\x0cModelService\x12>\n\x08GetModel\x12\x1d.batchyard.v1.GetModelRequest\x1a\x13.batchyard.v1.Model\x12O\n\nListModels\x12\x1f.batchyard.v1.ListModelsRequest\x1a .batchyard.v1.ListModelsResponse\x12S\n\x0fGetModelVersion\x12$.batchyard.v1.GetModelVersionRequest\x1a\x1a.batchyard.v1.ModelVersion\x12\x64\n\x11ListModelVersions\x12&.batchyard.v1.ListModelVersionsRequest\x1a\'.batchyard.v1.ListModelVersionsResponse\x12>\n\x08SetAlias\x12\x1d.batchyard.v1.SetAliasRequest\x1a\x13.batchyard.v1.Model\x12\x44\n\x0bUpdateModel\x12 .batchyard.v1.UpdateModelRequest\x1a\x13.batchyard.v1.Model\x12i\n\x12\x45xportModelVersion\x12\'.batchyard.v1.ExportModelVersionRequest\x1a(.batchyard.v1.ExportModelVersionResponse0\x01\x12[\n\x12ImportModelVersion\x12\'.batchyard.v1.ImportModelVersionRequest\x1a\x1a.batchyard.v1.ModelVersion(\x01\x12Q\n\x0e\x43reateEnsemble\x12#.batchyard.v1.CreateEnsembleRequest\x1a\x1a.batchyard.v1.ModelVersion\x12W\n\x10RecalibrateModel\x12%.batchyard.v1.RecalibrateModelRequest\x1a\x1a.batchyard.v1.ModelVersion(\x01\x12\x66\n\x11WatchServedModels\x12&.batchyard.v1.WatchServedModelsRequest\x1a\'.batchyard.v1.WatchServedModelsResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x62\x61tchyard/v1/models.proto\x12\x0c\x62\x61tchyard.v1\x1a\x1b\x62\x61tchyard/v1/exchange.proto\x1a batchyard/v1/recalibration.proto\x1a\x1a\x62\x61tchyard/v1/serving.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xfa\x01\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12/\n\x0b\x63reate_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x16\n\x0elatest_version\x18\x03 \x01(\x03\x12\x31\n\x07\x61liases\x18\x04 \x03(\x0b\x32 .batchyard.v1.Model.AliasesEntry\x12\x37\n\x10serving_settings\x18\x05 \x01(\x0b\x32\x1d.batchyard.v1.ServingSettings\x1a.\n\x0c\x41liasesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"\x95\x06\n\x0cModelVersion\x12\x0c\n\x04name\x18\x01 \x01(\t\x12/\n\x0b\x63reate_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x14\n\x0ctraining_job\x18\x03 \x01(\t\x12\x14\n\x0c\x61rtifact_uri\x18\x04 \x01(\t\x12\x17\n\x0fmanifest_sha256\x18\x05 \x01(\t\x12\x14\n\x0c\x61rchitecture\x18\x06 \x01(\t\x12\x0f\n\x07\x64\x61taset\x18\x07 \x01(\t\x12\x16\n\x0e\x64\x61taset_sha256\x18\x08 \x01(\t\x12\x17\n\x0fparameter_count\x18\t \x01(\x03\x12\x1d\n\x15population_statistics\x18\n \x01(\t\x12\x19\n\x11\x61\x63\x63uracy_unfolded\x18\x0b \x01(\x01\x12-\n\x06inputs\x18\x0c \x03(\x0b\x32\x1d.batchyard.v1.TensorSignature\x12.\n\x07outputs\x18\r \x03(\x0b\x32\x1d.batchyard.v1.TensorSignature\x12\x0f\n\x07\x63lasses\x18\x0e \x03(\t\x12,\n\x0b\x66old_report\x18\x0f \x03(\x0b\x32\x17.batchyard.v1.FoldEntry\x12.\n\x0b\x63\x65rtificate\x18\x10 \x01(\x0b\x32\x19.batchyard.v1.Certificate\x12\x0c\n\x04seed\x18\x11 \x01(\x03\x12<\n\tlibraries\x18\x12 \x03(\x0b\x32).batchyard.v1.ModelVersion.LibrariesEntry\x12\x0e\n\x06origin\x18\x1e \x01(\t\x12\x0f\n\x07sources\x18\x1f \x03(\t\x12\x1b\n\x13\x63\x65rtificate_samples\x18  \x01(\t\x12\x19\n\x11\x65valuated_samples\x18! \x01(\x03\x12\x32\n\rrecalibration\x18\" \x01(\x0b\x32\x1b.batchyard.v1.Recalibration\x12\x16\n\x0eweights_sha256\x18# \x01(\t\x1a\x30\n\x0eLibrariesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"@\n\x0fTensorSignature\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08\x64\x61tatype\x18\x02 \x01(\t\x12\r\n\x05shape\x18\x03 \x03(\x03\"H\n\tFoldEntry\x12\r\n\x05layer\x18\x01 \x01(\t\x12\x0e\n\x06status\x18\x02 \x01(\t\x12\x0c\n\x04into\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\"`\n\x0b\x43\x65rtificate\x12\x0e\n\x06passed\x18\x01 \x01(\x08\x12\x11\n\tmax_error\x18\x02 \x01(\x01\x12\r\n\x05\x62ound\x18\x03 \x01(\x01\x12\x0f\n\x07samples\x18\x04 \x01(\x03\x12\x0e\n\x06\x64igest\x18\x05 \x01(\t\"\x1f\n\x0fGetModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\":\n\x11ListModelsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"R\n\x12ListModelsResponse\x12#\n\x06models\x18\x01 \x03(\x0b\x32\x13.batchyard.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"&\n\x16GetModelVersionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"Q\n\x18ListModelVersionsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"h\n\x19ListModelVersionsResponse\x12\x32\n\x0emodel_versions\x18\x01 \x03(\x0b\x32\x1a.batchyard.v1.ModelVersion\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"@\n\x0fSetAliasRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\r\n\x05\x61lias\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x03\"i\n\x12UpdateModelRequest\x12\"\n\x05model\x18\x01 \x01(\x0b\x32\x13.batchyard.v1.Model\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"\x1a\n\x18WatchServedModelsRequest\"F\n\x19WatchServedModelsResponse\x12)\n\x06models\x18\x01 \x03(\x0b\x32\x19.batchyard.v1.ServedModel\"_\n\x0bServedModel\x12\"\n\x05model\x18\x01 \x01(\x0b\x32\x13.batchyard.v1.Model\x12,\n\x08versions\x18\x02 \x03(\x0b\x32\x1a.batchyard.v1.ModelVersion2\xbc\x07\n\x0cModelService\x12>\n\x08GetModel\x12\x1d.batchyard.v1.GetModelRequest\x1a\x13.batchyard.v1.Model\x12O\n\nListModels\x12\x1f.batchyard.v1.ListModelsRequest\x1a .batchyard.v1.ListModelsResponse\x12S\n\x0fGetModelVersion\x12$.batchyard.v1.GetModelVersionRequest\x1a\x1a.batchyard.v1.ModelVersion\x12\x64\n\x11ListModelVersions\x12&.batchyard.v1.ListModelVersionsRequest\x1a\'.batchyard.v1.ListModelVersionsResponse\x12>\n\x08SetAlias\x12\x1d.batchyard.v1.SetAliasRequest\x1a\x13.batchyard.v1.Model\x12\x44\n\x0bUpdateModel\x12 .batchyard.v1.UpdateModelRequest\x1a\x13.batchyard.v1.Model\x12i\n\x12\x45xportModelVersion\x12\'.batchyard.v1.ExportModelVersionRequest\x1a(.batchyard.v1.ExportModelVersionResponse0\x01\x12[\n\x12ImportModelVersion\x12\'.batchyard.v1.ImportModelVersionRequest\x1a\x1a.batchyard.v1.ModelVersion(\x01\x12Q\n\x0e\x43reateEnsemble\x12#.batchyard.v1.CreateEnsembleRequest\x1a\x1a.batchyard.v1.ModelVersion\x12W\n\x10RecalibrateModel\x12%.batchyard.v1.RecalibrateModelRequest\x1a\x1a.batchyard.v1.ModelVersion(\x01\x12\x66\n\x11WatchServedModels\x12&.batchyard.v1.WatchServedModelsRequest\x1a\'.batchyard.v1.WatchServedModelsResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -45,37 +45,37 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_MODEL_ALIASESENTRY']._serialized_start=406
   _globals['_MODEL_ALIASESENTRY']._serialized_end=452
   _globals['_MODELVERSION']._serialized_start=455
-  _globals['_MODELVERSION']._serialized_end=1220
-  _globals['_MODELVERSION_LIBRARIESENTRY']._serialized_start=1172
-  _globals['_MODELVERSION_LIBRARIESENTRY']._serialized_end=1220
-  _globals['_TENSORSIGNATURE']._serialized_start=1222
-  _globals['_TENSORSIGNATURE']._serialized_end=1286
-  _globals['_FOLDENTRY']._serialized_start=1288
-  _globals['_FOLDENTRY']._serialized_end=1360
-  _globals['_CERTIFICATE']._serialized_start=1362
-  _globals['_CERTIFICATE']._serialized_end=1458
-  _globals['_GETMODELREQUEST']._serialized_start=1460
-  _globals['_GETMODELREQUEST']._serialized_end=1491
-  _globals['_LISTMODELSREQUEST']._serialized_start=1493
-  _globals['_LISTMODELSREQUEST']._serialized_end=1551
-  _globals['_LISTMODELSRESPONSE']._serialized_start=1553
-  _globals['_LISTMODELSRESPONSE']._serialized_end=1635
-  _globals['_GETMODELVERSIONREQUEST']._serialized_start=1637
-  _globals['_GETMODELVERSIONREQUEST']._serialized_end=1675
-  _globals['_LISTMODELVERSIONSREQUEST']._serialized_start=1677
-  _globals['_LISTMODELVERSIONSREQUEST']._serialized_end=1758
-  _globals['_LISTMODELVERSIONSRESPONSE']._serialized_start=1760
-  _globals['_LISTMODELVERSIONSRESPONSE']._serialized_end=1864
-  _globals['_SETALIASREQUEST']._serialized_start=1866
-  _globals['_SETALIASREQUEST']._serialized_end=1930
-  _globals['_UPDATEMODELREQUEST']._serialized_start=1932
-  _globals['_UPDATEMODELREQUEST']._serialized_end=2037
-  _globals['_WATCHSERVEDMODELSREQUEST']._serialized_start=2039
-  _globals['_WATCHSERVEDMODELSREQUEST']._serialized_end=2065
-  _globals['_WATCHSERVEDMODELSRESPONSE']._serialized_start=2067
-  _globals['_WATCHSERVEDMODELSRESPONSE']._serialized_end=2137
-  _globals['_SERVEDMODEL']._serialized_start=2139
-  _globals['_SERVEDMODEL']._serialized_end=2234
-  _globals['_MODELSERVICE']._serialized_start=2237
-  _globals['_MODELSERVICE']._serialized_end=3193
+  _globals['_MODELVERSION']._serialized_end=1244
+  _globals['_MODELVERSION_LIBRARIESENTRY']._serialized_start=1196
+  _globals['_MODELVERSION_LIBRARIESENTRY']._serialized_end=1244
+  _globals['_TENSORSIGNATURE']._serialized_start=1246
+  _globals['_TENSORSIGNATURE']._serialized_end=1310
+  _globals['_FOLDENTRY']._serialized_start=1312
+  _globals['_FOLDENTRY']._serialized_end=1384
+  _globals['_CERTIFICATE']._serialized_start=1386
+  _globals['_CERTIFICATE']._serialized_end=1482
+  _globals['_GETMODELREQUEST']._serialized_start=1484
+  _globals['_GETMODELREQUEST']._serialized_end=1515
+  _globals['_LISTMODELSREQUEST']._serialized_start=1517
+  _globals['_LISTMODELSREQUEST']._serialized_end=1575
+  _globals['_LISTMODELSRESPONSE']._serialized_start=1577
+  _globals['_LISTMODELSRESPONSE']._serialized_end=1659
+  _globals['_GETMODELVERSIONREQUEST']._serialized_start=1661
+  _globals['_GETMODELVERSIONREQUEST']._serialized_end=1699
+  _globals['_LISTMODELVERSIONSREQUEST']._serialized_start=1701
+  _globals['_LISTMODELVERSIONSREQUEST']._serialized_end=1782
+  _globals['_LISTMODELVERSIONSRESPONSE']._serialized_start=1784
+  _globals['_LISTMODELVERSIONSRESPONSE']._serialized_end=1888
+  _globals['_SETALIASREQUEST']._serialized_start=1890
+  _globals['_SETALIASREQUEST']._serialized_end=1954
+  _globals['_UPDATEMODELREQUEST']._serialized_start=1956
+  _globals['_UPDATEMODELREQUEST']._serialized_end=2061
+  _globals['_WATCHSERVEDMODELSREQUEST']._serialized_start=2063
+  _globals['_WATCHSERVEDMODELSREQUEST']._serialized_end=2089
+  _globals['_WATCHSERVEDMODELSRESPONSE']._serialized_start=2091
+  _globals['_WATCHSERVEDMODELSRESPONSE']._serialized_end=2161
+  _globals['_SERVEDMODEL']._serialized_start=2163
+  _globals['_SERVEDMODEL']._serialized_end=2258
+  _globals['_MODELSERVICE']._serialized_start=2261
+  _globals['_MODELSERVICE']._serialized_end=3217
 # @@protoc_insertion_point(module_scope)

@@ -129,6 +129,7 @@ class ModelVersion(_message.Message):
     CERTIFICATE_SAMPLES_FIELD_NUMBER: _builtins.int
     EVALUATED_SAMPLES_FIELD_NUMBER: _builtins.int
     RECALIBRATION_FIELD_NUMBER: _builtins.int
+    WEIGHTS_SHA256_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """models/{model}/versions/{n}"""
     training_job: _builtins.str
@@ -153,6 +154,8 @@ class ModelVersion(_message.Message):
     """What the certificate's samples are: dataset (held-out data), given or generated."""
     evaluated_samples: _builtins.int
     """Held-out samples behind accuracy_unfolded; 0: nobody has measured it."""
+    weights_sha256: _builtins.str
+    """Of the file of the weights as trained; empty where the artifact has none."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -205,10 +208,11 @@ class ModelVersion(_message.Message):
         certificate_samples: _builtins.str = ...,
         evaluated_samples: _builtins.int = ...,
         recalibration: _recalibration_pb2.Recalibration | None = ...,
+        weights_sha256: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["certificate", b"certificate", "create_time", b"create_time", "recalibration", b"recalibration"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accuracy_unfolded", b"accuracy_unfolded", "architecture", b"architecture", "artifact_uri", b"artifact_uri", "certificate", b"certificate", "certificate_samples", b"certificate_samples", "classes", b"classes", "create_time", b"create_time", "dataset", b"dataset", "dataset_sha256", b"dataset_sha256", "evaluated_samples", b"evaluated_samples", "fold_report", b"fold_report", "inputs", b"inputs", "libraries", b"libraries", "manifest_sha256", b"manifest_sha256", "name", b"name", "origin", b"origin", "outputs", b"outputs", "parameter_count", b"parameter_count", "population_statistics", b"population_statistics", "recalibration", b"recalibration", "seed", b"seed", "sources", b"sources", "training_job", b"training_job"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accuracy_unfolded", b"accuracy_unfolded", "architecture", b"architecture", "artifact_uri", b"artifact_uri", "certificate", b"certificate", "certificate_samples", b"certificate_samples", "classes", b"classes", "create_time", b"create_time", "dataset", b"dataset", "dataset_sha256", b"dataset_sha256", "evaluated_samples", b"evaluated_samples", "fold_report", b"fold_report", "inputs", b"inputs", "libraries", b"libraries", "manifest_sha256", b"manifest_sha256", "name", b"name", "origin", b"origin", "outputs", b"outputs", "parameter_count", b"parameter_count", "population_statistics", b"population_statistics", "recalibration", b"recalibration", "seed", b"seed", "sources", b"sources", "training_job", b"training_job", "weights_sha256", b"weights_sha256"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1081,12 +1081,17 @@ class Checkpointed(_message.Message):
     URI_FIELD_NUMBER: _builtins.int
     SHA256_FIELD_NUMBER: _builtins.int
     BYTES_FIELD_NUMBER: _builtins.int
+    TENSORS_SHA256_FIELD_NUMBER: _builtins.int
     step: _builtins.int
     """Optimiser steps done."""
     uri: _builtins.str
     sha256: _builtins.str
     """Of its manifest, which holds the digests of its files."""
     bytes: _builtins.int
+    tensors_sha256: _builtins.str
+    """Of its tensors alone, which another run of the same spec has to come to as well; empty for one that was written
+    before there was this field.
+    """
     def __init__(
         self,
         *,
@@ -1094,10 +1099,11 @@ class Checkpointed(_message.Message):
         uri: _builtins.str = ...,
         sha256: _builtins.str = ...,
         bytes: _builtins.int = ...,
+        tensors_sha256: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "sha256", b"sha256", "step", b"step", "uri", b"uri"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "sha256", b"sha256", "step", b"step", "tensors_sha256", b"tensors_sha256", "uri", b"uri"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -106,7 +106,7 @@ def _needs_and_has(waiting: Waiting, needs: str) -> str:
     used = _amount(waiting.used.workers, waiting.used.gpus) if waiting.running else "nothing"
     by = f" by {', '.join(waiting.running[:3])}" if waiting.running else ""
     more = f" and {len(waiting.running) - 3} more" if len(waiting.running) > 3 else ""
-    return f"it needs {needs}; the cluster has {has}, of which {used} in use{by}{more}"
+    return f"it needs {needs}; the cluster has {has}; in use: {used}{by}{more}"
 
 
 def _amount(workers: int, gpus: int) -> str:
@@ -141,5 +141,5 @@ _NEXT_STEPS = {
     State.CANCELLING: "batchyard job wait {id} --for ended",
     State.SUCCEEDED: "batchyard job metrics {id}",
     State.FAILED: "batchyard job logs {id}",
-    State.CANCELLED: "batchyard submit JOB.yaml",
+    State.CANCELLED: "batchyard job rerun {id}",
 }

@@ -95,6 +95,7 @@ class Written:
     uri: str
     sha256: str
     """Of the manifest."""
+    tensors_sha256: str
     bytes: int
 
 
@@ -109,6 +110,7 @@ class CheckpointFolder:
     def write(self, snapshot: Snapshot, attempt: int) -> Written:
         """Writes a checkpoint and returns when it is durable. Raises CheckpointError."""
         tensors = safetensors.torch.save(dict(snapshot.tensors))
+        digest = hashlib.sha256(tensors).hexdigest()
         about = {
             "format": FORMAT,
             "job": snapshot.job,
@@ -116,7 +118,7 @@ class CheckpointFolder:
             "attempt": attempt,
             "world_size": snapshot.world_size,
             "scalars": dict(snapshot.scalars),
-            "tensors": {"sha256": hashlib.sha256(tensors).hexdigest(), "bytes": len(tensors)},
+            "tensors": {"sha256": digest, "bytes": len(tensors)},
         }
         manifest = json.dumps(about, indent=1, sort_keys=True).encode()
         sha256 = hashlib.sha256(manifest).hexdigest()
@@ -126,7 +128,8 @@ class CheckpointFolder:
             write_folder(uri, {TENSORS: tensors, MANIFEST: manifest})
         except ArtifactError as error:
             raise CheckpointError(str(error)) from error
-        return Written(name=name, uri=uri, sha256=sha256, bytes=len(tensors) + len(manifest))
+        size = len(tensors) + len(manifest)
+        return Written(name=name, uri=uri, sha256=sha256, tensors_sha256=digest, bytes=size)
 
     def uri(self, name: Name) -> str:
         """Where a checkpoint lies."""

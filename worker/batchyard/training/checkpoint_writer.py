@@ -37,7 +37,15 @@ class Writer:
         try:
             done = folder.write(snapshot, context.attempt)
             self._failed = False
-            context.emit(Checkpointed(step=snapshot.step, uri=done.uri, sha256=done.sha256, bytes=done.bytes))
+            context.emit(
+                Checkpointed(
+                    step=snapshot.step,
+                    uri=done.uri,
+                    sha256=done.sha256,
+                    bytes=done.bytes,
+                    tensors_sha256=done.tensors_sha256,
+                )
+            )
             folder.prune(context.spec.checkpoint.keep, context.attempt)
         except CheckpointError as error:
             text = f"the checkpoint of step {snapshot.step} was not written, training goes on without: {error}"

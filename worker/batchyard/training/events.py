@@ -129,6 +129,8 @@ class Checkpointed(Event):
     sha256: str
     """Of its manifest, which holds the digests of its files."""
     bytes: int
+    tensors_sha256: str = ""
+    """Of its tensors alone; empty for one that was written before this was told."""
 
 
 @dataclass(frozen=True, kw_only=True)

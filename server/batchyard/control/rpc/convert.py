@@ -12,7 +12,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from batchyard.artifact.manifest import RecalibrationRecord
+from batchyard.artifact.manifest import WEIGHTS, RecalibrationRecord
 from batchyard.control import names, records
 from batchyard.control.states import State
 from batchyard.endpoint.errors import FieldViolation, InvalidInputError
@@ -186,6 +186,7 @@ def model_version(given: records.ModelVersion) -> models_pb2.ModelVersion:
         certificate_samples=manifest.certificate_samples,
         evaluated_samples=manifest.evaluated.samples,
         recalibration=recalibration(manifest.recalibration),
+        weights_sha256=manifest.files.get(WEIGHTS, ""),
     )
 
 
