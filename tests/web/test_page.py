@@ -324,12 +324,18 @@ async def test_everything_can_be_reached_by_keyboard(site: Site, page: Page, run
     reached = []
     for _ in range(12):
         await page.keyboard.press("Tab")
-        reached.append(str(await page.evaluate("document.activeElement.textContent.trim()")))
+        reached.append(
+            str(
+                await page.evaluate(
+                    "(n => n.tagName === 'INPUT' ? n.ariaLabel : n.textContent.trim())(document.activeElement)"
+                )
+            )
+        )
         if reached[-1] == job.id:
             break
 
     assert reached == ["Skip to the content", "Batchyard", "Jobs", "Models", "All", "Active", "Succeeded", "Failed",
-                       "Cancelled", job.id]  # fmt: skip
+                       "Cancelled", f"Compare {job.id}", job.id]  # fmt: skip
     await page.keyboard.press("Enter")
     await expect(page.get_by_role("heading", name=job.id)).to_be_visible()
 

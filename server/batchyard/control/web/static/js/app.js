@@ -1,5 +1,6 @@
 // The page: which view the address names, and whether the service can be heard.
 
+import { comparePage } from "./compare_page.js";
 import { el, fill, setText } from "./dom.js";
 import { jobPage } from "./job_page.js";
 import { jobsPage } from "./jobs_page.js";
@@ -8,6 +9,7 @@ import { modelsPage } from "./models_page.js";
 const ROUTES = [
   [/^#\/jobs\/([^/]+)$/, jobPage],
   [/^#\/jobs$/, jobsPage],
+  [/^#\/compare\/(.+)$/, comparePage],
   [/^#\/models$/, modelsPage],
 ];
 const WORDS = { connecting: "connecting", live: "live", reconnecting: "reconnecting", offline: "offline", complete: "complete", loaded: "loaded" };

@@ -1,27 +1,33 @@
-// Charts over steps. Colours come from the theme's custom properties, and follow it.
+// Charts over steps, or over time. Colours come from the theme's custom properties, and follow it.
 
 import uPlot from "/static/vendor/uplot/uPlot.esm.js";
 import { el } from "./dom.js";
-import { short } from "./format.js";
+import { elapsed, short } from "./format.js";
 
 const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 const FONT = "12px Inter, system-ui, sans-serif";
 const dark = matchMedia("(prefers-color-scheme: dark)");
 
+const SECONDS = [0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 18000, 36000, 86400, 172800]; // between two marks
+
 /**
- * A chart of lines: `lines` are {label, hue, points}. `set(tables, words)` takes one [x, ...ys] table for each group of
+ * A chart of lines: `lines` are {label, hue, points, dash, faint}. `set(tables, words)` takes one [x, ...ys] table for each group of
  * lines that share steps, and what the chart shows, in words, for those who cannot see it. `onPoint(step)` is told the
- * step that the pointer is at; null when it has left.
+ * step that the pointer is at; null when it has left. With `log` the values are drawn by their logarithm; with `time`
+ * x is in seconds.
  */
-export function lineChart({ lines, range, sync, onPoint, signal }) {
-  const series = lines.map(({ label, hue, points }) => ({
+export function lineChart({ lines, range, sync, onPoint, signal, log = false, time = false }) {
+  const series = lines.map(({ label, hue, points, dash, faint = false }) => ({
     label,
     stroke: () => colour(hue),
-    width: 1.75,
+    width: faint ? 1 : 1.75,
+    alpha: faint ? 0.3 : 1,
+    class: faint ? "faint" : "line",
+    dash,
     spanGaps: true,
     points: { show: points ?? false, size: 5, fill: () => colour(hue) },
   }));
-  return chart({ series, range, sync, onPoint, signal });
+  return chart({ series, range, sync, onPoint, signal, log, time });
 }
 
 /** The band from the 15th to the 85th percentile, and the median as a line; tables are [x, p15, p50, p85]. */
@@ -32,7 +38,7 @@ export function bandChart({ sync, onPoint, signal }) {
   return chart({ series, bands: [{ series: [3, 1], fill: () => colour("--band") }], sync, onPoint, signal });
 }
 
-function chart({ series, bands, range, sync, onPoint, signal }) {
+function chart({ series, bands, range, sync, onPoint, signal, log = false, time = false }) {
   const waiting = el("div", { class: "waiting", text: "No report yet" });
   const node = el("div", { class: "chart", role: "img", "aria-label": "No report yet" }, waiting);
   const axis = { stroke: () => colour("--soft"), font: FONT, ticks: { show: false }, grid: { stroke: () => colour("--grid"), width: 1 } };
@@ -42,10 +48,10 @@ function chart({ series, bands, range, sync, onPoint, signal }) {
     legend: { show: false },
     padding: [10, 14, 0, 0],
     cursor: { y: false, sync: sync ? { key: sync } : undefined, points: { size: 7 } },
-    scales: { x: { time: false }, y: { range: range ?? spread } },
+    scales: { x: { time: false }, y: log ? { distr: 3, range: decades } : { range: range ?? spread } },
     axes: [
-      { ...axis, grid: { show: false }, values: (_, marks) => marks.map(short), space: 60, size: 26 },
-      { ...axis, values: (_, marks) => marks.map(short), size: 52, space: 32 },
+      { ...axis, grid: { show: false }, values: (_, marks) => marks.map(time ? elapsed : short), ...(time && { incrs: SECONDS }), space: 60, size: 26 },
+      { ...axis, values: (_, marks) => marks.map((mark) => (mark === null ? "" : short(mark))), size: 52, space: 32 }, // null: too close to the next
     ],
     series: [{ label: "step" }, ...series],
     bands,
@@ -99,6 +105,12 @@ function spread(_, least, most) {
   if (least === null || most === null || !Number.isFinite(least)) return [0, 1];
   const room = (most - least) * 0.05 || Math.abs(most) * 0.1 || 1;
   return [least - room, most + room];
+}
+
+// From a round value, which gets a mark, to just above the largest: a whole decade there would leave much room empty.
+function decades(_, least, most) {
+  if (least === null || most === null) return [0.1, 1];
+  return [uPlot.rangeLog(least, most, 10, false)[0], most * 1.15];
 }
 
 /** The range of a loss: from 0 up. */

@@ -80,6 +80,12 @@ export function between(from, to) {
   return ((to ? Date.parse(to) : Date.now()) - Date.parse(from)) / 1000;
 }
 
+/** Seconds on an axis: 90 s, 2.5 min, 4 h. */
+export function elapsed(value) {
+  const [size, unit] = value < 120 ? [1, "s"] : value < 7200 ? [60, "min"] : [3600, "h"];
+  return `${+(value / size).toPrecision(3)}${SPACE}${unit}`;
+}
+
 /** How long ago: one unit. */
 export function age(timestamp) {
   const s = between(timestamp);

@@ -1,7 +1,8 @@
 // All jobs, newest first, live.
 
 import { follow, get } from "./api.js";
-import { el, fill, setText } from "./dom.js";
+import { Chosen } from "./chosen.js";
+import { el, fill, setAttribute, setText } from "./dom.js";
 import * as format from "./format.js";
 import { TERMINAL, progressBar, setState, statePill, summary } from "./parts.js";
 
@@ -12,13 +13,13 @@ const FILTERS = [
   ["Failed", ["FAILED"]],
   ["Cancelled", ["CANCELLED"]],
 ];
-const HEADS = [["Job", "col-name"], ["State", "col-state"], ["Progress", "col-progress"], ["Loss", "right"], ["Accuracy", "right col-accuracy"], ["Samples/s", "right"], ["Age", "right col-age"]];
+const HEADS = [["", "col-pick"], ["Job", "col-name"], ["State", "col-state"], ["Progress", "col-progress"], ["Loss", "right"], ["Accuracy", "right col-accuracy"], ["Samples/s", "right"], ["Age", "right col-age"]];
 const PAGE = 50;
 
 export async function jobsPage(main, _, { signal, onLink }) {
   document.title = "Jobs · Batchyard";
   const view = new JobsView(onLink, signal);
-  fill(main, el("div", { class: "heading" }, el("h1", { text: "Training jobs" })), view.tabs, view.place);
+  fill(main, el("div", { class: "heading" }, el("h1", { text: "Training jobs" })), view.tabs, view.place, view.chosen.node);
   const tick = setInterval(() => view.tick(), 1000);
   signal.addEventListener("abort", () => clearInterval(tick));
   await view.choose(FILTERS[0]);
@@ -29,6 +30,7 @@ class JobsView {
     this.onLink = onLink;
     this.signal = signal;
     this.rows = new Map();
+    this.chosen = new Chosen(() => this.mark());
     this.body = el("tbody");
     this.table = el("table", { class: "jobs cards", "aria-label": "Training jobs" },
       el("thead", {}, el("tr", {}, HEADS.map(([text, kind]) => el("th", { scope: "col", class: kind, text })))), this.body);
@@ -68,7 +70,7 @@ class JobsView {
       this.rows.delete(job.name);
       return;
     }
-    const row = this.rows.get(job.name) ?? new JobRow();
+    const row = this.rows.get(job.name) ?? new JobRow((id, picked) => this.chosen.pick(id, picked));
     this.rows.set(job.name, row);
     row.set(job);
   }
@@ -78,8 +80,13 @@ class JobsView {
     const nodes = rows.map((row) => row.node);
     if (nodes.length !== this.body.children.length || nodes.some((node, i) => node !== this.body.children[i])) this.body.replaceChildren(...nodes);
     this.more.hidden = !this.token;
+    this.mark();
     if (rows.length > 0 && !this.table.isConnected) fill(this.place, el("div", { class: "panel table-panel" }, this.table), this.more);
     if (rows.length === 0) fill(this.place, el("div", { class: "panel" }, this.empty()));
+  }
+
+  mark() {
+    for (const row of this.rows.values()) row.mark(this.chosen);
   }
 
   empty() {
@@ -100,7 +107,9 @@ class JobsView {
 }
 
 class JobRow {
-  constructor() {
+  /** `onPick(id, picked)` is told when the reader chooses the job, or no longer does. */
+  constructor(onPick) {
+    this.box = el("input", { type: "checkbox", onchange: () => onPick(this.id, this.box.checked) });
     this.link = el("a");
     this.about = el("div");
     this.pill = statePill("QUEUED");
@@ -108,6 +117,7 @@ class JobRow {
     this.cells = Object.fromEntries(["loss", "accuracy", "evaluation", "rate", "age"].map((name) => [name, el("span")]));
     const c = this.cells;
     this.node = el("tr", {},
+      el("td", { class: "pick" }, el("label", {}, this.box)),
       el("td", { class: "name" }, this.link, this.about),
       el("td", { class: "state-cell" }, this.pill),
       el("td", { class: "progress" }, this.bar.node),
@@ -119,7 +129,8 @@ class JobRow {
 
   set(job) {
     this.job = job;
-    const id = format.id(job.name);
+    const id = (this.id = format.id(job.name));
+    setAttribute(this.box, "aria-label", `Compare ${id}`);
     this.link.setAttribute("href", `#/jobs/${encodeURIComponent(id)}`);
     setText(this.link, id);
     setText(this.about, summary(job.spec));
@@ -131,6 +142,11 @@ class JobRow {
     setText(this.cells.evaluation, progress.evaluation_accuracy === undefined ? "" : `held out ${format.percent(progress.evaluation_accuracy, 1)}`);
     setText(this.cells.rate, TERMINAL.has(job.state) ? "–" : format.rate(progress.samples_per_second));
     this.tick();
+  }
+
+  mark(chosen) {
+    this.box.checked = chosen.has(this.id);
+    this.box.disabled = chosen.full && !this.box.checked;
   }
 
   tick() {
