@@ -8,7 +8,7 @@ const colour = (name) => getComputedStyle(document.documentElement).getPropertyV
 const FONT = "12px Inter, system-ui, sans-serif";
 const dark = matchMedia("(prefers-color-scheme: dark)");
 
-const SECONDS = [0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 18000, 36000, 86400, 172800]; // between two marks
+const SECONDS = [0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 18000, 36000, 86400, 172800]; // between two marks
 
 /**
  * A chart of lines: `lines` are {label, hue, points, dash, faint}. `set(tables, words)` takes one [x, ...ys] table for each group of
