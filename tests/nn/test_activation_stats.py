@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -111,26 +112,62 @@ def test_several_forward_passes_add_up_as_one_batch() -> None:
     assert abs(layer.p50 - z.median().item()) < 0.06 * z.std().item()
 
 
-@pytest.mark.parametrize("norm", ["batch", "none"])
-def test_points_that_are_collected_together_show_what_they_show_alone(norm: str) -> None:
-    model = network() if norm == "batch" else nn.Sequential(nn.Linear(4, 50), nn.Tanh(), nn.Linear(50, 3), nn.ReLU())
-    state = {name: value.clone() for name, value in model.state_dict().items()}
-    batches = [torch.randn(40, 4) * scale for scale in (0.1, 1, 30)]
+NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "units": (network, (4,)),
+    "units without BN": (lambda: nn.Sequential(nn.Linear(4, 50), nn.Tanh(), nn.Linear(50, 3), nn.ReLU()), (4,)),
+    "images": (
+        lambda: nn.Sequential(
+            nn.Conv2d(3, 16, 3), SyncBatchNorm(16), nn.ReLU(inplace=True), nn.Conv2d(16, 5, 3), SyncBatchNorm(5)
+        ),
+        (3, 40, 40),
+    ),
+    "odd images without BN": (
+        lambda: nn.Sequential(nn.Conv2d(1, 3, 2), nn.Sigmoid(), nn.Conv2d(3, 1, 2), nn.ReLU()),
+        (1, 9, 7),
+    ),
+    "more channels than one thread adds up": (
+        lambda: nn.Sequential(nn.Linear(4, 5000), SyncBatchNorm(5000), nn.Tanh()),
+        (4,),
+    ),
+}
+"""Networks and the shapes of their samples."""
+SPLITS = [(13, 27), (27, 13), (10, 20, 10), (40,), (10, 20, 10)]
+"""Sizes of the batches that each point consists of."""
 
-    def points(*, together: bool) -> list[Any]:
-        model.load_state_dict(state)
-        stats, found = ActivationStats(model), []
-        for batch in batches:
-            model(batch[:13])
-            model(batch[13:])
-            stats.end_point()
-            found += [] if together else stats.collect_points()
-        found += stats.collect_points()
-        stats.detach()
-        return found
 
-    assert len(points(together=True)) == len(batches)
-    assert points(together=True) == points(together=False)
+def points_of(name: str, *, at_once: int, seed: int = 0) -> list[Any]:
+    """What points of fixed data show, collected by so many."""
+    build, shape = NETWORKS[name]
+    torch.manual_seed(1)
+    model = build()
+    stats, found = ActivationStats(model), list[Any]()
+    torch.manual_seed(seed)
+    for number, sizes in enumerate(SPLITS, 1):
+        for part in torch.split(torch.randn(40, *shape) * 10 ** (number - 3), list(sizes)):
+            model(part)
+        stats.end_point()
+        found += stats.collect_points() if number % at_once == 0 or number == len(SPLITS) else []
+    return found
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_points_that_are_collected_together_show_what_they_show_alone(network: str) -> None:
+    alone = points_of(network, at_once=1)
+    assert len(alone) == len(SPLITS)
+    for at_once in (2, len(SPLITS)):
+        assert points_of(network, at_once=at_once) == alone
+
+
+def points_of_a_worker(rank: int, name: str) -> list[Any]:
+    return [points_of(name, at_once=at_once, seed=rank) for at_once in (1, 2, len(SPLITS))]
+
+
+@pytest.mark.parametrize("network", ["units", "images"])
+def test_points_of_two_workers_that_are_collected_together_show_what_they_show_alone(
+    workers: Any, network: str
+) -> None:
+    alone, in_pairs, together = workers.run(2, points_of_a_worker, network)[0]
+    assert alone == in_pairs == together
 
 
 def test_many_forward_passes_at_one_point_keep_a_bounded_number_of_values() -> None:

@@ -41,7 +41,7 @@ def histograms(z: Tensor, grid: Grid) -> Tensor:
     """Of the values z [S, ...] of each row on its grid, [S, 240]; what lies outside counts in the outermost bins, and
     what is not a number is not counted.
     """
-    values = _thinned(z.flatten(1))
+    values = thinned(z)
     per_unit, location = ((BINS / (2 * REACH)) / grid.scale, grid.location)
     half = BINS / 2
     places = values.sub(_column(location, z)).mul_(_column(per_unit, z)).clamp_(-half, half - 0.01).add_(half + 1)
@@ -61,8 +61,11 @@ def _column(each: Tensor, like: Tensor) -> Tensor:
     return each.to(like.dtype).unsqueeze(1)
 
 
-def _thinned(values: Tensor) -> Tensor:
-    """At most MOST_BINNED columns of `values`, evenly spaced, with a step that meets every channel and place."""
+def thinned(z: Tensor) -> Tensor:
+    """Those of the values z [S, ...] that are counted: at most MOST_BINNED of each row, evenly spaced, with a step that
+    meets every channel and place.
+    """
+    values = z.flatten(1)
     columns = values.shape[1]
     step = -(-columns // MOST_BINNED)
     while step > 1 and math.gcd(step, columns) > 1:

@@ -22,20 +22,12 @@ SATURATED_ABOVE: dict[type[nn.Module], float] = {nn.Sigmoid: 4.0, nn.Tanh: 2.0}
 """abs(z) beyond which the slope is below 8% of its largest; tanh(z) = 2 sigmoid(2z) - 1."""
 
 
-class Sample(NamedTuple):
-    """What one forward pass showed of one layer: values of one shape, [n, C, ...]."""
-
-    x: Tensor
-    """Its input."""
-    z: Tensor
-    """What the nonlinearity reads; the activation may have overwritten the layer's own output since."""
-
-
 class Point(NamedTuple):
     """What this worker saw of all layers in the forward passes that belong together."""
 
-    samples: Sequence[Sequence[Sample]]
-    """Of each layer."""
+    samples: Sequence[Sequence[Tensor]]
+    """Of each layer and forward pass a copy of the input x and of z, which the nonlinearity reads: [2, n, C, ...], or
+    [1, n, C, ...] where x is z."""
     smallest_batches: Sequence[int]
     """Of each layer, 0 for one that was not measured."""
     running: Tensor | None
@@ -52,7 +44,7 @@ class WatchedLayer:
         self.normalises = isinstance(module, _BatchNorm)
         self.activation: type[nn.Module] | None = None if self.normalises else type(module)
         self.channels = module.num_features if isinstance(module, _BatchNorm) else 0
-        self.samples: list[Sample] = []
+        self.samples: list[Tensor] = []
         self.smallest_batch = 0
         """Values per channel of the smallest batch that this worker normalised since the last `take`; 0: none."""
         self._kept = 0
@@ -103,11 +95,12 @@ class WatchedLayer:
         self.smallest_batch = min(batch, self.smallest_batch or batch)
         if self._kept >= MOST_KEPT:
             return 0
-        x, z = x.detach(), output.detach() if self.normalises else x.detach()
+        x, z = x.detach(), output.detach()
         keep = max(LEAST_SAMPLES, len(x) * MOST_VALUES // values)
         if keep < len(x):
             x, z = x[:keep], z[:keep]
-        self.samples.append(Sample(x.clone(), z.clone()))
+        # Copied, for the activation may overwrite z.
+        self.samples.append(torch.stack((x, z)) if self.normalises else x.clone().unsqueeze(0))
         self._kept += x.numel()
         return x.numel()
 
@@ -116,7 +109,7 @@ class WatchedLayer:
         ghost_size = getattr(self.module, "ghost_size", None)
         return samples if ghost_size is None else samples // -(-samples // ghost_size)
 
-    def take(self) -> tuple[list[Sample], int]:
+    def take(self) -> tuple[list[Tensor], int]:
         """The samples and the smallest batch since the last call."""
         taken = self.samples, self.smallest_batch
         self.samples, self.smallest_batch, self._kept = [], 0, 0

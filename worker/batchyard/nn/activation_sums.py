@@ -8,6 +8,7 @@ not on those that are told together with it.
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -15,10 +16,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from batchyard.nn.activation_histogram import BINS, Grid, histograms, percentiles
-from batchyard.nn.activation_layer import Point, Sample, WatchedLayer
+from batchyard.nn.activation_histogram import BINS, Grid, histograms, percentiles, thinned
+from batchyard.nn.activation_layer import Point, WatchedLayer
 from batchyard.nn.collectives import world_size
 from batchyard.nn.moments import statistics_dtype
+
+MOST_TOGETHER = 1 << 18
+"""Values that are worked on at once: a megabyte, most of which stays in a core's cache between two operations."""
 
 
 class Shared(NamedTuple):
@@ -45,12 +49,35 @@ class _Gate(NamedTuple):
 class _Alike(NamedTuple):
     """Samples of one shape, of layers with like nonlinearities."""
 
-    rows: Tensor
-    """Whose they are, [S]."""
-    x: Tensor
-    """[S, n, C, ...]."""
-    z: Tensor
+    rows: tuple[int, ...]
+    """Whose they are."""
+    values: Tensor
+    """x and z, [S, 2, n, C, ...], or only z, [S, 1, n, C, ...]."""
     gate: _Gate
+    pieces: list[int]
+    """How many of the samples are added up in one call: they are of one point, and no other point changes them."""
+
+    @property
+    def z(self) -> Tensor:
+        """[S, n, C, ...]."""
+        return self.values[:, -1]
+
+    @property
+    def places(self) -> int:
+        """Values per channel of each sample."""
+        return self.values[0, 0].numel() // self.values.shape[3]
+
+
+class _Layout(NamedTuple):
+    """Where the channels of all samples, one after another, add to; and of how many values each of them tells."""
+
+    rows: Tensor
+    """[samples]."""
+    counts: Tensor
+    """[samples], fp64."""
+    columns: Tensor
+    """[channels of all samples]."""
+    counts_of_columns: Tensor
 
 
 class Sums(NamedTuple):
@@ -58,23 +85,24 @@ class Sums(NamedTuple):
 
     message: Tensor
     per_row: Tensor
-    """Values per channel, sum of z, sum of z^2: [3, R]."""
+    """Values per channel; number, sum and sum of squares of the values of z that are counted: [4, R]."""
     batches: Tensor
     """The smallest batch of the workers that normalise together, in the place of the first of them: [R, workers]."""
     per_channel: Tensor
-    """Values with a gradient, values beyond saturation, m mu, m E[x^2], m (this worker's mu)^2: [5, R's channels]."""
+    """[5, R's channels]: what is above 0 if some gradient flows, values beyond saturation, m mu, m E[x^2], and m times
+    this worker's mu^2."""
 
     @classmethod
     def zeros(cls, rows: int, workers: int, channels: int, device: torch.device) -> Sums:
         """Nothing yet."""
-        message = torch.zeros((3 + workers) * rows + 5 * channels, dtype=torch.float64, device=device)
+        message = torch.zeros((4 + workers) * rows + 5 * channels, dtype=torch.float64, device=device)
         return cls.of(message, rows, workers)
 
     @classmethod
     def of(cls, message: Tensor, rows: int, workers: int) -> Sums:
         """The parts of `message`."""
-        per_row, batches, per_channel = message.tensor_split([3 * rows, (3 + workers) * rows])
-        return cls(message, per_row.view(3, -1), batches.view(rows, workers), per_channel.view(5, -1))
+        per_row, batches, per_channel = message.tensor_split([4 * rows, (4 + workers) * rows])
+        return cls(message, per_row.view(4, -1), batches.view(rows, workers), per_channel.view(5, -1))
 
 
 @torch.no_grad()
@@ -87,19 +115,19 @@ def share(
     """
     workers, rows, device = world_size(group), len(points) * len(layers), _device(layers)
     channels = tuple(layer.channels for layer in layers)
-    alike = list(_alike(layers, points, device))
+    alike = list(_alike(layers, points))
     sums = Sums.zeros(rows, workers, len(points) * sum(channels), device)
-    _add_up(sums, alike, channels, points)
+    rows_of = _add_up(sums, alike, channels, len(points))
     smallest = [batch for point in points for batch in point.smallest_batches]
     slot = torch.tensor(slots, device=device).repeat(len(points)).unsqueeze(1)
     sums.batches.scatter_(1, slot, torch.tensor(smallest, dtype=torch.float64, device=device).unsqueeze(1))
     if workers > 1:
         dist.all_reduce(sums.message, group=group)
-    values = sums.per_row[0] * torch.tensor(channels, device=device).repeat(len(points))
-    grid = Grid.over(sums.per_row[1] / values, sums.per_row[2] / values)
+    _, counted, total, squares = sums.per_row
+    grid = Grid.over(total / counted, squares / counted)
     counts = torch.zeros(rows, BINS, dtype=torch.float64, device=device)
-    for part in alike:
-        counts.index_add_(0, part.rows, histograms(part.z, grid.of(part.rows)).double())
+    for part, of in zip(alike, torch.split(rows_of, [len(part.rows) for part in alike]), strict=True):
+        counts.index_add_(0, of, histograms(part.z, grid.of(of)).double())
     if workers > 1:
         dist.all_reduce(counts, group=group)
     told = torch.cat([sums.message, percentiles(counts, grid).flatten()]).cpu()  # host sync
@@ -113,34 +141,41 @@ def _device(layers: Sequence[WatchedLayer]) -> torch.device:
     return next((t.device for t in tensors), torch.device("cpu"))
 
 
-def _alike(layers: Sequence[WatchedLayer], points: Sequence[Point], device: torch.device) -> Iterator[_Alike]:
-    """All samples, those of like layers together."""
-    found: dict[tuple[torch.Size, torch.dtype, _Gate], list[tuple[int, Sample]]] = {}
+def _alike(layers: Sequence[WatchedLayer], points: Sequence[Point]) -> Iterator[_Alike]:
+    """All samples, those of like layers together; each row's in an order that depends on none but its own."""
+    found: dict[tuple[torch.Size, torch.dtype, _Gate], dict[int, list[tuple[int, Tensor]]]] = {}
     gates = [_Gate(layer.limit, layer.limit is None or layer.activation is None) for layer in layers]
-    samples = (each for point in points for each in point.samples)
-    for row, (each, gate) in enumerate(zip(samples, gates * len(points), strict=True)):
-        for sample in each:
-            found.setdefault((sample.x.shape, sample.x.dtype, gate), []).append((row, sample))
-    for (_, _, gate), parts in found.items():
-        rows = torch.tensor([row for row, _ in parts], device=device)
-        x, z = (torch.stack(tensors) for tensors in zip(*(sample for _, sample in parts), strict=True))
-        yield _Alike(rows, x.to(statistics_dtype(x)), z.to(statistics_dtype(z)), gate)
+    for number, point in enumerate(points):
+        for row, (samples, gate) in enumerate(zip(point.samples, gates, strict=True), number * len(layers)):
+            for values in samples:
+                of_points = found.setdefault((values.shape, values.dtype, gate), {})
+                of_points.setdefault(number, []).append((row, values))
+    for (shape, _, gate), of_points in sorted(found.items(), key=lambda item: item[0][0]):
+        most = max(1, MOST_TOGETHER // shape.numel())
+        pieces = [each[at : at + most] for each in of_points.values() for at in range(0, len(each), most)]
+        several = max(1, most // max(map(len, pieces)))
+        for at in range(0, len(pieces), several):
+            chosen = pieces[at : at + several]
+            rows, tensors = zip(*itertools.chain(*chosen), strict=True)
+            values = torch.stack(tensors) if len(tensors) > 1 else tensors[0].unsqueeze(0)
+            yield _Alike(rows, values.to(statistics_dtype(values)), gate, list(map(len, chosen)))
 
 
-def _add_up(sums: Sums, alike: Sequence[_Alike], channels: tuple[int, ...], points: Sequence[Point]) -> None:
-    """Adds what this worker has seen."""
-    starts, owners = _places(channels, len(points), sums.message.device)
-    for part in alike:
-        count = part.x[0].numel() // part.x.shape[2]
-        mean, squares = _moments(part.x)
-        mean_z, squares_z = _moments(part.z)
-        rows = torch.stack([torch.ones_like(mean[:, 0]), _sum(mean_z, 1), _sum(squares_z, 1)])
-        _scatter_sums(sums.per_row, part.rows, rows.mul_(count))
-        columns = (starts[part.rows].unsqueeze(1) + torch.arange(part.x.shape[2], device=starts.device)).flatten()
-        kinds = torch.stack([*_gates(part, count), mean.mul_(count), squares.mul_(count)])
-        _scatter_sums(sums.per_channel, columns, kinds.flatten(1))
-    _, _, total, _, between = sums.per_channel
-    torch.div(total * total, sums.per_row[0][owners].clamp(min=1), out=between)
+def _add_up(sums: Sums, alike: Sequence[_Alike], channels: tuple[int, ...], points: int) -> Tensor:
+    """Adds what this worker has seen. Returns the rows of all samples."""
+    device = sums.message.device
+    _, owners = _places(channels, points, device)
+    layout = _layout(channels, points, tuple((part.rows, part.places) for part in alike), device)
+    if alike:
+        gates, moments = torch.cat([_of_channels(part) for part in alike], 1).double().tensor_split([2])
+        moved = _moved_back(moments, layout.counts_of_columns)
+        _scatter_sums(sums.per_channel, layout.columns, torch.cat([gates, moved]))
+        counted, moments = torch.cat([_of_rows(part) for part in alike], 1).double().tensor_split([1])
+        moved = _moved_back(moments, counted[0])
+        _scatter_sums(sums.per_row, layout.rows, torch.cat([layout.counts.unsqueeze(0), counted, moved]))
+    _, _, mean, _, between = sums.per_channel
+    torch.div(mean * mean, sums.per_row[0][owners].clamp(min=1), out=between)
+    return layout.rows
 
 
 def _scatter_sums(into: Tensor, columns: Tensor, values: Tensor) -> None:
@@ -149,47 +184,66 @@ def _scatter_sums(into: Tensor, columns: Tensor, values: Tensor) -> None:
     into.view(-1).index_add_(0, (kinds * into.shape[1] + columns).flatten(), values.flatten())
 
 
-def _moments(values: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and mean of squares per channel of values [S, n, C, ...], fp64 [S, C] each.
+def _of_channels(part: _Alike) -> Tensor:
+    """[5, S C]: of every channel of every sample what is above 0 if some gradient flows, how many values are saturated,
+    and the first value of x, with the sums of the distances from it and of their squares.
 
-    Taken about the first value of each channel: in fp32, squares of large means would drown the variance.
+    About the first value: in fp32, squares of large means would drown the variance.
     """
-    values = values.flatten(3) if values.dim() > 3 else values
-    count = values[0].numel() // values.shape[2]
-    first = values[:, :1, :, :1] if values.dim() > 3 else values[:, :1]
+    x = part.values[:, 0]
+    first, *sums = _about_first(x, [1, *range(3, x.dim())], part.pieces)
+    return torch.stack([*_gates(part), first, *sums]).flatten(1)
+
+
+def _of_rows(part: _Alike) -> Tensor:
+    """[4, S]: of the values of z of every sample that are counted their number, the first one, and sums about it."""
+    z = thinned(part.z)
+    first, *sums = _about_first(z, [1], part.pieces)
+    return torch.stack([torch.full_like(first, z.shape[1]), first, *sums])
+
+
+def _about_first(values: Tensor, dims: list[int], pieces: list[int]) -> tuple[Tensor, Tensor, Tensor]:
+    """The first value along `dims`, and the sums over them of the distances from it and of their squares.
+
+    In which order torch.sum adds up depends on all of the shape and on the threads (torch 2.13 does so from 16 threads
+    on); but a point must show the same bits with whichever others it is collected.
+    """
+    first = values[tuple(slice(1) if dim in dims else slice(None) for dim in range(values.dim()))]
     apart = values - first
-    mean, squares = (_over_samples(each).double().div_(count) for each in (apart, apart * apart))
-    about = first.flatten(1).double()
-    return mean + about, squares.add_(about * (2 * mean + about))
+    total = torch.cat([each.sum(dims) for each in torch.split(apart, pieces)])
+    squares = torch.cat([each.sum(dims) for each in torch.split(apart.mul_(apart), pieces)])
+    return first.reshape(total.shape), total, squares
 
 
-def _over_samples(values: Tensor) -> Tensor:
-    """Sums of values [S, n, C] or [S, n, C, places] per channel, [S, C]."""
-    sums = _sum(values, 1)
-    return sums if sums.dim() == 2 else _sum(sums, 2)
+def _moved_back(moments: Tensor, counts: Tensor) -> Tensor:
+    """Sums and sums of squares, [2, ...], from those about the first value of `counts` values, [3, ...] with it."""
+    first, total, squares = moments
+    moved = first * counts
+    return torch.stack([total + moved, squares + first * (moved + 2 * total)])
 
 
-def _sum(values: Tensor, dim: int) -> Tensor:
-    """The sum over `dim`, added up pairwise: the same bits whatever the other dimensions are, unlike torch.sum's.
-
-    So a point shows the same bits with whichever others it is collected.
-    """
-    while (length := values.shape[dim]) > 1:
-        half = length // 2
-        pairs = values.narrow(dim, 0, half) + values.narrow(dim, half, half)
-        if length % 2:
-            pairs.narrow(dim, 0, 1).add_(values.narrow(dim, length - 1, 1))
-        values = pairs
-    return values.squeeze(dim)
-
-
-def _gates(part: _Alike, count: int) -> tuple[Tensor, Tensor]:
-    """Per channel, [S, C] each: values that some gradient flows through, and values beyond saturation."""
-    dims = [1, *range(3, part.z.dim())]
+def _gates(part: _Alike) -> tuple[Tensor, Tensor]:
+    """Per channel, [S, C] each: what is above 0 if some gradient flows, and how many values are saturated."""
+    z = part.z
+    dims = [1, *range(3, z.dim())]
     # Compared in place, as floats: adding up a tensor of truth values takes twice as long.
-    within = None if part.gate.limit is None else part.z.abs().le_(part.gate.limit).sum(dims).double()
-    passing = part.z.clone().gt_(0).sum(dims).double() if within is None or part.gate.one_sided else within
-    return passing, torch.zeros_like(passing) if within is None else count - within
+    within = None if part.gate.limit is None else z.abs().le_(part.gate.limit).sum(dims)
+    passing = z.amax(dims).gt_(0) if within is None or part.gate.one_sided else within
+    return passing, torch.zeros_like(passing) if within is None else part.places - within
+
+
+@functools.lru_cache(maxsize=16)
+def _layout(
+    channels: tuple[int, ...], points: int, groups: tuple[tuple[tuple[int, ...], int], ...], device: torch.device
+) -> _Layout:
+    """Of the samples of all `groups`: the rows that each belongs to, and the values per channel."""
+    starts, _ = _places(channels, points, torch.device("cpu"))
+    rows = torch.tensor([row for of, _ in groups for row in of], dtype=torch.int64)
+    counts = torch.tensor([count for of, count in groups for _ in of], dtype=torch.float64)
+    sizes = torch.tensor(channels * points)[rows]
+    ends = sizes.cumsum(0)
+    columns = torch.arange(int(sizes.sum())) + (starts[rows] - ends + sizes).repeat_interleave(sizes)
+    return _Layout(*(each.to(device) for each in (rows, counts, columns, counts.repeat_interleave(sizes))))
 
 
 @functools.lru_cache(maxsize=16)
