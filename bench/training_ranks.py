@@ -33,12 +33,12 @@ from batchyard.training.group import joined
 from batchyard.training.loop import train
 from bench import report
 from bench.naive_sync import NaiveSyncBatchNorm
-from bench.training_engine import EVERY, LEARNING_RATE, MLP, RESNET18, Case, context_of, normalised, shuffled
+from bench.training_engine import EVERY, LEARNING_RATE, MLP, RESNET18, Case, Stopwatch, context_of, normalised, shuffled
 
 BAR = 1.0
 """Never slower than what people write by hand."""
 WORKERS = 2
-CASES = [dataclasses.replace(MLP, steps=200, samples=12_000), dataclasses.replace(RESNET18, steps=4)]
+CASES = [dataclasses.replace(MLP, steps=10 * EVERY, samples=12_000), RESNET18]
 PEER = "DDP with a naive SyncBN, fused SGD"
 DEADLINE = 300
 """Seconds for the workers, from start to end."""
@@ -127,14 +127,12 @@ def _measure(case: Case, meetings: Meetings, rounds: int) -> report.Rounds:
 def _engine(case: Case, dataset: Dataset, meetings: Meetings) -> float:
     """Samples a second of the engine."""
     spec = case.spec(workers={"count": WORKERS, "sync_batch_norm": "world"})
-    context = context_of(spec, rank=meetings.rank, world_size=WORKERS, connect=meetings.store)
+    stopwatch = Stopwatch(time.perf_counter, dist.barrier)
+    ranks = {"rank": meetings.rank, "world_size": WORKERS, "connect": meetings.store}
+    context = context_of(spec, **ranks, stop_requested=stopwatch)
     with joined(context) as group:
-        parts = worker.prepare(context, group, dataset)
-        dist.barrier()
-        began = time.perf_counter()
-        train(context, group, parts)
-        dist.barrier()
-        return case.steps * case.batch / (time.perf_counter() - began)
+        train(context, group, worker.prepare(context, group, dataset))
+        return stopwatch.rate(case.batch)
 
 
 def _by_hand(case: Case, dataset: Dataset, meetings: Meetings) -> float:
@@ -147,10 +145,9 @@ def _by_hand(case: Case, dataset: Dataset, meetings: Meetings) -> float:
     optimizer = torch.optim.SGD(model.parameters(), LEARNING_RATE, fused=True)
     images, labels = normalised(dataset)
     batches = shuffled(images[meetings.rank :: WORKERS], labels[meetings.rank :: WORKERS], case.batch // WORKERS)
-    losses = torch.zeros(())
-    dist.barrier()
-    began = time.perf_counter()
+    losses, stopwatch = torch.zeros(()), Stopwatch(time.perf_counter, dist.barrier)
     for step in range(1, case.steps + 1):
+        stopwatch()
         chosen, truth = next(batches)
         optimizer.zero_grad()
         loss = F.cross_entropy(model(chosen), truth)
@@ -160,10 +157,9 @@ def _by_hand(case: Case, dataset: Dataset, meetings: Meetings) -> float:
         if step % EVERY == 0:
             dist.all_reduce(losses)
             losses.zero_()
-    dist.barrier()
-    seconds = time.perf_counter() - began
+    rate = stopwatch.rate(case.batch)
     dist.destroy_process_group()
-    return case.steps * case.batch / seconds
+    return rate
 
 
 def _synchronise(network: nn.Module) -> None:
