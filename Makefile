@@ -30,11 +30,11 @@ lint: $(STAMP) ## ruff, and whether generated code is fresh
 typecheck: $(STAMP) ## mypy --strict
 	@$(BIN)/mypy
 
-# Most tests wait for processes more than they compute, so two at a time take two thirds of the time; by file, because
-# a file's tests share the services that they start.
+# Most tests wait for processes more than they compute, so two at a time take two thirds of the time. What may run
+# side by side is said in tests/conftest.py.
 TEST_WORKERS ?= 2
 unit: $(STAMP) ## the tests, TEST_WORKERS=.. files at a time
-	@$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile
+	@$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadgroup
 
 SECONDS ?= 300
 fuzz: $(STAMP) ## wrong requests to an inference plane, SECONDS=.. for each transport
