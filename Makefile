@@ -30,11 +30,12 @@ lint: $(STAMP) ## ruff, and whether generated code is fresh
 typecheck: $(STAMP) ## mypy --strict
 	@$(BIN)/mypy
 
-# Most tests wait for processes more than they compute, so two at a time take two thirds of the time. What may run
-# side by side is said in tests/conftest.py.
+# Most tests wait for processes more than they compute, so two files at a time take two thirds of the time. Those with a
+# Ray cluster come after, one by one: with two heads at once on two cores, one of them once never began an attempt.
 TEST_WORKERS ?= 2
 unit: $(STAMP) ## the tests, TEST_WORKERS=.. files at a time
-	@$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadgroup
+	@$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile -m "not ray"
+	@$(BIN)/python -m pytest -m ray
 
 SECONDS ?= 300
 fuzz: $(STAMP) ## wrong requests to an inference plane, SECONDS=.. for each transport
