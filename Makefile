@@ -31,7 +31,7 @@ typecheck: $(STAMP) ## mypy --strict
 	@$(BIN)/mypy
 
 # Most tests wait for processes more than they compute, so two files at a time take two thirds of the time. Those with a
-# Ray cluster come after, one by one: with two heads at once on two cores, one of them once never began an attempt.
+# Ray cluster come after, one by one: in one of three runs beside other files a head never began an attempt, cause unknown.
 TEST_WORKERS ?= 2
 unit: $(STAMP) ## the tests, TEST_WORKERS=.. files at a time
 	@$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile -m "not ray"
