@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from batchyard.v1 import spec_pb2 as batchyard_dot_v1_dot_spec__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x62\x61tchyard/v1/exchange.proto\x12\x0c\x62\x61tchyard.v1\x1a\x17\x62\x61tchyard/v1/spec.proto\"\xc6\x01\n\x19\x45xportModelVersionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12>\n\x06\x66ormat\x18\x02 \x01(\x0e\x32..batchyard.v1.ExportModelVersionRequest.Format\"[\n\x06\x46ormat\x12\x16\n\x12\x46ORMAT_UNSPECIFIED\x10\x00\x12\x08\n\x04ONNX\x10\x01\x12\x10\n\x0cTORCH_EXPORT\x10\x02\x12\n\n\x06TRITON\x10\x03\x12\x11\n\rTRITON_PYTHON\x10\x04\"_\n\x1a\x45xportModelVersionResponse\x12(\n\x04\x66ile\x18\x01 \x01(\x0b\x32\x18.batchyard.v1.FileHeaderH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"8\n\nFileHeader\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0c\n\x04size\x18\x02 \x01(\x03\x12\x0e\n\x06sha256\x18\x03 \x01(\t\"\x88\x01\n\x19ImportModelVersionRequest\x12(\n\x04spec\x18\x01 \x01(\x0b\x32\x18.batchyard.v1.ImportSpecH\x00\x12(\n\x04\x66ile\x18\x02 \x01(\x0b\x32\x18.batchyard.v1.FileHeaderH\x00\x12\x0f\n\x05\x63hunk\x18\x03 \x01(\x0cH\x00\x42\x06\n\x04part\"V\n\nImportSpec\x12\r\n\x05model\x18\x01 \x01(\t\x12\r\n\x05\x61lias\x18\x02 \x01(\t\x12*\n\x07network\x18\x03 \x01(\x0b\x32\x19.batchyard.v1.NetworkSpec\"n\n\x0bNetworkSpec\x12&\n\x05model\x18\x01 \x01(\x0b\x32\x17.batchyard.v1.ModelSpec\x12&\n\x05input\x18\x02 \x01(\x0b\x32\x17.batchyard.v1.InputSpec\x12\x0f\n\x07\x63lasses\x18\x03 \x03(\t\"S\n\tInputSpec\x12\r\n\x05shape\x18\x01 \x03(\x05\x12\x0c\n\x04mean\x18\x02 \x03(\x01\x12\x0b\n\x03std\x18\x03 \x03(\x01\x12\x12\n\x05scale\x18\x04 \x01(\x01H\x00\x88\x01\x01\x42\x08\n\x06_scale\"F\n\x15\x43reateEnsembleRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07members\x18\x02 \x03(\t\x12\r\n\x05\x61lias\x18\x03 \x01(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x62\x61tchyard/v1/exchange.proto\x12\x0c\x62\x61tchyard.v1\x1a\x17\x62\x61tchyard/v1/spec.proto\"\xc6\x01\n\x19\x45xportModelVersionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12>\n\x06\x66ormat\x18\x02 \x01(\x0e\x32..batchyard.v1.ExportModelVersionRequest.Format\"[\n\x06\x46ormat\x12\x16\n\x12\x46ORMAT_UNSPECIFIED\x10\x00\x12\x08\n\x04ONNX\x10\x01\x12\x10\n\x0cTORCH_EXPORT\x10\x02\x12\n\n\x06TRITON\x10\x03\x12\x11\n\rTRITON_PYTHON\x10\x04\"_\n\x1a\x45xportModelVersionResponse\x12(\n\x04\x66ile\x18\x01 \x01(\x0b\x32\x18.batchyard.v1.FileHeaderH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"8\n\nFileHeader\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0c\n\x04size\x18\x02 \x01(\x03\x12\x0e\n\x06sha256\x18\x03 \x01(\t\"\x88\x01\n\x19ImportModelVersionRequest\x12(\n\x04spec\x18\x01 \x01(\x0b\x32\x18.batchyard.v1.ImportSpecH\x00\x12(\n\x04\x66ile\x18\x02 \x01(\x0b\x32\x18.batchyard.v1.FileHeaderH\x00\x12\x0f\n\x05\x63hunk\x18\x03 \x01(\x0cH\x00\x42\x06\n\x04part\"j\n\nImportSpec\x12\r\n\x05model\x18\x01 \x01(\t\x12\r\n\x05\x61lias\x18\x02 \x01(\t\x12*\n\x07network\x18\x03 \x01(\x0b\x32\x19.batchyard.v1.NetworkSpec\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"n\n\x0bNetworkSpec\x12&\n\x05model\x18\x01 \x01(\x0b\x32\x17.batchyard.v1.ModelSpec\x12&\n\x05input\x18\x02 \x01(\x0b\x32\x17.batchyard.v1.InputSpec\x12\x0f\n\x07\x63lasses\x18\x03 \x03(\t\"S\n\tInputSpec\x12\r\n\x05shape\x18\x01 \x03(\x05\x12\x0c\n\x04mean\x18\x02 \x03(\x01\x12\x0b\n\x03std\x18\x03 \x03(\x01\x12\x12\n\x05scale\x18\x04 \x01(\x01H\x00\x88\x01\x01\x42\x08\n\x06_scale\"Z\n\x15\x43reateEnsembleRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07members\x18\x02 \x03(\t\x12\r\n\x05\x61lias\x18\x03 \x01(\t\x12\x12\n\nrequest_id\x18\x04 \x01(\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -43,11 +43,11 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_IMPORTMODELVERSIONREQUEST']._serialized_start=427
   _globals['_IMPORTMODELVERSIONREQUEST']._serialized_end=563
   _globals['_IMPORTSPEC']._serialized_start=565
-  _globals['_IMPORTSPEC']._serialized_end=651
-  _globals['_NETWORKSPEC']._serialized_start=653
-  _globals['_NETWORKSPEC']._serialized_end=763
-  _globals['_INPUTSPEC']._serialized_start=765
-  _globals['_INPUTSPEC']._serialized_end=848
-  _globals['_CREATEENSEMBLEREQUEST']._serialized_start=850
-  _globals['_CREATEENSEMBLEREQUEST']._serialized_end=920
+  _globals['_IMPORTSPEC']._serialized_end=671
+  _globals['_NETWORKSPEC']._serialized_start=673
+  _globals['_NETWORKSPEC']._serialized_end=783
+  _globals['_INPUTSPEC']._serialized_start=785
+  _globals['_INPUTSPEC']._serialized_end=868
+  _globals['_CREATEENSEMBLEREQUEST']._serialized_start=870
+  _globals['_CREATEENSEMBLEREQUEST']._serialized_end=960
 # @@protoc_insertion_point(module_scope)

@@ -171,10 +171,15 @@ class ImportSpec(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     ALIAS_FIELD_NUMBER: _builtins.int
     NETWORK_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """The model that gets a new version, [a-z0-9-], 1 to 40 characters."""
     alias: _builtins.str
     """An alias to point at the new version. Empty: none is moved."""
+    request_id: _builtins.str
+    """A UUID made by the caller, one for all retries: the same request with the same id gives the version that it made.
+    Empty: every call makes a version.
+    """
     @_builtins.property
     def network(self) -> Global___NetworkSpec:
         """With weights: what they are the weights of. With an ONNX file: at most its classes."""
@@ -185,10 +190,11 @@ class ImportSpec(_message.Message):
         model: _builtins.str = ...,
         alias: _builtins.str = ...,
         network: Global___NetworkSpec | None = ...,
+        request_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["network", b"network"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["alias", b"alias", "model", b"model", "network", b"network"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alias", b"alias", "model", b"model", "network", b"network", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -275,10 +281,15 @@ class CreateEnsembleRequest(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     MEMBERS_FIELD_NUMBER: _builtins.int
     ALIAS_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """The model that gets a new version, [a-z0-9-], 1 to 40 characters."""
     alias: _builtins.str
     """An alias to point at the new version. Empty: none is moved."""
+    request_id: _builtins.str
+    """A UUID made by the caller, one for all retries: the same request with the same id gives the version that it made.
+    Empty: every call makes a version.
+    """
     @_builtins.property
     def members(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """models/{model}/versions/{n} or models/{model}@{alias}: 2 to 32 networks of the same input and classes."""
@@ -289,10 +300,11 @@ class CreateEnsembleRequest(_message.Message):
         model: _builtins.str = ...,
         members: _abc.Iterable[_builtins.str] | None = ...,
         alias: _builtins.str = ...,
+        request_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["alias", b"alias", "members", b"members", "model", b"model"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alias", b"alias", "members", b"members", "model", b"model", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -62,6 +62,11 @@ class ModelServiceStub(object):
                 request_serializer=batchyard_dot_v1_dot_models__pb2.SetAliasRequest.SerializeToString,
                 response_deserializer=batchyard_dot_v1_dot_models__pb2.Model.FromString,
                 _registered_method=True)
+        self.DeleteAlias = channel.unary_unary(
+                '/batchyard.v1.ModelService/DeleteAlias',
+                request_serializer=batchyard_dot_v1_dot_models__pb2.DeleteAliasRequest.SerializeToString,
+                response_deserializer=batchyard_dot_v1_dot_models__pb2.Model.FromString,
+                _registered_method=True)
         self.UpdateModel = channel.unary_unary(
                 '/batchyard.v1.ModelService/UpdateModel',
                 request_serializer=batchyard_dot_v1_dot_models__pb2.UpdateModelRequest.SerializeToString,
@@ -128,6 +133,15 @@ class ModelServiceServicer(object):
 
     def SetAlias(self, request, context):
         """Points an alias at a version, creating it if there is none; the inference planes follow at once.
+        The version with the alias `production` answers requests that name none; the one with the alias `shadow` gets
+        copies of some of its requests.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteAlias(self, request, context):
+        """Takes an alias away; the version stays. NOT_FOUND: the model has no such alias.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -148,24 +162,26 @@ class ModelServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ImportModelVersion(self, request_iterator, context):
-        """Folds and certifies a network that was trained elsewhere and publishes it as a new version. Not idempotent.
-        INVALID_ARGUMENT: a file is not what it should be; FAILED_PRECONDITION: the network cannot be certified.
+        """Folds and certifies a network that was trained elsewhere and publishes it as a new version. Idempotent with a
+        request_id. INVALID_ARGUMENT: a file is not what it should be; FAILED_PRECONDITION: the network cannot be certified;
+        ALREADY_EXISTS: the request_id has made a version of something else.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CreateEnsemble(self, request, context):
-        """Publishes the mean of several versions' softmax as one network: one request, one batch, one reply. Not idempotent.
+        """Publishes the mean of several versions' softmax as one network: one request, one batch, one reply.
+        Idempotent with a request_id, as ImportModelVersion.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RecalibrateModel(self, request_iterator, context):
-        """Publishes a version with the population statistics of unlabelled inputs. No alias moves: promote it with SetAlias. Not
-        idempotent. FAILED_PRECONDITION: the model has no alias `production`, so that its newest version would be promoted at
-        once; or the network cannot be certified.
+        """Publishes a version with the population statistics of unlabelled inputs. No alias moves: promote it with
+        SetAlias. Idempotent with a request_id, as ImportModelVersion. FAILED_PRECONDITION: the model has no alias
+        `production`, so that its newest version would be promoted at once; or the network cannot be certified.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -204,6 +220,11 @@ def add_ModelServiceServicer_to_server(servicer, server):
             'SetAlias': grpc.unary_unary_rpc_method_handler(
                     servicer.SetAlias,
                     request_deserializer=batchyard_dot_v1_dot_models__pb2.SetAliasRequest.FromString,
+                    response_serializer=batchyard_dot_v1_dot_models__pb2.Model.SerializeToString,
+            ),
+            'DeleteAlias': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteAlias,
+                    request_deserializer=batchyard_dot_v1_dot_models__pb2.DeleteAliasRequest.FromString,
                     response_serializer=batchyard_dot_v1_dot_models__pb2.Model.SerializeToString,
             ),
             'UpdateModel': grpc.unary_unary_rpc_method_handler(
@@ -372,6 +393,33 @@ class ModelService(object):
             target,
             '/batchyard.v1.ModelService/SetAlias',
             batchyard_dot_v1_dot_models__pb2.SetAliasRequest.SerializeToString,
+            batchyard_dot_v1_dot_models__pb2.Model.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteAlias(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/batchyard.v1.ModelService/DeleteAlias',
+            batchyard_dot_v1_dot_models__pb2.DeleteAliasRequest.SerializeToString,
             batchyard_dot_v1_dot_models__pb2.Model.FromString,
             options,
             channel_credentials,

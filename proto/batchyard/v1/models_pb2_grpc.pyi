@@ -44,21 +44,29 @@ class ModelServiceStub:
     ListModelVersions: _grpc.UnaryUnaryMultiCallable[_models_pb2.ListModelVersionsRequest, _models_pb2.ListModelVersionsResponse]
     """Newest first."""
     SetAlias: _grpc.UnaryUnaryMultiCallable[_models_pb2.SetAliasRequest, _models_pb2.Model]
-    """Points an alias at a version, creating it if there is none; the inference planes follow at once."""
+    """Points an alias at a version, creating it if there is none; the inference planes follow at once.
+    The version with the alias `production` answers requests that name none; the one with the alias `shadow` gets
+    copies of some of its requests.
+    """
+    DeleteAlias: _grpc.UnaryUnaryMultiCallable[_models_pb2.DeleteAliasRequest, _models_pb2.Model]
+    """Takes an alias away; the version stays. NOT_FOUND: the model has no such alias."""
     UpdateModel: _grpc.UnaryUnaryMultiCallable[_models_pb2.UpdateModelRequest, _models_pb2.Model]
     """Changes how a model is served; the inference planes follow at once, without loading anything anew."""
     ExportModelVersion: _grpc.UnaryStreamMultiCallable[_exchange_pb2.ExportModelVersionRequest, _exchange_pb2.ExportModelVersionResponse]
     """Copies a version out, for use elsewhere: the files of a format, digests first. NOT_FOUND: no such version."""
     ImportModelVersion: _grpc.StreamUnaryMultiCallable[_exchange_pb2.ImportModelVersionRequest, _models_pb2.ModelVersion]
-    """Folds and certifies a network that was trained elsewhere and publishes it as a new version. Not idempotent.
-    INVALID_ARGUMENT: a file is not what it should be; FAILED_PRECONDITION: the network cannot be certified.
+    """Folds and certifies a network that was trained elsewhere and publishes it as a new version. Idempotent with a
+    request_id. INVALID_ARGUMENT: a file is not what it should be; FAILED_PRECONDITION: the network cannot be certified;
+    ALREADY_EXISTS: the request_id has made a version of something else.
     """
     CreateEnsemble: _grpc.UnaryUnaryMultiCallable[_exchange_pb2.CreateEnsembleRequest, _models_pb2.ModelVersion]
-    """Publishes the mean of several versions' softmax as one network: one request, one batch, one reply. Not idempotent."""
+    """Publishes the mean of several versions' softmax as one network: one request, one batch, one reply.
+    Idempotent with a request_id, as ImportModelVersion.
+    """
     RecalibrateModel: _grpc.StreamUnaryMultiCallable[_recalibration_pb2.RecalibrateModelRequest, _models_pb2.ModelVersion]
-    """Publishes a version with the population statistics of unlabelled inputs. No alias moves: promote it with SetAlias. Not
-    idempotent. FAILED_PRECONDITION: the model has no alias `production`, so that its newest version would be promoted at
-    once; or the network cannot be certified.
+    """Publishes a version with the population statistics of unlabelled inputs. No alias moves: promote it with
+    SetAlias. Idempotent with a request_id, as ImportModelVersion. FAILED_PRECONDITION: the model has no alias
+    `production`, so that its newest version would be promoted at once; or the network cannot be certified.
     """
     WatchServedModels: _grpc.UnaryStreamMultiCallable[_models_pb2.WatchServedModelsRequest, _models_pb2.WatchServedModelsResponse]
     """For inference planes: what should be served now, whole, again after each change."""
@@ -77,21 +85,29 @@ class ModelServiceAsyncStub(ModelServiceStub):
     ListModelVersions: _aio.UnaryUnaryMultiCallable[_models_pb2.ListModelVersionsRequest, _models_pb2.ListModelVersionsResponse]  # type: ignore[assignment]
     """Newest first."""
     SetAlias: _aio.UnaryUnaryMultiCallable[_models_pb2.SetAliasRequest, _models_pb2.Model]  # type: ignore[assignment]
-    """Points an alias at a version, creating it if there is none; the inference planes follow at once."""
+    """Points an alias at a version, creating it if there is none; the inference planes follow at once.
+    The version with the alias `production` answers requests that name none; the one with the alias `shadow` gets
+    copies of some of its requests.
+    """
+    DeleteAlias: _aio.UnaryUnaryMultiCallable[_models_pb2.DeleteAliasRequest, _models_pb2.Model]  # type: ignore[assignment]
+    """Takes an alias away; the version stays. NOT_FOUND: the model has no such alias."""
     UpdateModel: _aio.UnaryUnaryMultiCallable[_models_pb2.UpdateModelRequest, _models_pb2.Model]  # type: ignore[assignment]
     """Changes how a model is served; the inference planes follow at once, without loading anything anew."""
     ExportModelVersion: _aio.UnaryStreamMultiCallable[_exchange_pb2.ExportModelVersionRequest, _exchange_pb2.ExportModelVersionResponse]  # type: ignore[assignment]
     """Copies a version out, for use elsewhere: the files of a format, digests first. NOT_FOUND: no such version."""
     ImportModelVersion: _aio.StreamUnaryMultiCallable[_exchange_pb2.ImportModelVersionRequest, _models_pb2.ModelVersion]  # type: ignore[assignment]
-    """Folds and certifies a network that was trained elsewhere and publishes it as a new version. Not idempotent.
-    INVALID_ARGUMENT: a file is not what it should be; FAILED_PRECONDITION: the network cannot be certified.
+    """Folds and certifies a network that was trained elsewhere and publishes it as a new version. Idempotent with a
+    request_id. INVALID_ARGUMENT: a file is not what it should be; FAILED_PRECONDITION: the network cannot be certified;
+    ALREADY_EXISTS: the request_id has made a version of something else.
     """
     CreateEnsemble: _aio.UnaryUnaryMultiCallable[_exchange_pb2.CreateEnsembleRequest, _models_pb2.ModelVersion]  # type: ignore[assignment]
-    """Publishes the mean of several versions' softmax as one network: one request, one batch, one reply. Not idempotent."""
+    """Publishes the mean of several versions' softmax as one network: one request, one batch, one reply.
+    Idempotent with a request_id, as ImportModelVersion.
+    """
     RecalibrateModel: _aio.StreamUnaryMultiCallable[_recalibration_pb2.RecalibrateModelRequest, _models_pb2.ModelVersion]  # type: ignore[assignment]
-    """Publishes a version with the population statistics of unlabelled inputs. No alias moves: promote it with SetAlias. Not
-    idempotent. FAILED_PRECONDITION: the model has no alias `production`, so that its newest version would be promoted at
-    once; or the network cannot be certified.
+    """Publishes a version with the population statistics of unlabelled inputs. No alias moves: promote it with
+    SetAlias. Idempotent with a request_id, as ImportModelVersion. FAILED_PRECONDITION: the model has no alias
+    `production`, so that its newest version would be promoted at once; or the network cannot be certified.
     """
     WatchServedModels: _aio.UnaryStreamMultiCallable[_models_pb2.WatchServedModelsRequest, _models_pb2.WatchServedModelsResponse]  # type: ignore[assignment]
     """For inference planes: what should be served now, whole, again after each change."""
@@ -137,7 +153,18 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _models_pb2.SetAliasRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_models_pb2.Model, _abc.Awaitable[_models_pb2.Model]]:
-        """Points an alias at a version, creating it if there is none; the inference planes follow at once."""
+        """Points an alias at a version, creating it if there is none; the inference planes follow at once.
+        The version with the alias `production` answers requests that name none; the one with the alias `shadow` gets
+        copies of some of its requests.
+        """
+
+    @_abc_1.abstractmethod
+    def DeleteAlias(
+        self,
+        request: _models_pb2.DeleteAliasRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_models_pb2.Model, _abc.Awaitable[_models_pb2.Model]]:
+        """Takes an alias away; the version stays. NOT_FOUND: the model has no such alias."""
 
     @_abc_1.abstractmethod
     def UpdateModel(
@@ -161,8 +188,9 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_exchange_pb2.ImportModelVersionRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_models_pb2.ModelVersion, _abc.Awaitable[_models_pb2.ModelVersion]]:
-        """Folds and certifies a network that was trained elsewhere and publishes it as a new version. Not idempotent.
-        INVALID_ARGUMENT: a file is not what it should be; FAILED_PRECONDITION: the network cannot be certified.
+        """Folds and certifies a network that was trained elsewhere and publishes it as a new version. Idempotent with a
+        request_id. INVALID_ARGUMENT: a file is not what it should be; FAILED_PRECONDITION: the network cannot be certified;
+        ALREADY_EXISTS: the request_id has made a version of something else.
         """
 
     @_abc_1.abstractmethod
@@ -171,7 +199,9 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _exchange_pb2.CreateEnsembleRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_models_pb2.ModelVersion, _abc.Awaitable[_models_pb2.ModelVersion]]:
-        """Publishes the mean of several versions' softmax as one network: one request, one batch, one reply. Not idempotent."""
+        """Publishes the mean of several versions' softmax as one network: one request, one batch, one reply.
+        Idempotent with a request_id, as ImportModelVersion.
+        """
 
     @_abc_1.abstractmethod
     def RecalibrateModel(
@@ -179,9 +209,9 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_recalibration_pb2.RecalibrateModelRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_models_pb2.ModelVersion, _abc.Awaitable[_models_pb2.ModelVersion]]:
-        """Publishes a version with the population statistics of unlabelled inputs. No alias moves: promote it with SetAlias. Not
-        idempotent. FAILED_PRECONDITION: the model has no alias `production`, so that its newest version would be promoted at
-        once; or the network cannot be certified.
+        """Publishes a version with the population statistics of unlabelled inputs. No alias moves: promote it with
+        SetAlias. Idempotent with a request_id, as ImportModelVersion. FAILED_PRECONDITION: the model has no alias
+        `production`, so that its newest version would be promoted at once; or the network cannot be certified.
         """
 
     @_abc_1.abstractmethod

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from batchyard.v1 import exchange_pb2 as batchyard_dot_v1_dot_exchange__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n batchyard/v1/recalibration.proto\x12\x0c\x62\x61tchyard.v1\x1a\x1b\x62\x61tchyard/v1/exchange.proto\"\x8d\x01\n\x17RecalibrateModelRequest\x12/\n\x04spec\x18\x01 \x01(\x0b\x32\x1f.batchyard.v1.RecalibrationSpecH\x00\x12(\n\x04\x66ile\x18\x02 \x01(\x0b\x32\x18.batchyard.v1.FileHeaderH\x00\x12\x0f\n\x05\x63hunk\x18\x03 \x01(\x0cH\x00\x42\x06\n\x04part\"0\n\x11RecalibrationSpec\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05prior\x18\x02 \x01(\x01\"F\n\rRecalibration\x12\r\n\x05prior\x18\x01 \x01(\x01\x12\x0f\n\x07samples\x18\x02 \x01(\x03\x12\x15\n\rinputs_sha256\x18\x03 \x01(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n batchyard/v1/recalibration.proto\x12\x0c\x62\x61tchyard.v1\x1a\x1b\x62\x61tchyard/v1/exchange.proto\"\x8d\x01\n\x17RecalibrateModelRequest\x12/\n\x04spec\x18\x01 \x01(\x0b\x32\x1f.batchyard.v1.RecalibrationSpecH\x00\x12(\n\x04\x66ile\x18\x02 \x01(\x0b\x32\x18.batchyard.v1.FileHeaderH\x00\x12\x0f\n\x05\x63hunk\x18\x03 \x01(\x0cH\x00\x42\x06\n\x04part\"D\n\x11RecalibrationSpec\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05prior\x18\x02 \x01(\x01\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"F\n\rRecalibration\x12\r\n\x05prior\x18\x01 \x01(\x01\x12\x0f\n\x07samples\x18\x02 \x01(\x03\x12\x15\n\rinputs_sha256\x18\x03 \x01(\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,7 +35,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RECALIBRATEMODELREQUEST']._serialized_start=80
   _globals['_RECALIBRATEMODELREQUEST']._serialized_end=221
   _globals['_RECALIBRATIONSPEC']._serialized_start=223
-  _globals['_RECALIBRATIONSPEC']._serialized_end=271
-  _globals['_RECALIBRATION']._serialized_start=273
-  _globals['_RECALIBRATION']._serialized_end=343
+  _globals['_RECALIBRATIONSPEC']._serialized_end=291
+  _globals['_RECALIBRATION']._serialized_start=293
+  _globals['_RECALIBRATION']._serialized_end=363
 # @@protoc_insertion_point(module_scope)

@@ -60,21 +60,27 @@ class RecalibrationSpec(_message.Message):
 
     NAME_FIELD_NUMBER: _builtins.int
     PRIOR_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """models/{model}/versions/{n}, or models/{model}@{alias}: the version to start from. It does not change."""
     prior: _builtins.float
     """How many samples the version's own statistics count as: statistics = (prior * own + n * new) / (prior + n). 0 or
     more; 0 takes the new ones alone. Source: Schneider et al. 2020, arXiv 2006.16971.
     """
+    request_id: _builtins.str
+    """A UUID made by the caller, one for all retries: the same request with the same id gives the version that it made.
+    Empty: every call makes a version.
+    """
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         prior: _builtins.float = ...,
+        request_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "prior", b"prior"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "prior", b"prior", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

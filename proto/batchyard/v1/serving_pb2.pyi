@@ -57,6 +57,7 @@ class ServingSettings(_message.Message):
     DEFAULT_TIMEOUT_MICROSECONDS_FIELD_NUMBER: _builtins.int
     ALLOW_TIMEOUT_OVERRIDE_FIELD_NUMBER: _builtins.int
     TIMEOUT_ACTION_FIELD_NUMBER: _builtins.int
+    SHADOW_SHARE_FIELD_NUMBER: _builtins.int
     max_batch_size: _builtins.int
     """Rows that the engine is given at once, 1 to 65536. Default: the inference plane's --max-batch."""
     max_queue_delay_microseconds: _builtins.int
@@ -72,6 +73,10 @@ class ServingSettings(_message.Message):
     allow_timeout_override: _builtins.bool
     """Whether a request's parameter `timeout` counts, instead of the default. Default true."""
     timeout_action: Global___ServingSettings.TimeoutAction.ValueType
+    shadow_share: _builtins.float
+    """Share of the default version's requests of which the version with the alias `shadow` gets a copy, 0 to 1. It answers
+    nobody; ShadowService tells how its answers compare. Default 0.1.
+    """
     @_builtins.property
     def preferred_batch_sizes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Batch sizes to aim at, rising, at most 16 of them, none above max_batch_size. Default: none."""
@@ -88,10 +93,11 @@ class ServingSettings(_message.Message):
         default_timeout_microseconds: _builtins.int | None = ...,
         allow_timeout_override: _builtins.bool | None = ...,
         timeout_action: Global___ServingSettings.TimeoutAction.ValueType = ...,
+        shadow_share: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_allow_timeout_override", b"_allow_timeout_override", "_default_priority_level", b"_default_priority_level", "_default_timeout_microseconds", b"_default_timeout_microseconds", "_max_batch_size", b"_max_batch_size", "_max_queue_delay_microseconds", b"_max_queue_delay_microseconds", "_max_queue_rows", b"_max_queue_rows", "_priority_levels", b"_priority_levels", "allow_timeout_override", b"allow_timeout_override", "default_priority_level", b"default_priority_level", "default_timeout_microseconds", b"default_timeout_microseconds", "max_batch_size", b"max_batch_size", "max_queue_delay_microseconds", b"max_queue_delay_microseconds", "max_queue_rows", b"max_queue_rows", "priority_levels", b"priority_levels"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_allow_timeout_override", b"_allow_timeout_override", "_default_priority_level", b"_default_priority_level", "_default_timeout_microseconds", b"_default_timeout_microseconds", "_max_batch_size", b"_max_batch_size", "_max_queue_delay_microseconds", b"_max_queue_delay_microseconds", "_max_queue_rows", b"_max_queue_rows", "_priority_levels", b"_priority_levels", "_shadow_share", b"_shadow_share", "allow_timeout_override", b"allow_timeout_override", "default_priority_level", b"default_priority_level", "default_timeout_microseconds", b"default_timeout_microseconds", "max_batch_size", b"max_batch_size", "max_queue_delay_microseconds", b"max_queue_delay_microseconds", "max_queue_rows", b"max_queue_rows", "priority_levels", b"priority_levels", "shadow_share", b"shadow_share"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_allow_timeout_override", b"_allow_timeout_override", "_default_priority_level", b"_default_priority_level", "_default_timeout_microseconds", b"_default_timeout_microseconds", "_max_batch_size", b"_max_batch_size", "_max_queue_delay_microseconds", b"_max_queue_delay_microseconds", "_max_queue_rows", b"_max_queue_rows", "_priority_levels", b"_priority_levels", "allow_timeout_override", b"allow_timeout_override", "default_priority_level", b"default_priority_level", "default_timeout_microseconds", b"default_timeout_microseconds", "max_batch_size", b"max_batch_size", "max_queue_delay_microseconds", b"max_queue_delay_microseconds", "max_queue_rows", b"max_queue_rows", "preferred_batch_sizes", b"preferred_batch_sizes", "priority_levels", b"priority_levels", "timeout_action", b"timeout_action"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_allow_timeout_override", b"_allow_timeout_override", "_default_priority_level", b"_default_priority_level", "_default_timeout_microseconds", b"_default_timeout_microseconds", "_max_batch_size", b"_max_batch_size", "_max_queue_delay_microseconds", b"_max_queue_delay_microseconds", "_max_queue_rows", b"_max_queue_rows", "_priority_levels", b"_priority_levels", "_shadow_share", b"_shadow_share", "allow_timeout_override", b"allow_timeout_override", "default_priority_level", b"default_priority_level", "default_timeout_microseconds", b"default_timeout_microseconds", "max_batch_size", b"max_batch_size", "max_queue_delay_microseconds", b"max_queue_delay_microseconds", "max_queue_rows", b"max_queue_rows", "preferred_batch_sizes", b"preferred_batch_sizes", "priority_levels", b"priority_levels", "shadow_share", b"shadow_share", "timeout_action", b"timeout_action"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__allow_timeout_override: _TypeAlias = _typing.Literal["allow_timeout_override"]  # noqa: Y015
     _WhichOneofArgType__allow_timeout_override: _TypeAlias = _typing.Literal["_allow_timeout_override", b"_allow_timeout_override"]  # noqa: Y015
@@ -107,6 +113,8 @@ class ServingSettings(_message.Message):
     _WhichOneofArgType__max_queue_rows: _TypeAlias = _typing.Literal["_max_queue_rows", b"_max_queue_rows"]  # noqa: Y015
     _WhichOneofReturnType__priority_levels: _TypeAlias = _typing.Literal["priority_levels"]  # noqa: Y015
     _WhichOneofArgType__priority_levels: _TypeAlias = _typing.Literal["_priority_levels", b"_priority_levels"]  # noqa: Y015
+    _WhichOneofReturnType__shadow_share: _TypeAlias = _typing.Literal["shadow_share"]  # noqa: Y015
+    _WhichOneofArgType__shadow_share: _TypeAlias = _typing.Literal["_shadow_share", b"_shadow_share"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__allow_timeout_override) -> _WhichOneofReturnType__allow_timeout_override | None: ...
     @_typing.overload
@@ -121,5 +129,7 @@ class ServingSettings(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_queue_rows) -> _WhichOneofReturnType__max_queue_rows | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__priority_levels) -> _WhichOneofReturnType__priority_levels | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__shadow_share) -> _WhichOneofReturnType__shadow_share | None: ...
 
 Global___ServingSettings: _TypeAlias = ServingSettings  # noqa: Y015
