@@ -24,7 +24,7 @@ PROTO = ROOT / "proto"
 WELL_KNOWN = str(resources.files("grpc_tools") / "_proto")
 PUBLIC = [
     f"batchyard/v1/{name}.proto"
-    for name in ("spec", "training", "serving", "exchange", "recalibration", "models", "shift", "shadow")
+    for name in ("spec", "training", "serving", "exchange", "recalibration", "models", "shift", "shadow", "traffic")
 ]
 CONTRACT = "inference/open_inference.proto"
 
