@@ -35,6 +35,7 @@ from batchyard.control.settings import Settings
 from batchyard.control.store import jobs as job_store
 from batchyard.control.store.database import Database
 from batchyard.control.torch_tasks import TorchTasks
+from batchyard.failpoints import failpoint
 
 log = logging.getLogger(__name__)
 
@@ -99,6 +100,7 @@ class ControlPlane:
         await server.health.set(True)
         self._undo.push_async_callback(self._refuse, ledger.notices, server)
         self._undo.callback(folder.withdraw)
+        failpoint("announce.before_file")
         self._announce(folder)
         log.info("gRPC %s, HTTP %s, data in %s", self.grpc_address, self.http_address, folder.path)
 

@@ -21,6 +21,7 @@ from batchyard.control.states import State
 from batchyard.control.store import checkpoints, models
 from batchyard.control.store import jobs as store
 from batchyard.control.store.jobs import AttemptRow, QueuedJob, StaleWriteError
+from batchyard.failpoints import failpoint
 from batchyard.training.events import Ended, LogLine, Published
 
 
@@ -96,14 +97,18 @@ class Attempts:
 
     async def begin(self, job_id: str) -> Try | None:
         """Begins the next attempt of a queued job; None when it does not wait any more."""
-        return await self._ledger.write(lambda unit: self._begin(unit, job_id))
+        begun = await self._ledger.write(lambda unit: self._begin(unit, job_id))
+        failpoint("begin.after_commit")
+        return begun
 
     async def record(self, given: Try, batch: Batch, publication: Publication | None) -> Try:
         """Stores a batch of events with what it means for the job, all in one transaction. Raises StaleWriteError.
 
         `publication` becomes a version when the batch ends with success.
         """
-        return await self._ledger.write(lambda unit: self._record(unit, given, batch, publication))
+        recorded = await self._ledger.write(lambda unit: self._record(unit, given, batch, publication))
+        failpoint("record.after_commit")
+        return recorded
 
     async def fail(self, given: Try, failure: Failure) -> None:
         """Ends the attempt because it cannot go on. Raises StaleWriteError."""
@@ -114,8 +119,10 @@ class Attempts:
             unit.save(job, lifecycle.fail(job, failure, unit.now, failures))
             ending = {"outcome": "failed", "failure_class": failure.failure_class}
             store.save_attempt(unit.connection, job, row, end_time=unit.now, **ending)
+            failpoint("fail.before_commit")
 
         await self._ledger.write(write)
+        failpoint("fail.after_commit")
 
     async def interrupt(self, given: Try) -> None:
         """Ends an attempt that was stopped without a word; its job goes on in another one. Raises StaleWriteError."""
@@ -124,8 +131,10 @@ class Attempts:
             job, row = _present(unit, given)
             unit.save(job, lifecycle.interrupt(job, unit.now))
             store.save_attempt(unit.connection, job, row, end_time=unit.now, outcome="cancelled")
+            failpoint("interrupt.before_commit")
 
         await self._ledger.write(write)
+        failpoint("interrupt.after_commit")
 
     async def warn(self, job_id: str, text: str) -> None:
         """Writes a line for people into the log of a job that waits."""
@@ -144,6 +153,7 @@ class Attempts:
             return None
         job = unit.save(job, lifecycle.begin(job, unit.now))
         store.add_attempt(unit.connection, job, f"{self._artifacts}/{job.id}-{job.attempt}", unit.now)
+        failpoint("begin.before_commit")
         return self._try(job, store.attempt(unit.connection, job))
 
     def _record(self, unit: Unit, given: Try, batch: Batch, publication: Publication | None) -> Try:
@@ -168,6 +178,9 @@ class Attempts:
             outcome=ended and ended.outcome,
             failure_class=ended and ended.failure_class,
         )
+        failpoint("record.before_commit")
+        if ended is not None:
+            failpoint("end.before_commit")
         return dataclasses.replace(given, job=job, cursor=batch.cursor, published=published, over=ended is not None)
 
     def _try(self, job: Job, row: AttemptRow) -> Try:
@@ -202,9 +215,11 @@ def _present(unit: Unit, given: Try) -> tuple[Job, AttemptRow]:
 def _end(unit: Unit, job: Job, ended: Ended, publication: Publication | None) -> Step:
     version = None
     if ended.outcome == "succeeded" and publication is not None:
+        failpoint("registry.before_row")
         added = models.add_version(
             unit.connection, publication.manifest, publication.artifact_uri, publication.manifest_sha256, unit.now
         )
+        failpoint("registry.after_row")
         version = names.version(added.model, added.number)
         alias = job.spec["publish"].get("alias")
         if alias is not None:

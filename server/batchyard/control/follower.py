@@ -17,6 +17,7 @@ from batchyard.control.publishing import ReadManifest, inspect
 from batchyard.control.records import Failure
 from batchyard.control.states import State
 from batchyard.control.store.jobs import StaleWriteError
+from batchyard.failpoints import failpoint
 from batchyard.training.events import Ended, Event, Published
 
 P = ParamSpec("P")
@@ -77,7 +78,9 @@ class Follower:
     async def _start(self) -> bool:
         """Whether the executor has taken the attempt."""
         try:
+            failpoint("start.before_executor")
             await self._call(self._executor.start, self.given.attempt)
+            failpoint("start.after_executor")
         except Exception:
             await self._abandon()  # whatever there is of it; another attempt may follow
             await self._fail(_incident("could not be started", self.given))
@@ -105,12 +108,17 @@ class Follower:
 
     async def _pass_on(self) -> None:
         """Tells the executor, once, what is asked of the attempt."""
-        if self._cancel and not self._cancel_passed_on:
+        cancels = self._cancel and not self._cancel_passed_on
+        if not cancels and not (self._pausing and not self._pause_passed_on):
+            return
+        failpoint("pass_on.before_executor")
+        if cancels:
             await self._call(self._executor.cancel, self.given.id)
             self._cancel_passed_on = True
-        elif self._pausing and not self._pause_passed_on:
+        else:
             await self._call(self._executor.pause, self.given.id)
             self._pause_passed_on = True
+        failpoint("pass_on.after_executor")
 
     async def _record(self, batch: Batch) -> None:
         publication: Publication | None = None
@@ -123,6 +131,7 @@ class Follower:
                 batch = dataclasses.replace(batch, events=_ending_with(batch.events, found))
             else:
                 publication = found
+        failpoint("record.before_transaction")
         self.given = await self._attempts.record(self.given, batch, publication)
 
     async def _retry_or_give_up(self) -> bool:
@@ -152,7 +161,9 @@ class Follower:
 
     async def _release(self) -> None:
         try:
+            failpoint("release.before_executor")
             await self._call(self._executor.release, self.given.id)
+            failpoint("release.after_executor")
         except Exception:
             log.exception("%s could not be released", self.given.id)
 

@@ -21,6 +21,7 @@ from batchyard.control.records import Job, StoredEvent
 from batchyard.control.states import State
 from batchyard.control.store import jobs as store
 from batchyard.endpoint.errors import AlreadyExistsError, FieldViolation, NotFoundError, UnavailableError
+from batchyard.failpoints import failpoint
 from batchyard.training.spec import TrainingJobSpec
 
 log = logging.getLogger(__name__)
@@ -71,7 +72,9 @@ class Jobs:
         """
         capacity = await self._has()
         order = check_order(spec, request_id, capacity, self._allow_python)
-        return await self._ledger.write(lambda unit: _create(unit, order, request_id or None))
+        job = await self._ledger.write(lambda unit: _create(unit, order, request_id or None))
+        failpoint("create.after_commit")
+        return job
 
     async def _has(self) -> Capacity:
         try:
@@ -99,21 +102,26 @@ class Jobs:
 
         Raises NotFoundError, and PreconditionError when the job has SUCCEEDED or FAILED.
         """
-        return await self._ledger.write(lambda unit: _ask(unit, job_id, lifecycle.cancel))
+        return await self._request(job_id, lifecycle.cancel)
 
     async def pause(self, job_id: str) -> Job:
         """Asks the job to pause: PAUSED if it had not started, else PAUSING. Pausing twice changes nothing.
 
         Raises NotFoundError, and PreconditionError when it is being cancelled or has ended.
         """
-        return await self._ledger.write(lambda unit: _ask(unit, job_id, lifecycle.pause))
+        return await self._request(job_id, lifecycle.pause)
 
     async def resume(self, job_id: str) -> Job:
         """Has a PAUSED job wait for its turn again. Resuming a job that waits or runs changes nothing.
 
         Raises NotFoundError, and PreconditionError when it is PAUSING, is being cancelled or has ended.
         """
-        return await self._ledger.write(lambda unit: _ask(unit, job_id, lifecycle.resume))
+        return await self._request(job_id, lifecycle.resume)
+
+    async def _request(self, job_id: str, what: Callable[[Job, float], Step]) -> Job:
+        job = await self._ledger.write(lambda unit: _ask(unit, job_id, what))
+        failpoint("request.after_commit")
+        return job
 
     async def events_after(
         self, job_id: str, cursor: str = "", kinds: Collection[str] = (), limit: int = EVENTS_PER_READ
@@ -165,7 +173,9 @@ def _create(unit: Unit, order: TrainingJobSpec, request_id: str | None) -> Job:
     while store.find(unit.connection, job_id) is not None:
         job_id = f"{order.name}-{secrets.token_hex(4)}"
     job = Job(number=0, id=job_id, spec=spec, state=State.QUEUED, create_time=unit.now)
-    return unit.add(lifecycle.accept(job), request_id)
+    job = unit.add(lifecycle.accept(job), request_id)
+    failpoint("create.before_commit")
+    return job
 
 
 def _check_same(earlier: Job, spec: Mapping[str, Any], request_id: str | None) -> None:
@@ -203,7 +213,9 @@ def _get(connection: Connection, job_id: str) -> Job:
 def _ask(unit: Unit, job_id: str, what: Callable[[Job, float], Step]) -> Job:
     job = _get(unit.connection, job_id)
     step = what(job, unit.now)
-    return unit.save(job, step) if step.events else job
+    job = unit.save(job, step) if step.events else job
+    failpoint("request.before_commit")
+    return job
 
 
 def _events_after(connection: Connection, job_id: str, cursor: str, kinds: Collection[str], limit: int) -> EventPage:

@@ -19,6 +19,7 @@ from batchyard.control.records import Job
 from batchyard.control.states import State
 from batchyard.control.store import jobs
 from batchyard.control.store.database import Database
+from batchyard.failpoints import failpoint
 from batchyard.training.events import Event
 
 T = TypeVar("T")
@@ -94,6 +95,7 @@ class Ledger:
             return work(unit), unit
 
         result, unit = await self._database.write(transaction)
+        failpoint("ledger.before_tell")
         self._tell(unit)
         return result
 

@@ -13,6 +13,7 @@ from batchyard.control.ledger import MODELS, Ledger, Unit
 from batchyard.control.records import Model, ModelVersion, ServedModel
 from batchyard.control.store import models as store
 from batchyard.endpoint.errors import FieldViolation, InvalidInputError, NotFoundError
+from batchyard.failpoints import failpoint
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +80,9 @@ class Registry:
             violations.append(FieldViolation("version", f"{version} given; expected a version number, 1 or more"))
         if violations:
             raise InvalidInputError(violations)
-        return await self._ledger.write(lambda unit: _set_alias(unit, model, alias, version))
+        changed = await self._ledger.write(lambda unit: _set_alias(unit, model, alias, version))
+        failpoint("alias.after_commit")
+        return changed
 
     async def set_serving_settings(self, model: str, given: Mapping[str, Any], mask: Sequence[str]) -> Model:
         """Changes how a model is served; see serving_settings.updated. Raises NotFoundError, InvalidInputError."""
@@ -132,6 +135,7 @@ def _set_alias(unit: Unit, model: str, alias: str, version: int) -> Model:
     _version(unit.connection, model, version)
     store.set_alias(unit.connection, model, alias, version)
     unit.models_changed = True
+    failpoint("alias.before_commit")
     return _model(unit.connection, model)
 
 

@@ -17,6 +17,7 @@ import fsspec
 from batchyard.artifact.writer import remove
 from batchyard.control.ledger import JobChange, Ledger
 from batchyard.control.store import checkpoints
+from batchyard.failpoints import failpoint
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +66,9 @@ class Retention:
         for job in jobs:
             if job not in held or held[job].ended:
                 kept = held[job].names if job in held else frozenset[str]()
+                failpoint("retention.before_files")
                 await asyncio.to_thread(sweep, f"{self._folder}/{job}", kept)
+                failpoint("retention.after_files")
 
 
 def sweep(folder: str, kept: Collection[str]) -> None:

@@ -20,6 +20,7 @@ from batchyard.control.ledger import JobChange, Ledger
 from batchyard.control.publishing import ReadManifest
 from batchyard.control.states import ACTIVE, State
 from batchyard.control.store.jobs import QueuedJob, StaleWriteError
+from batchyard.failpoints import failpoint
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +55,7 @@ class Scheduler:
     async def start(self) -> None:
         """Re-attaches to what ran when an earlier control plane ended, then begins to admit."""
         for found in await self._attempts.unfinished():
+            failpoint("reattach.before_follow")
             self._follow(found)
         self._admitting = asyncio.create_task(self._admit_until_stopped())
 
@@ -161,6 +163,7 @@ class Scheduler:
             if self._stopping:
                 break
             if place.verdict == Verdict.STARTS:
+                failpoint("admission.before_begin")
                 begun = await self._attempts.begin(place.job.id)
                 if begun is not None:
                     self._follow(begun)

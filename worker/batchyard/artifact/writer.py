@@ -16,6 +16,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from batchyard.artifact.errors import ArtifactError
 from batchyard.artifact.manifest import MANIFEST, Manifest
+from batchyard.failpoints import failpoint
 
 
 def write(uri: str, manifest: Manifest, files: Mapping[str, bytes]) -> str:
@@ -63,10 +64,16 @@ def _write_local(_filesystem: Any, folder: str, files: Mapping[str, bytes]) -> N
     partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
     try:
         partial.mkdir()
+        *_, manifest = files
         for name, content in files.items():
+            failpoint("folder.before_file")
+            if name == manifest:
+                failpoint("folder.before_manifest")
             _write_synced(partial / name, content)
         _sync_folder(partial)
+        failpoint("folder.before_rename")
         partial.rename(target)
+        failpoint("folder.after_rename")
         _sync_folder(target.parent)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -76,6 +83,7 @@ def _write_synced(path: Path, content: bytes) -> None:
     with path.open("wb") as file:
         file.write(content)
         file.flush()
+        failpoint("folder.before_fsync")
         os.fsync(file.fileno())
 
 

@@ -25,6 +25,7 @@ from typing import Any
 from batchyard.cluster.event_log import EventLog, EventReader
 from batchyard.cluster.executor import Attempt, AttemptId, UnknownAttemptError
 from batchyard.cluster.processes import ProcessId, end_all, marked
+from batchyard.failpoints import failpoint
 from batchyard.training.events import Ended, from_json
 
 ENTRY = "batchyard.training.worker:run"
@@ -108,6 +109,7 @@ class AttemptFolder:
         """
         with locked(self.path / "lock"):
             if not self.reader.ended():
+                failpoint("burial.before_kill")
                 mark = self.orders().mark
                 end_all(lambda: marked(MARK, mark))
                 known = from_json(json.loads(self.end.read_text())) if self.end.exists() else None
@@ -139,8 +141,10 @@ class AttemptFolders:
         fresh.mkdir(mode=0o700)
         (fresh / "attempt.json").write_text(orders.to_json())
         (fresh / "events.jsonl").touch(mode=0o600)
+        failpoint("attempt.before_rename")
         try:
             fresh.rename(path)
+            failpoint("attempt.after_rename")
         except OSError:  # another thread or process was faster
             shutil.rmtree(fresh)
 

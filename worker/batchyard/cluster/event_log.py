@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from batchyard.cluster.executor import Batch
+from batchyard.failpoints import failpoint
 from batchyard.training.events import Ended, Event, from_json
 
 BATCH_BYTES = 1 << 20
@@ -36,9 +37,11 @@ class EventLog:
     def append_json(self, event: dict[str, Any]) -> None:
         """Adds one event that Event.to_json has made."""
         line = json.dumps(event).encode() + b"\n"
+        failpoint("event.before_append")
         with self._lock:
             while line:  # a file system may take a part only
                 line = line[os.write(self._file, line) :]
+        failpoint("event.after_append")
 
     def close(self) -> None:
         """Closes the file."""

@@ -13,6 +13,7 @@ from batchyard.cluster.executor import Capacity
 from batchyard.cluster.folder_executor import FolderExecutor
 from batchyard.cluster.processes import end_all, marked, reap, spawn
 from batchyard.cluster.verdict import infrastructure
+from batchyard.failpoints import failpoint
 from batchyard.training.events import Ended
 
 EXIT_S = 5.0
@@ -41,7 +42,10 @@ class LocalExecutor(FolderExecutor):
             return
         arguments = [str(folder.path), str(self._folder / "gpus")]
         environment = {**os.environ, MARK: folder.orders().mark}
-        folder.set_supervisor(spawn("batchyard.cluster.local_supervisor", arguments, environment, folder.log))
+        failpoint("supervisor.before_spawn")
+        supervisor = spawn("batchyard.cluster.local_supervisor", arguments, environment, folder.log)
+        failpoint("supervisor.before_note")
+        folder.set_supervisor(supervisor)
 
     def _orphaned(self, folder: AttemptFolder) -> bool:
         supervisor = folder.supervisor()

@@ -23,6 +23,7 @@ from batchyard.cluster.processes import end_all, marked
 from batchyard.cluster.supervision import Deliver, RefusedError, Supervision
 from batchyard.cluster.verdict import infrastructure
 from batchyard.cluster.worker_process import WorkerProcess, place, worker_environment
+from batchyard.failpoints import failpoint
 
 
 class LocalCrew:
@@ -99,6 +100,7 @@ def main() -> None:
         supervision.cancel()
     elif folder.paused.exists():
         supervision.pause()
+    failpoint("supervisor.before_crew")
     supervision.run()
     os._exit(0)
 

@@ -12,6 +12,7 @@ from typing import Protocol
 from batchyard.cluster.channel import Exit, Message, Result
 from batchyard.cluster.event_log import EventLog
 from batchyard.cluster.verdict import Member, infrastructure, verdict
+from batchyard.failpoints import failpoint
 from batchyard.training.events import Ended, LogLine
 
 SETTLE_S = 0.5
@@ -104,7 +105,9 @@ class Supervision:
         except Exception:
             ended = infrastructure(f"the attempt's supervisor failed:\n{traceback.format_exc()}", self._job)
         ended = self._clear_up(ended)
+        failpoint("ended.before_append")
         self._log.append(ended)
+        failpoint("ended.after_append")
 
     def _refused(self, refusal: RefusedError) -> Ended:
         """What was not started has nothing to lose."""

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 from batchyard.cluster.channel import Channel, Place, Result
 from batchyard.cluster.network import interface_of
 from batchyard.cluster.processes import die_with_parent
+from batchyard.failpoints import failpoint
 from batchyard.training.context import PausedError, StoppedError, WorkerContext
 from batchyard.training.events import Ended, Event, TrainingError
 from batchyard.training.rendezvous import join_store, open_store
@@ -64,6 +65,7 @@ class Worker:
     def run(self) -> None:
         """Carries out the orders `prepare` and `run`, then reports how that ended."""
         result = self._train()
+        failpoint("worker.before_result")
         flush()
         self._channel.send({"kind": "result", **asdict(result)})
         # Rank 0 holds the store of the process group: it stays until nobody needs it, and then so do all.

@@ -23,6 +23,7 @@ from safetensors import SafetensorError
 
 from batchyard.artifact.errors import ArtifactError
 from batchyard.artifact.writer import remove, write_folder
+from batchyard.failpoints import failpoint
 
 MANIFEST = "checkpoint.json"
 TENSORS = "tensors.safetensors"
@@ -179,6 +180,7 @@ class CheckpointFolder:
         manifest = f"{self._path}/{name}/{MANIFEST}"
         if self._files.exists(manifest):
             self._files.rm(manifest)
+        failpoint("checkpoint.in_removal")
         remove(self.uri(name))
 
 

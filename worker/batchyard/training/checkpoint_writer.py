@@ -6,6 +6,7 @@ import threading
 from types import TracebackType
 from typing import Self
 
+from batchyard.failpoints import failpoint
 from batchyard.training.checkpoint import CheckpointError, CheckpointFolder, Snapshot
 from batchyard.training.context import WorkerContext
 from batchyard.training.events import Checkpointed, LogLine
@@ -35,7 +36,9 @@ class Writer:
         context = self._context
         self._failed = True  # until it is known not to have
         try:
+            failpoint("checkpoint.before_write")
             done = folder.write(snapshot, context.attempt)
+            failpoint("checkpoint.after_write")
             self._failed = False
             context.emit(
                 Checkpointed(
@@ -46,6 +49,7 @@ class Writer:
                     tensors_sha256=done.tensors_sha256,
                 )
             )
+            failpoint("checkpoint.after_report")
             folder.prune(context.spec.checkpoint.keep, context.attempt)
         except CheckpointError as error:
             text = f"the checkpoint of step {snapshot.step} was not written, training goes on without: {error}"

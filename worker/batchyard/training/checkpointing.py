@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 
 import torch
 
+from batchyard.failpoints import failpoint
 from batchyard.training.checkpoint import (
     CheckpointError,
     CheckpointFolder,
@@ -71,7 +72,9 @@ class Checkpoints:
                 text = f"checkpoint {folder.uri(name)} is damaged ({error}); going on from the one before"
                 context.emit(LogLine(level="WARNING", text=text, rank=0))
                 continue
+            failpoint("resume.before_sweep")
             folder.sweep(name.step, context.attempt)
+            failpoint("resume.before_report")
             context.emit(Resumed(step=name.step, uri=folder.uri(name)))
             return files
         folder.sweep(0, context.attempt)

@@ -30,6 +30,7 @@ from batchyard.artifact.manifest import (
     Signature,
 )
 from batchyard.data import Dataset
+from batchyard.failpoints import failpoint
 from batchyard.nn import Certificate, FoldedModel, certify, fold, population_statistics
 from batchyard.training import graph
 from batchyard.training.batches import ShardedBatches
@@ -69,6 +70,7 @@ def publish(context: WorkerContext, group: Group, parts: Parts, dataset: Dataset
         raise StoppedError("stopped before the model was published")
     evaluated = Evaluated(accuracy=score.accuracy, loss=score.loss, samples=score.samples)
     digest = _write(context, model.cpu().eval(), dataset, evaluated)
+    failpoint("publish.before_report")
     context.emit(Published(artifact_uri=context.artifact_uri, manifest_sha256=digest))
 
 
@@ -82,9 +84,11 @@ def _batches(batches: ShardedBatches) -> Iterator[torch.Tensor]:
 def _write(context: WorkerContext, model: nn.Module, dataset: Dataset, evaluated: Evaluated) -> str:
     """Folds and certifies `model`, writes the artifact, and returns the manifest's sha256."""
     pixels = torch.tensor(dataset.test.spread(CERTIFICATE_SAMPLES)).float()
+    failpoint("publish.before_fold")
     folded = fold(model, (pixels[:2],))
     pixels = affordable(folded.module, pixels)
     certificate = certify(folded, model, (pixels,))
+    failpoint("publish.after_fold")
     served = graph.export(folded.module, pixels[:2])
     record = certified(certificate, graph.run(served, pixels.numpy()))
     text = f"folded and certified: off by {record.max_error:.2g} of {record.bound:.2g}, {record.samples} samples"
@@ -94,6 +98,7 @@ def _write(context: WorkerContext, model: nn.Module, dataset: Dataset, evaluated
     probe, probe_files = probe_of(folded, model, pixels[:2])
     manifest = _manifest(context, model, dataset, evaluated, fold_entries(folded), record)
     manifest, files = dataclasses.replace(manifest, probe=probe), {**files, **probe_files}
+    failpoint("publish.before_artifact")
     return writer.write(context.artifact_uri, manifest, files)
 
 

@@ -9,6 +9,7 @@ from batchyard.control import names
 from batchyard.control.explaining import Explaining
 from batchyard.control.jobs import Jobs
 from batchyard.control.rpc import convert, convert_explanation
+from batchyard.failpoints import failpoint
 from batchyard.v1 import training_pb2 as pb
 from batchyard.v1 import training_pb2_grpc
 
@@ -52,4 +53,6 @@ class TrainingServicer(training_pb2_grpc.TrainingServiceServicer):
     ) -> AsyncIterator[pb.WatchTrainingJobResponse]:
         job, kinds = names.parse_job(request.name), convert.event_kinds(request.kinds)
         async for event in self._jobs.watch(job, request.cursor, kinds, request.history_only):
+            failpoint("stream.before_send")
             yield convert.watch_response(event)
+            failpoint("stream.after_send")
