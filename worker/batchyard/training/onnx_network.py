@@ -7,19 +7,18 @@ sake of operators that neither could fold through; an operator that is not known
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import onnx
-import torch
 from onnx import numpy_helper, shape_inference
 from onnx.reference import ReferenceEvaluator
-from torch import Tensor, fx, nn
+from torch import fx
 
 from batchyard.training import onnx_operators
+from batchyard.training.onnx_assembly import Assembly, NotUnderstood, dimensions
 from batchyard.training.task import violation
 
 
@@ -55,14 +54,14 @@ def read(content: bytes) -> OnnxNetwork:
         given = f"{len(inputs)} inputs and {len(model.graph.output)} outputs"
         raise _refusal(f"the model has {given}; expected one of each")
     source, result = inputs[0], model.graph.output[0]
-    batch, *shape = _dimensions(source)
+    batch, *shape = dimensions(source)
     if source.type.tensor_type.elem_type != onnx.TensorProto.FLOAT or not shape or not all(_known(d) for d in shape):
         found = onnx.TensorProto.DataType.Name(source.type.tensor_type.elem_type)
         raise _refusal(f"input {source.name!r} is {found} {[batch, *shape]}; expected FLOAT [batch, sizes...]")
-    final = _dimensions(result)
+    final = dimensions(result)
     if len(final) != 2 or not _known(final[1]):
         raise _refusal(f"output {result.name!r} has shape {final}; expected [batch, classes]")
-    module = Conversion(model, constants).module(source.name, result.name)
+    module = _Conversion(model, constants).module(source.name, result.name)
     return OnnxNetwork(
         module=module,
         input=source.name,
@@ -73,50 +72,48 @@ def read(content: bytes) -> OnnxNetwork:
     )
 
 
-class Conversion:
+class _Conversion:
     """One graph on its way to torch: from the output backwards, so that what it does not need is never looked at."""
 
     def __init__(self, model: onnx.ModelProto, constants: Mapping[str, np.ndarray[Any, Any]]) -> None:
-        self.constants = dict(constants)
-        self.shapes = {
-            v.name: _dimensions(v) for v in (*model.graph.value_info, *model.graph.input, *model.graph.output)
-        }
-        self.graph = fx.Graph()
-        self._root = fx.GraphModule({}, fx.Graph())
+        self._assembly = Assembly(model, constants)
+        self._constants = self._assembly.constants
+        self._nodes = self._assembly.nodes
         self._opsets = {entry.domain: entry.version for entry in model.opset_import}
         self._makers = {output: node for node in model.graph.node for output in node.output}
-        self._values: dict[str, fx.Node] = {}
 
     def module(self, source: str, result: str) -> fx.GraphModule:
         """The whole network. Raises SpecError."""
-        self._values[source] = self.graph.placeholder("x")
+        self._nodes[source] = self._assembly.graph.placeholder("x")
         pending = [result]
         while pending:  # a stack of our own: networks are deeper than Python's
             name = pending[-1]
-            if name in self._values or name in self.constants:
+            if self._made(name):
                 pending.pop()
                 continue
             node = self._makers.get(name)
             if node is None:
                 raise _refusal(f"nothing makes the tensor {name!r}")
-            if missing := [i for i in self._needed(node) if i not in self._values and i not in self.constants]:
+            if missing := [needed for needed in self._needed(node) if not self._made(needed)]:
                 pending += missing
             else:
                 self._make(node)
-        if result not in self._values:
+        if result not in self._nodes:
             raise _refusal(f"output {result!r} does not depend on the input")
-        self.graph.output(self._values[result])
-        return fx.GraphModule(self._root, self.graph, "OnnxNetwork").eval()
+        return self._assembly.module(result)
+
+    def _made(self, name: str) -> bool:
+        return name in self._nodes or name in self._constants
 
     def _needed(self, node: onnx.NodeProto) -> list[str]:
         """What must be made before `node`. A Reshape's inferred shape says what sizes computed in the graph would."""
-        told = node.op_type == "Reshape" and node.input[0] not in self.constants and self.shapes.get(node.output[0])
-        if node.op_type in ("Dropout", "CastLike") or told:
+        computed_shape = node.op_type == "Reshape" and node.input[0] not in self._constants
+        if node.op_type in ("Dropout", "CastLike") or (computed_shape and self._assembly.shapes.get(node.output[0])):
             return [node.input[0]]
         return [name for name in node.input if name]
 
     def _make(self, node: onnx.NodeProto) -> None:
-        if all(name in self.constants for name in self._needed(node)):
+        if all(name in self._constants for name in self._needed(node)):
             self._evaluate(node)
             return
         operator = onnx_operators.OPERATORS.get(node.op_type) if node.domain in ("", "ai.onnx") else None
@@ -124,59 +121,18 @@ class Conversion:
             known = ", ".join(sorted(onnx_operators.OPERATORS))
             raise _refusal(f"operator {node.domain or ''}{node.op_type} is not known; those that are: {known}")
         try:
-            self._values[node.output[0]] = operator(self, node, onnx_operators.attributes(node))
-        except onnx_operators.NotUnderstood as reason:
+            self._nodes[node.output[0]] = operator(self._assembly, node, onnx_operators.attributes(node))
+        except NotUnderstood as reason:
             raise _refusal(f"{node.op_type} {node.name or node.output[0]!r}: {reason}") from reason
 
     def _evaluate(self, node: onnx.NodeProto) -> None:
         """What depends on constants alone is one."""
         if node.op_type in ("Dropout", "CastLike"):  # like a value of the network, and those are FP32
-            self.constants[node.output[0]] = self.constants[node.input[0]].astype(np.float32)
+            self._constants[node.output[0]] = self._constants[node.input[0]].astype(np.float32)
             return
-        feeds = {name: self.constants[name] for name in node.input if name}
+        feeds = {name: self._constants[name] for name in node.input if name}
         results: Any = ReferenceEvaluator(node, opsets=self._opsets).run(None, feeds)
-        self.constants.update(zip(node.output, results, strict=False))
-
-    def value(self, name: str) -> fx.Node:
-        """The node for a tensor; a constant becomes a buffer."""
-        if name not in self._values:
-            buffer = self._free(re.sub(r"\W", "_", name) or "constant")
-            self._root.register_buffer(buffer, torch.from_numpy(np.array(self.constants[name])))
-            with self.graph.inserting_before(next(iter(self.graph.nodes))):
-                self._values[name] = self.graph.get_attr(buffer)
-        return self._values[name]
-
-    def tensor(self, name: str, role: str) -> Tensor:
-        """A weight: a constant. Raises NotUnderstood."""
-        if name not in self.constants:
-            raise onnx_operators.NotUnderstood(f"its {role} is computed in the graph, not fixed")
-        return torch.from_numpy(np.array(self.constants[name]))
-
-    def layer(self, module: nn.Module, source: str, weight: str) -> fx.Node:
-        """A call of `module`, named as torch's exporter named it: after the owner of its weight."""
-        owner = weight.rpartition(".")[0] if re.fullmatch(r"[\w.]+\.weight", weight) else re.sub(r"\W", "_", weight)
-        target = self._free(owner or "layer")
-        self._root.add_submodule(target, module)
-        return self.graph.call_module(target, (self.value(source),))
-
-    def rank(self, name: str) -> int:
-        """How many dimensions a tensor has. Raises NotUnderstood."""
-        if not self.shapes.get(name):
-            raise onnx_operators.NotUnderstood(f"the shape of {name!r} cannot be inferred")
-        return len(self.shapes[name])
-
-    def _free(self, wish: str) -> str:
-        taken = {name for name, _ in self._root.named_modules()} | {name for name, _ in self._root.named_buffers()}
-        name, number = wish, 2
-        while name in taken or any(other.startswith(f"{name}.") for other in taken):
-            name, number = f"{wish}_{number}", number + 1
-        return name
-
-
-def _dimensions(value: onnx.ValueInfoProto) -> list[int | str]:
-    """Sizes; a name, perhaps empty, for one that is not fixed."""
-    dims: Sequence[Any] = value.type.tensor_type.shape.dim
-    return [d.dim_value if d.HasField("dim_value") else d.dim_param for d in dims]
+        self._constants.update(zip(node.output, results, strict=False))
 
 
 def _known(dimension: int | str) -> bool:

@@ -1,6 +1,6 @@
 """ONNX operators as torch layers and functions: the ones that classifiers are made of.
 
-Each takes the conversion (onnx_network.Conversion), the node and its attributes, and returns the fx node of its first
+Each takes what is assembled so far, the node and its attributes, and returns the fx node of its first
 output. ONNX's operator documents (https://onnx.ai/onnx/operators) are the source.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import onnx
 import torch
@@ -16,20 +16,15 @@ import torch.nn.functional as F
 from onnx import helper
 from torch import Tensor, fx, nn
 
-if TYPE_CHECKING:
-    from batchyard.training.onnx_network import Conversion
+from batchyard.training.onnx_assembly import Assembly, NotUnderstood
 
 Attributes = dict[str, Any]
-Operator = Callable[["Conversion", onnx.NodeProto, Attributes], fx.Node]
+Operator = Callable[[Assembly, onnx.NodeProto, Attributes], fx.Node]
 
 CONVOLUTIONS: dict[int, type[nn.Module]] = {3: nn.Conv1d, 4: nn.Conv2d, 5: nn.Conv3d}
 BATCH_NORMS: dict[int, type[nn.Module]] = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}
 MAXIMA: dict[int, type[nn.Module]] = {3: nn.MaxPool1d, 4: nn.MaxPool2d, 5: nn.MaxPool3d}
 AVERAGES: dict[int, type[nn.Module]] = {3: nn.AvgPool1d, 4: nn.AvgPool2d, 5: nn.AvgPool3d}
-
-
-class NotUnderstood(Exception):  # noqa: N818  not an error of ours: the message completes "Conv 'conv1': ..."
-    """A known operator with a setting that has no counterpart here."""
 
 
 def attributes(node: onnx.NodeProto) -> Attributes:
@@ -38,7 +33,7 @@ def attributes(node: onnx.NodeProto) -> Attributes:
     return {name: value.decode() if isinstance(value, bytes) else value for name, value in found.items()}
 
 
-def _convolution(c: Conversion, node: onnx.NodeProto, given: Attributes) -> fx.Node:
+def _convolution(c: Assembly, node: onnx.NodeProto, given: Attributes) -> fx.Node:
     weight = c.tensor(node.input[1], "weight")
     bias = c.tensor(node.input[2], "bias") if len(node.input) > 2 and node.input[2] else None
     groups = given.get("group", 1)
@@ -69,7 +64,7 @@ def _pads(given: Attributes, dimensions: int) -> tuple[tuple[int, ...], tuple[in
     return before, after
 
 
-def _gemm(c: Conversion, node: onnx.NodeProto, given: Attributes) -> fx.Node:
+def _gemm(c: Assembly, node: onnx.NodeProto, given: Attributes) -> fx.Node:
     if given.get("transA", 0):
         raise NotUnderstood("transA is set; expected samples in dimension 0")
     weight = c.tensor(node.input[1], "weight") * given.get("alpha", 1.0)
@@ -80,7 +75,7 @@ def _gemm(c: Conversion, node: onnx.NodeProto, given: Attributes) -> fx.Node:
     return c.layer(_linear(weight, bias), node.input[0], node.input[1])
 
 
-def _matmul(c: Conversion, node: onnx.NodeProto, given: Attributes) -> fx.Node:
+def _matmul(c: Assembly, node: onnx.NodeProto, given: Attributes) -> fx.Node:
     left, right = node.input
     if right in c.constants and c.constants[right].ndim == 2 and left not in c.constants:
         return c.layer(_linear(c.tensor(right, "weight").T, None), left, right)
@@ -98,7 +93,7 @@ def _with(module: nn.Module, weight: Tensor, bias: Tensor | None) -> nn.Module:
     return module
 
 
-def _batch_norm(c: Conversion, node: onnx.NodeProto, given: Attributes) -> fx.Node:
+def _batch_norm(c: Assembly, node: onnx.NodeProto, given: Attributes) -> fx.Node:
     if given.get("training_mode", 0):
         raise NotUnderstood("it is in training mode; export the model in evaluation mode")
     gamma, beta, mean, var = (c.tensor(name, "parameter") for name in node.input[1:5])
@@ -112,7 +107,7 @@ def _batch_norm(c: Conversion, node: onnx.NodeProto, given: Attributes) -> fx.No
 
 
 def _pool(kinds: dict[int, type[nn.Module]]) -> Operator:
-    def make(c: Conversion, node: onnx.NodeProto, given: Attributes) -> fx.Node:
+    def make(c: Assembly, node: onnx.NodeProto, given: Attributes) -> fx.Node:
         size = tuple(given["kernel_shape"])
         settings: Attributes = {"padding": _pads(given, len(size))[0], "ceil_mode": bool(given.get("ceil_mode", 0))}
         dilations = given.get("dilations", [1] * len(size))
@@ -132,7 +127,7 @@ def _pool(kinds: dict[int, type[nn.Module]]) -> Operator:
 def _function(function: Callable[..., Any], *settings: tuple[str, str, Any]) -> Operator:
     """A function of the first input; `settings` are (attribute, torch's name, default)."""
 
-    def make(c: Conversion, node: onnx.NodeProto, given: Attributes) -> fx.Node:
+    def make(c: Assembly, node: onnx.NodeProto, given: Attributes) -> fx.Node:
         named = {torchs: given.get(name, default) for name, torchs, default in settings}
         return c.graph.call_function(function, (c.value(node.input[0]),), named)
 
@@ -140,7 +135,7 @@ def _function(function: Callable[..., Any], *settings: tuple[str, str, Any]) -> 
 
 
 def _layer(kind: Callable[..., nn.Module], *settings: tuple[str, str, Any]) -> Operator:
-    def make(c: Conversion, node: onnx.NodeProto, given: Attributes) -> fx.Node:
+    def make(c: Assembly, node: onnx.NodeProto, given: Attributes) -> fx.Node:
         module = kind(**{torchs: given.get(name, default) for name, torchs, default in settings})
         return c.layer(module, node.input[0], node.name or node.op_type)
 
@@ -148,7 +143,7 @@ def _layer(kind: Callable[..., nn.Module], *settings: tuple[str, str, Any]) -> O
 
 
 def _arithmetic(function: Callable[..., Any]) -> Operator:
-    def make(c: Conversion, node: onnx.NodeProto, given: Attributes) -> fx.Node:
+    def make(c: Assembly, node: onnx.NodeProto, given: Attributes) -> fx.Node:
         return c.graph.call_function(function, tuple(c.value(name) for name in node.input))
 
     return make
@@ -157,14 +152,14 @@ def _arithmetic(function: Callable[..., Any]) -> Operator:
 def _over_space(function: Callable[..., Any]) -> Operator:
     """Global pooling: over every dimension after the channels, which stay."""
 
-    def make(c: Conversion, node: onnx.NodeProto, given: Attributes) -> fx.Node:
+    def make(c: Assembly, node: onnx.NodeProto, given: Attributes) -> fx.Node:
         dims = tuple(range(2, c.rank(node.input[0])))
         return c.graph.call_function(function, (c.value(node.input[0]), dims, True))
 
     return make
 
 
-def _reduce_mean(c: Conversion, node: onnx.NodeProto, given: Attributes) -> fx.Node:
+def _reduce_mean(c: Assembly, node: onnx.NodeProto, given: Attributes) -> fx.Node:
     axes = _integers(c, node, 1) if len(node.input) > 1 else given.get("axes")
     rank = c.rank(node.input[0])
     dims = [axis % rank for axis in axes] if axes else []
@@ -173,13 +168,13 @@ def _reduce_mean(c: Conversion, node: onnx.NodeProto, given: Attributes) -> fx.N
     return c.graph.call_function(torch.mean, (c.value(node.input[0]), dims, bool(given.get("keepdims", 1))))
 
 
-def _flatten(c: Conversion, node: onnx.NodeProto, given: Attributes) -> fx.Node:
+def _flatten(c: Assembly, node: onnx.NodeProto, given: Attributes) -> fx.Node:
     if given.get("axis", 1) != 1:
         raise NotUnderstood(f"axis is {given['axis']}; expected 1: the batch stays as it is")
     return c.graph.call_function(torch.flatten, (c.value(node.input[0]), 1))
 
 
-def _reshape(c: Conversion, node: onnx.NodeProto, given: Attributes) -> fx.Node:
+def _reshape(c: Assembly, node: onnx.NodeProto, given: Attributes) -> fx.Node:
     source = c.value(node.input[0])
     before, after = c.shapes.get(node.input[0]), c.shapes.get(node.output[0])
     if not before or not after or not all(isinstance(size, int) and size > 0 for size in after[1:]):
@@ -191,14 +186,14 @@ def _reshape(c: Conversion, node: onnx.NodeProto, given: Attributes) -> fx.Node:
     return c.graph.call_function(torch.reshape, (source, (-1, *after[1:])))
 
 
-def _transpose(c: Conversion, node: onnx.NodeProto, given: Attributes) -> fx.Node:
+def _transpose(c: Assembly, node: onnx.NodeProto, given: Attributes) -> fx.Node:
     order = given.get("perm", list(range(c.rank(node.input[0])))[::-1])
     if order[0] != 0:
         raise NotUnderstood(f"it moves the batch: {order}")
     return c.graph.call_function(torch.permute, (c.value(node.input[0]), tuple(order)))
 
 
-def _squeeze(c: Conversion, node: onnx.NodeProto, given: Attributes) -> fx.Node:
+def _squeeze(c: Assembly, node: onnx.NodeProto, given: Attributes) -> fx.Node:
     axes = _integers(c, node, 1) if len(node.input) > 1 else given.get("axes", [])
     rank = c.rank(node.input[0])
     if not axes or 0 in [axis % rank for axis in axes]:
@@ -206,7 +201,7 @@ def _squeeze(c: Conversion, node: onnx.NodeProto, given: Attributes) -> fx.Node:
     return c.graph.call_function(torch.squeeze, (c.value(node.input[0]), tuple(axes)))
 
 
-def _unsqueeze(c: Conversion, node: onnx.NodeProto, given: Attributes) -> fx.Node:
+def _unsqueeze(c: Assembly, node: onnx.NodeProto, given: Attributes) -> fx.Node:
     axes = _integers(c, node, 1) if len(node.input) > 1 else given["axes"]
     value, rank = c.value(node.input[0]), c.rank(node.input[0]) + len(axes)
     for axis in sorted(axis % rank for axis in axes):
@@ -214,28 +209,28 @@ def _unsqueeze(c: Conversion, node: onnx.NodeProto, given: Attributes) -> fx.Nod
     return value
 
 
-def _integers(c: Conversion, node: onnx.NodeProto, place: int) -> list[int]:
+def _integers(c: Assembly, node: onnx.NodeProto, place: int) -> list[int]:
     return [int(number) for number in c.tensor(node.input[place], "list of axes").flatten().tolist()]
 
 
-def _concat(c: Conversion, node: onnx.NodeProto, given: Attributes) -> fx.Node:
+def _concat(c: Assembly, node: onnx.NodeProto, given: Attributes) -> fx.Node:
     return c.graph.call_function(torch.cat, ([c.value(name) for name in node.input], given["axis"]))
 
 
-def _clip(c: Conversion, node: onnx.NodeProto, given: Attributes) -> fx.Node:
+def _clip(c: Assembly, node: onnx.NodeProto, given: Attributes) -> fx.Node:
     bounds = [given.get("min"), given.get("max")]
     for place, name in enumerate(node.input[1:3]):
         bounds[place] = float(c.tensor(name, "bound")) if name else None
     return c.graph.call_function(torch.clamp, (c.value(node.input[0]), *bounds))
 
 
-def _cast(c: Conversion, node: onnx.NodeProto, given: Attributes) -> fx.Node:
+def _cast(c: Assembly, node: onnx.NodeProto, given: Attributes) -> fx.Node:
     if given["to"] != onnx.TensorProto.FLOAT:
         raise NotUnderstood(f"it casts to {onnx.TensorProto.DataType.Name(given['to'])}; expected FLOAT")
     return c.value(node.input[0])
 
 
-def _same(c: Conversion, node: onnx.NodeProto, given: Attributes) -> fx.Node:
+def _same(c: Assembly, node: onnx.NodeProto, given: Attributes) -> fx.Node:
     return c.value(node.input[0])
 
 

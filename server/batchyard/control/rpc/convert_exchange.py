@@ -1,18 +1,11 @@
-"""Streams of file parts: messages of batchyard.v1 to what the domain takes, and back."""
+"""Exports: messages of batchyard.v1 to what the domain takes, and back."""
 
 from __future__ import annotations
-
-from collections.abc import AsyncIterator
 
 from batchyard.control import exchange
 from batchyard.control.uploads import FileHeader
 from batchyard.endpoint.errors import FieldViolation, InvalidInputError
-from batchyard.v1.exchange_pb2 import (
-    ExportModelVersionRequest,
-    ExportModelVersionResponse,
-    ImportModelVersionRequest,
-    ImportSpec,
-)
+from batchyard.v1.exchange_pb2 import ExportModelVersionRequest, ExportModelVersionResponse
 from batchyard.v1.exchange_pb2 import FileHeader as FileHeaderMessage
 
 _FORMATS: dict[ExportModelVersionRequest.Format.ValueType, str] = {
@@ -37,24 +30,3 @@ def export_response(part: FileHeader | bytes) -> ExportModelVersionResponse:
         return ExportModelVersionResponse(chunk=part)
     header = FileHeaderMessage(path=part.name, size=part.size, sha256=part.sha256)
     return ExportModelVersionResponse(file=header)
-
-
-async def import_spec(requests: AsyncIterator[ImportModelVersionRequest]) -> ImportSpec:
-    """What the first message of an import says. Raises InvalidInputError."""
-    async for request in requests:
-        if request.WhichOneof("part") == "spec":
-            return request.spec
-        break
-    raise InvalidInputError([FieldViolation("spec", "missing; expected it in the first message")])
-
-
-async def import_parts(requests: AsyncIterator[ImportModelVersionRequest]) -> AsyncIterator[FileHeader | bytes]:
-    """The rest of an import: headers and chunks. Raises InvalidInputError."""
-    async for request in requests:
-        kind = request.WhichOneof("part")
-        if kind == "file":
-            yield FileHeader(name=request.file.path, size=request.file.size, sha256=request.file.sha256)
-        elif kind == "chunk":
-            yield request.chunk
-        else:
-            raise InvalidInputError([FieldViolation("part", f"{kind or 'nothing'} given; expected a file or a chunk")])

@@ -9,7 +9,7 @@ from batchyard.control import names
 from batchyard.control.exchange import Exchange
 from batchyard.control.recalibration import Recalibration
 from batchyard.control.registry import Registry
-from batchyard.control.rpc import convert, convert_exchange, convert_recalibration
+from batchyard.control.rpc import convert, convert_exchange, convert_upload
 from batchyard.v1 import exchange_pb2, models_pb2_grpc, recalibration_pb2
 from batchyard.v1 import models_pb2 as pb
 
@@ -60,8 +60,8 @@ class ModelServicer(models_pb2_grpc.ModelServiceServicer):
     async def ImportModelVersion(  # noqa: N802, D102
         self, requests: AsyncIterator[exchange_pb2.ImportModelVersionRequest], context: Any
     ) -> pb.ModelVersion:
-        spec = await convert_exchange.import_spec(requests)
-        network, parts = convert.mapping(spec.network), convert_exchange.import_parts(requests)
+        spec = await convert_upload.import_spec(requests)
+        network, parts = convert.mapping(spec.network), convert_upload.parts(requests)
         return convert.model_version(await self._exchange.import_version(spec.model, spec.alias, network, parts))
 
     async def CreateEnsemble(self, request: exchange_pb2.CreateEnsembleRequest, context: Any) -> pb.ModelVersion:  # noqa: N802, D102
@@ -71,9 +71,9 @@ class ModelServicer(models_pb2_grpc.ModelServiceServicer):
     async def RecalibrateModel(  # noqa: N802, D102
         self, requests: AsyncIterator[recalibration_pb2.RecalibrateModelRequest], context: Any
     ) -> pb.ModelVersion:
-        spec = await convert_recalibration.spec(requests)
+        spec = await convert_upload.recalibration_spec(requests)
         model, which = names.parse_version(spec.name, "spec.name")
-        parts = convert_recalibration.parts(requests)
+        parts = convert_upload.parts(requests)
         return convert.model_version(await self._recalibration.recalibrate(model, which, spec.prior, parts))
 
     async def WatchServedModels(  # noqa: N802, D102
