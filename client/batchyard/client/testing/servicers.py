@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -13,20 +13,18 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from batchyard.client.events import ENDED
 from batchyard.client.tensors import make_request, read_outputs
 from batchyard.client.testing.details import abort, find, page_of
+from batchyard.client.testing.holdings import Holdings
 from batchyard.oip import messages
 from batchyard.v1 import exchange_pb2, models_pb2, models_pb2_grpc, shift_pb2_grpc, training_pb2, training_pb2_grpc
 from batchyard.v1.models_pb2 import Model, ModelVersion
 from batchyard.v1.shift_pb2 import ModelShift, SampledInputs
 from batchyard.v1.training_pb2 import StateChange, TrainingJob, WatchTrainingJobResponse
 
-if TYPE_CHECKING:
-    from batchyard.client.testing.service import FakeService
-
 
 class TrainingServicer(training_pb2_grpc.TrainingServiceServicer):
-    """TrainingService over a FakeService."""
+    """TrainingService over the fake's holdings."""
 
-    def __init__(self, fake: FakeService) -> None:
+    def __init__(self, fake: Holdings) -> None:
         self._fake = fake
 
     def CreateTrainingJob(self, request: Any, context: Any) -> TrainingJob:
@@ -83,9 +81,9 @@ class TrainingServicer(training_pb2_grpc.TrainingServiceServicer):
 
 
 class ModelsServicer(models_pb2_grpc.ModelServiceServicer):
-    """ModelService over a FakeService."""
+    """ModelService over the fake's holdings."""
 
-    def __init__(self, fake: FakeService) -> None:
+    def __init__(self, fake: Holdings) -> None:
         self._fake = fake
 
     def GetModel(self, request: Any, context: Any) -> Model:
@@ -165,9 +163,9 @@ class HealthServicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
 
 
 class ShiftServicer(shift_pb2_grpc.ShiftServiceServicer):
-    """ShiftService over a FakeService."""
+    """ShiftService over the fake's holdings."""
 
-    def __init__(self, fake: FakeService) -> None:
+    def __init__(self, fake: Holdings) -> None:
         self._fake = fake
 
     def GetShift(self, request: Any, context: Any) -> ModelShift:
@@ -180,9 +178,9 @@ class ShiftServicer(shift_pb2_grpc.ShiftServiceServicer):
 
 
 class InferenceServicer:
-    """The Open Inference Protocol over a FakeService."""
+    """The Open Inference Protocol over the fake's holdings."""
 
-    def __init__(self, fake: FakeService) -> None:
+    def __init__(self, fake: Holdings) -> None:
         self._fake = fake
 
     def ServerReady(self, request: Any, context: Any) -> messages.ServerReadyResponse:
