@@ -53,22 +53,19 @@ def load(name: str) -> Experiment:
 class TestHistory:
     def test_events_become_series(self) -> None:
         point = LayerStatistics.Layer(name="norm1", p15=-1, p50=0, p85=1, saturated=0.25)
-        history = History().take(
-            events(
-                [
-                    StepMetrics(step=1, loss=2.5, step_seconds=0.5),
-                    LayerStatistics(step=1, layers=[point]),
-                    Evaluation(step=2, accuracy=0.5),
-                ]
-            )
-        )
+        told: list[Detail] = [
+            StepMetrics(step=1, loss=2.5, step_seconds=0.5),
+            LayerStatistics(step=1, layers=[point]),
+            Evaluation(step=2, accuracy=0.5),
+        ]
+        history = History.of("job", events(told))
         assert (history.loss, history.accuracy) == ([(1, 2.5)], [(2, 0.5)])
         assert history.layers["norm1"] == [LayerPoint(step=1, p15=-1, p50=0, p85=1, saturated=0.25)]
 
     def test_what_a_new_attempt_tells_again_counts_once(self) -> None:
         told: list[Detail] = [StepMetrics(step=step, loss=step) for step in (1, 2, 3)]
         again: list[Detail] = [Resumed(step=2), StepMetrics(step=3, loss=9)]
-        assert History().take(events([*told, *again])).loss == [(1, 1), (2, 2), (3, 9)]
+        assert History.of("job", events([*told, *again])).loss == [(1, 1), (2, 2), (3, 9)]
 
     def test_steps_to_an_accuracy_are_those_of_the_first_measurement_that_has_it(self) -> None:
         history = accuracies(0.3, 0.6, 0.5, 0.7)

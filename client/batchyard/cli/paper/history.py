@@ -1,4 +1,4 @@
-"""What a job's events leave to analyse: series over steps."""
+"""What the analyses ask of a finished job: series over steps, from the history that the client reads."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from statistics import median
 
-from batchyard.client import Evaluation, Event, LayerStatistics, StepMetrics
-from batchyard.v1.training_pb2 import Resumed
+from batchyard.client import Event
+from batchyard.client.history import Point, Points, history
 
 Series = list[tuple[int, float]]
 """(step, value), steps ascending."""
+LAST = "/p85"
+"""Ends the name of a quantity that every point of every layer has."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,31 +46,17 @@ class History:
     layers: dict[str, list[LayerPoint]] = field(default_factory=dict)
     """By the layer's name, in the network's order."""
 
-    def take(self, events: Iterable[Event]) -> History:
-        """Adds what `events` tell; returns itself."""
-        for event in events:
-            self._take(event)
-        return self
-
-    def _take(self, event: Event) -> None:
-        match event.detail:
-            case StepMetrics() as m:
-                self.loss.append((m.step, m.loss))
-                self.step_seconds.append((m.step, m.step_seconds))
-            case Evaluation(step=step, accuracy=accuracy):
-                self.accuracy.append((step, accuracy))
-            case LayerStatistics(step=step, layers=layers):
-                for layer in layers:
-                    self.layers.setdefault(layer.name, []).append(_point(step, layer))
-            case Resumed(step=step):
-                self._forget_after(step)
-
-    def _forget_after(self, step: int) -> None:
-        """Drops what a new attempt will tell again."""
-        for series in (self.loss, self.step_seconds, self.accuracy):
-            series[:] = [point for point in series if point[0] <= step]
-        for points in self.layers.values():
-            points[:] = [point for point in points if point.step <= step]
+    @classmethod
+    def of(cls, job: str, events: Iterable[Event]) -> History:
+        """From the events of `job`, to their end."""
+        points = history(events)
+        return cls(
+            job=job,
+            loss=points.series("train/loss"),
+            step_seconds=points.series("train/step_seconds"),
+            accuracy=points.series("evaluation/accuracy"),
+            layers=_layers(points),
+        )
 
     @property
     def best_accuracy(self) -> float:
@@ -91,8 +79,16 @@ class History:
         return next((step for step, value in self.accuracy if value >= accuracy), None)
 
 
-def _point(step: int, layer: LayerStatistics.Layer) -> LayerPoint:
-    bias_norm = layer.bias_norm if layer.HasField("bias_norm") else None
-    return LayerPoint(
-        step=step, p15=layer.p15, p50=layer.p50, p85=layer.p85, saturated=layer.saturated, bias_norm=bias_norm
-    )
+def _layers(points: Points) -> dict[str, list[LayerPoint]]:
+    found: dict[str, list[LayerPoint]] = {}
+    for name in points.names():
+        if name.endswith(LAST):
+            layer = name.removesuffix(LAST)
+            found[layer.removeprefix("layers/")] = [_point(point, layer) for point in points if name in point.values]
+    return found
+
+
+def _point(point: Point, layer: str) -> LayerPoint:
+    p15, p50, p85, saturated = (point.values[f"{layer}/{name}"] for name in ("p15", "p50", "p85", "saturated"))
+    bias_norm = point.values.get(f"{layer}/bias_norm")
+    return LayerPoint(step=point.step, p15=p15, p50=p50, p85=p85, saturated=saturated, bias_norm=bias_norm)

@@ -51,7 +51,8 @@ def _submit(client: Client, experiment: Experiment, run: Run) -> str:
 
 def _follow(client: Client, run: Run, name: str, number: str) -> History:
     with _progress(number, run.label) as show:
-        history = History(job=name.removeprefix("trainingJobs/")).take(_shown(interruptible(client.watch(name)), show))
+        events = _shown(interruptible(client.watch(name)), show)
+        history = History.of(name.removeprefix("trainingJobs/"), events)
     job = client.job(name)
     history.state = type(job).State.Name(job.state)
     history.model_version = job.model_version
