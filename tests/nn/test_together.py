@@ -47,7 +47,8 @@ class Block(nn.Module):
 @contextmanager
 def counted_collectives() -> Iterator[list[int]]:
     """How many collectives this worker makes; all are made."""
-    made, real = [0], {name: getattr(dist, name) for name in ("all_reduce", "all_gather")}
+    names = ("all_reduce", "all_gather", "all_to_all_single")
+    made, real = [0], {name: getattr(dist, name) for name in names}
 
     def counting(name: str) -> Callable[..., Any]:
         def collective(*arguments: Any, **options: Any) -> Any:

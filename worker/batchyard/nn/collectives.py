@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 GATHERED_BYTES = 1 << 17
-"""Up to which CPU workers send each other what they have. A ring's all-reduce sends less, but takes turns twice: 5.5 ms
-instead of 2.4 for 200 numbers of 4 workers on 2 cores. This many bytes take 0.1 ms at 10 Gbit/s."""
+"""Up to which CPU workers send each other what they have. A ring's all-reduce sends less, but takes turns twice: 4.7 ms
+instead of 2.0 for 200 numbers of 4 workers on 2 cores. This many bytes take 0.1 ms at 10 Gbit/s."""
 
 
 def world_size(group: dist.ProcessGroup | None) -> int:
@@ -36,8 +36,13 @@ def sum_over_workers(value: Tensor, group: dist.ProcessGroup | None) -> Tensor:
 
 def _gathered_sum(value: Tensor, workers: int, group: dist.ProcessGroup | None) -> Tensor:
     """Added up by every worker in the order of the ranks, so that all get the same bits."""
-    total, *others = value.new_empty(workers, *value.shape).unbind()
-    dist.all_gather([total, *others], value, group=group)
+    gathered = value.new_empty(workers, *value.shape)
+    total, *others = gathered.unbind()
+    if dist.get_backend(group) == dist.Backend.GLOO:
+        # All send to all at once. Gloo's all-gather goes round in a ring: 1.6 times as long with 4 workers on 2 cores.
+        dist.all_to_all_single(gathered, value.expand_as(gathered).contiguous(), group=group)
+    else:
+        dist.all_gather([total, *others], value, group=group)
     for other in others:
         total += other
     return total
