@@ -24,7 +24,18 @@ PROTO = ROOT / "proto"
 WELL_KNOWN = str(resources.files("grpc_tools") / "_proto")
 PUBLIC = [
     f"batchyard/v1/{name}.proto"
-    for name in ("spec", "training", "serving", "exchange", "recalibration", "models", "shift", "shadow", "traffic")
+    for name in (
+        "spec",
+        "training",
+        "serving",
+        "exchange",
+        "recalibration",
+        "models",
+        "shift",
+        "shadow",
+        "traffic",
+        "queue",
+    )
 ]
 CONTRACT = "inference/open_inference.proto"
 
