@@ -101,6 +101,9 @@ class Meetings:
 
     def __init__(self, folder: Path, rank: int) -> None:
         self.rank = rank
+        self.kept: list[nn.Module] = []
+        """Models that live as long as the process. A DistributedDataParallel that outlives its group joins gloo's threads
+        when it is freed, and holds the interpreter's lock, which they may need to free what they summed (torch 2.13)."""
         self._folder, self._number = folder, 0
 
     def store(self) -> FileStore:
@@ -142,6 +145,7 @@ def _by_hand(case: Case, dataset: Dataset, meetings: Meetings) -> float:
     _synchronise(network)
     with warnings.catch_warnings(action="ignore", category=FutureWarning):  # torch 2.13 renames the setting
         model = DistributedDataParallel(network, broadcast_buffers=False)
+    meetings.kept.append(model)
     optimizer = torch.optim.SGD(model.parameters(), LEARNING_RATE, fused=True)
     images, labels = normalised(dataset)
     batches = shuffled(images[meetings.rank :: WORKERS], labels[meetings.rank :: WORKERS], case.batch // WORKERS)
