@@ -102,8 +102,8 @@ class Meetings:
     def __init__(self, folder: Path, rank: int) -> None:
         self.rank = rank
         self.kept: list[nn.Module] = []
-        """Models that live as long as the process. A DistributedDataParallel that outlives its group joins gloo's threads
-        when it is freed, and holds the interpreter's lock, which they may need to free what they summed (torch 2.13)."""
+        """Models that live as long as the process. A DistributedDataParallel that is freed after its group joins gloo's
+        threads and holds the interpreter's lock, which they may need to free what they summed (torch 2.13)."""
         self._folder, self._number = folder, 0
 
     def store(self) -> FileStore:
