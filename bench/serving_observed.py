@@ -30,6 +30,7 @@ from batchyard.serving.naming import WantedModel
 from batchyard.serving.oip.infer import Inference
 from batchyard.serving.repository import Repository
 from batchyard.serving.settings import Limits
+from batchyard.serving.shadow_watch import ShadowWatch
 from batchyard.serving.shared_memory import SharedMemory
 from batchyard.serving.shift_watch import ShiftWatch
 from batchyard.serving.telemetry import Telemetry
@@ -62,8 +63,8 @@ def main() -> None:
 
 async def measure(folder: Path, rounds: int) -> list[Row]:
     """Seconds of the processor for each request, in alternating rounds."""
-    metrics, shift = Metrics(), ShiftWatch(0.0, 0, folder)
-    repository = Repository(Loader(folder, ("onnxruntime",)), Limits(), metrics, 1, shift)
+    metrics, shift, shadows = Metrics(), ShiftWatch(0.0, 0, folder), ShadowWatch(folder)
+    repository = Repository(Loader(folder, ("onnxruntime",)), Limits(), metrics, 1, shift, shadows)
     sha256 = publish(folder / "artifact", NETWORK)
     wanted = Wanted(model="mnist", version=1, artifact_uri=str(folder / "artifact"), manifest_sha256=sha256)
     await repository.apply([WantedModel(name="mnist", latest=1, aliases={}, versions={1: wanted})])
@@ -89,6 +90,7 @@ async def measure(folder: Path, rounds: int) -> list[Row]:
     collector.stop(None)
     await repository.close()
     shift.close()
+    shadows.close()
     with_metrics, off = statistics.median(took["metrics"]), statistics.median(took["off"])
     return [
         Row(name="metrics", ours=off * 1e6, peer="without them", peer_value=(off - with_metrics) * 1e6, unit="us",

@@ -17,6 +17,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from batchyard.control import metrics as control
 from batchyard.control.states import State
 from batchyard.serving import metrics as serving
+from batchyard.serving.shadow import ShadowReport
+from batchyard.serving.shadow_comparison import Comparison
 from batchyard.serving.shift_report import LayerReport, ShiftReport
 from batchyard.serving.shift_score import ChannelShifts
 from batchyard.training import events
@@ -78,6 +80,9 @@ def inference_families() -> list[Metric]:
     layer = LayerReport(layer="a", channels=(0,), shifts=ChannelShifts(*np.zeros((3, 1))))
     report = ShiftReport(rows=1, dropped_rows=0, not_finite_rows=0, failure="", layers=(layer,))
     version.shift = lambda: report
+    compared = Comparison(requests=1, rows=1)
+    shadow = ShadowReport(version="2", share=0.1, compared=compared, dropped_rows=0, failed_rows=0, failure="")
+    version.shadow = lambda: shadow
     return _parse(metrics.render())
 
 

@@ -149,6 +149,18 @@ async def test_an_inference_plane_hears_what_to_serve_now_and_after_each_change(
     watch.cancel()
 
 
+async def test_an_alias_that_is_taken_away_is_gone_and_its_version_is_not(service: Service) -> None:
+    await publish(service, "digits", alias="production")
+    await publish(service, "digits", alias="shadow")
+    request = models_pb2.DeleteAliasRequest(model="models/digits", alias="shadow")
+    assert dict((await service.models.DeleteAlias(request)).aliases) == {"production": 1}
+    assert (await get_version(service, "models/digits/versions/2")).name == "models/digits/versions/2"
+    async with refused() as found:
+        await service.models.DeleteAlias(request)
+    assert (found[0].code, found[0].reason) == (grpc.StatusCode.NOT_FOUND, "ALIAS_NOT_FOUND")
+    assert "aliases: production" in found[0].message
+
+
 async def test_an_alias_set_to_where_it_points_already_tells_nobody(service: Service) -> None:
     await publish(service, "digits", alias="production")
     watch = service.models.WatchServedModels(models_pb2.WatchServedModelsRequest())
@@ -195,6 +207,8 @@ async def test_how_a_model_is_served_changes_field_by_field_and_inference_planes
         ({"preferred_batch_sizes": [8], "max_batch_size": 4}, "preferred_batch_sizes"),
         ({"priority_levels": 2, "default_priority_level": 3}, "default_priority_level"),
         ({"timeout_action": 7}, "timeout_action"),
+        ({"shadow_share": 1.5}, "shadow_share"),
+        ({"shadow_share": float("nan")}, "shadow_share"),
     ],
 )
 async def test_settings_that_cannot_be_are_refused_by_name(

@@ -24,6 +24,7 @@ from batchyard.cli.predict import predict
 from batchyard.cli.recalibrate import recalibrate
 from batchyard.cli.rerun import rerun
 from batchyard.cli.service import down, status, up
+from batchyard.cli.shadow import shadow
 from batchyard.cli.shift import shift
 from batchyard.cli.top import top
 from batchyard.cli.wait import wait
@@ -71,6 +72,7 @@ for _command in (explain, pause, resume, rerun, wait, logs, metrics):
     job.add_command(_command)
 model.add_command(set_model)
 model.add_command(shift)
+model.add_command(shadow)
 model.add_command(engines)
 model.add_command(recalibrate)
 for _command in (export_, import_, ensemble):

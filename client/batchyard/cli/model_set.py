@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from batchyard.cli.options import Connection, as_json, connects, examples
-from batchyard.cli.output import print_facts, print_json
+from batchyard.cli.output import print_facts, print_json, share
 
 if TYPE_CHECKING:
     from batchyard.client import Model
@@ -50,6 +50,15 @@ def _number(text: str) -> int:
     return int(text)
 
 
+def percentage(text: str) -> float:
+    """`10%` or `0.1` as a share. Raises ValueError."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)(%?)", text)
+    value = float(found[1]) / (100 if found[2] else 1) if found else -1.0
+    if not 0 <= value <= 1:
+        raise ValueError(f"{text!r} given; expected a share, for example 10% or 0.1")
+    return value
+
+
 def _numbers(text: str) -> list[int]:
     return [_number(part.strip()) for part in text.split(",")]
 
@@ -75,6 +84,8 @@ OPTIONS: tuple[tuple[str, str, str, Any, str], ...] = (
      "Whether requests may bring their own timeout."),
     ("--timeout-action", "timeout_action", "reject|delay", _choice(reject="REJECT", delay="DELAY"),
      "What becomes of a request that is late."),
+    ("--shadow-share", "shadow_share", "SHARE", percentage,
+     "Of the requests: what the version with the alias `shadow` gets copies of."),
 )  # fmt: skip
 """Flag, field of ServingSettings, what its value is called, how it is read, help."""
 
@@ -130,6 +141,8 @@ def _shown(field: str, value: Any, settings: Any) -> str:
         return f"{value // UNITS[unit]} {unit}"
     if field == "preferred_batch_sizes":
         return ", ".join(map(str, value))
+    if field == "shadow_share":
+        return share(value)
     if field == "timeout_action":
         return str(settings.TimeoutAction.Name(value)).lower()
     return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)

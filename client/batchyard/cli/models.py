@@ -70,21 +70,25 @@ def show(name: str, as_json: bool, connection: Connection) -> None:
     return None
 
 
-@click.command(epilog=examples("batchyard alias mnist production 3"))
+@click.command(epilog=examples("batchyard alias mnist production 3", "batchyard alias mnist shadow --delete"))
 @click.argument("model")
 @click.argument("alias")
-@click.argument("version", type=click.IntRange(1))
+@click.argument("version", type=click.IntRange(1), required=False)
+@click.option("--delete", is_flag=True, help="Take the alias away; its version stays.")
 @as_json
 @connects()
-def alias(model: str, alias: str, version: int, as_json: bool, connection: Connection) -> None:
+def alias(model: str, alias: str, version: int | None, delete: bool, as_json: bool, connection: Connection) -> None:
     """Point ALIAS of MODEL at VERSION.
 
-    The inference planes follow at once.
+    The inference planes follow at once. `production` answers requests that name no version; `shadow` gets copies of
+    some of them (`batchyard model shadow`).
     """
     from batchyard.client import plain
 
+    if delete == (version is not None):
+        raise click.UsageError("give one of VERSION and --delete")
     with connection.open() as client:
-        changed = client.set_alias(model, alias, version)
+        changed = client.delete_alias(model, alias) if version is None else client.set_alias(model, alias, version)
     if as_json:
         print_json(plain(changed))
     else:

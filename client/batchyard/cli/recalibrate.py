@@ -45,7 +45,8 @@ def recalibrate(
     """Make a new version with the population statistics of unlabelled inputs.
 
     It starts from a version (default: the alias production), is folded and certified like any other, and serves under
-    its number. No alias moves: look at it first, then promote it with `batchyard alias`.
+    its number. No alias moves: give it the alias `shadow` first and look at
+    `batchyard model shadow`, then promote it with `batchyard alias`.
     """
     from batchyard.client import plain
 
@@ -61,6 +62,7 @@ def recalibrate(
     if for_people():
         base, number = version.name.removeprefix("models/").split("/versions/")
         click.echo(f"\nTry it      batchyard predict {base}/{number} FILE")
+        click.echo(f"Shadow it   batchyard alias {base} shadow {number}, then batchyard model shadow {base}")
         click.echo(f"Promote it  batchyard alias {base} production {number}")
     return None
 

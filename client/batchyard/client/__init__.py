@@ -41,6 +41,7 @@ from batchyard.client.rerun import Comparison, compare_weights
 from batchyard.client.settings import Settings, read_settings
 from batchyard.v1.models_pb2 import Model, ModelVersion
 from batchyard.v1.serving_pb2 import ServingSettings
+from batchyard.v1.shadow_pb2 import ShadowComparison
 from batchyard.v1.shift_pb2 import ModelShift
 from batchyard.v1.spec_pb2 import TrainingJobSpec
 from batchyard.v1.training_pb2 import (
@@ -88,6 +89,7 @@ __all__ = [
     "ServiceError",
     "ServingSettings",
     "Settings",
+    "ShadowComparison",
     "StateChange",
     "StepMetrics",
     "TensorError",

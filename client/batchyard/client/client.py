@@ -245,6 +245,11 @@ class Client:
         request = models_pb2.SetAliasRequest(model=model_name(model), alias=alias, version=version)
         return self._control(self._models.SetAlias, request)
 
+    def delete_alias(self, model: str, alias: str) -> Model:
+        """Takes an alias away; its version stays. Raises NotFoundError where there is none."""
+        request = models_pb2.DeleteAliasRequest(model=model_name(model), alias=alias)
+        return self._control(self._models.DeleteAlias, request)
+
     def set_serving_settings(self, model: str, settings: ServingSettings, fields: Sequence[str]) -> Model:
         """Changes these fields of how a model is served; those not set in `settings` take their defaults again."""
         request = models_pb2.UpdateModelRequest(

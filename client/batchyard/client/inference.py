@@ -12,6 +12,7 @@ import numpy as np
 
 from batchyard.client import errors
 from batchyard.client.calls import Caller
+from batchyard.client.shadow import Shadow
 from batchyard.client.shift import Shift
 from batchyard.client.tensors import Array, make_request, read_outputs
 from batchyard.oip import Stub, messages
@@ -69,6 +70,8 @@ class Inference:
         self._stub, self._call = Stub(channel), caller
         self.shift = Shift(channel, caller)
         """Covariate shift of its models."""
+        self.shadow = Shadow(channel, caller)
+        """How the answers of its models' shadows compare."""
 
     def server_ready(self) -> bool:
         """Whether every model that should be served is. Raises RpcError."""

@@ -74,8 +74,8 @@ class ServingSettings(_message.Message):
     """Whether a request's parameter `timeout` counts, instead of the default. Default true."""
     timeout_action: Global___ServingSettings.TimeoutAction.ValueType
     shadow_share: _builtins.float
-    """Share of the default version's requests of which the version with the alias `shadow` gets a copy, 0 to 1. It answers
-    nobody; ShadowService tells how its answers compare. Default 0.1.
+    """Share of the requests to the version that serves (alias `production`, else the latest) of which the version with the
+    alias `shadow` gets a copy, 0 to 1. It answers nobody; ShadowService tells how its answers compare. Default 0.1.
     """
     @_builtins.property
     def preferred_batch_sizes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:

@@ -28,9 +28,10 @@ if _version_not_supported:
 class ShadowServiceStub(object):
     """Shadow traffic on an inference plane: whether a version would answer as the one does that serves now.
 
-    The version with the alias `shadow` gets a copy of a share of the requests that name no version. Its answers are
-    compared with those that the callers got, and thrown away. Copies run at low priority on a thread of their own; what
-    comes faster than that is dropped and counted. A failure of the shadow costs no caller anything.
+    The version with the alias `shadow` gets a copy of a share of the requests that the version answers which has the alias
+    `production` (without that: the latest). Its answers are compared with those that the callers got, and thrown away.
+    Copies run at low priority on a thread of their own; what comes faster than that is dropped and counted. A failure of
+    the shadow costs no caller anything.
     """
 
     def __init__(self, channel):
@@ -49,9 +50,10 @@ class ShadowServiceStub(object):
 class ShadowServiceServicer(object):
     """Shadow traffic on an inference plane: whether a version would answer as the one does that serves now.
 
-    The version with the alias `shadow` gets a copy of a share of the requests that name no version. Its answers are
-    compared with those that the callers got, and thrown away. Copies run at low priority on a thread of their own; what
-    comes faster than that is dropped and counted. A failure of the shadow costs no caller anything.
+    The version with the alias `shadow` gets a copy of a share of the requests that the version answers which has the alias
+    `production` (without that: the latest). Its answers are compared with those that the callers got, and thrown away.
+    Copies run at low priority on a thread of their own; what comes faster than that is dropped and counted. A failure of
+    the shadow costs no caller anything.
     """
 
     def GetShadow(self, request, context):
@@ -80,9 +82,10 @@ def add_ShadowServiceServicer_to_server(servicer, server):
 class ShadowService(object):
     """Shadow traffic on an inference plane: whether a version would answer as the one does that serves now.
 
-    The version with the alias `shadow` gets a copy of a share of the requests that name no version. Its answers are
-    compared with those that the callers got, and thrown away. Copies run at low priority on a thread of their own; what
-    comes faster than that is dropped and counted. A failure of the shadow costs no caller anything.
+    The version with the alias `shadow` gets a copy of a share of the requests that the version answers which has the alias
+    `production` (without that: the latest). Its answers are compared with those that the callers got, and thrown away.
+    Copies run at low priority on a thread of their own; what comes faster than that is dropped and counted. A failure of
+    the shadow costs no caller anything.
     """
 
     @staticmethod

@@ -29,9 +29,10 @@ GRPC_VERSION: str
 class ShadowServiceStub:
     """Shadow traffic on an inference plane: whether a version would answer as the one does that serves now.
 
-    The version with the alias `shadow` gets a copy of a share of the requests that name no version. Its answers are
-    compared with those that the callers got, and thrown away. Copies run at low priority on a thread of their own; what
-    comes faster than that is dropped and counted. A failure of the shadow costs no caller anything.
+    The version with the alias `shadow` gets a copy of a share of the requests that the version answers which has the alias
+    `production` (without that: the latest). Its answers are compared with those that the callers got, and thrown away.
+    Copies run at low priority on a thread of their own; what comes faster than that is dropped and counted. A failure of
+    the shadow costs no caller anything.
     """
 
     @_typing.overload
@@ -45,9 +46,10 @@ class ShadowServiceStub:
 class ShadowServiceAsyncStub(ShadowServiceStub):
     """Shadow traffic on an inference plane: whether a version would answer as the one does that serves now.
 
-    The version with the alias `shadow` gets a copy of a share of the requests that name no version. Its answers are
-    compared with those that the callers got, and thrown away. Copies run at low priority on a thread of their own; what
-    comes faster than that is dropped and counted. A failure of the shadow costs no caller anything.
+    The version with the alias `shadow` gets a copy of a share of the requests that the version answers which has the alias
+    `production` (without that: the latest). Its answers are compared with those that the callers got, and thrown away.
+    Copies run at low priority on a thread of their own; what comes faster than that is dropped and counted. A failure of
+    the shadow costs no caller anything.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -57,9 +59,10 @@ class ShadowServiceAsyncStub(ShadowServiceStub):
 class ShadowServiceServicer(metaclass=_abc_1.ABCMeta):
     """Shadow traffic on an inference plane: whether a version would answer as the one does that serves now.
 
-    The version with the alias `shadow` gets a copy of a share of the requests that name no version. Its answers are
-    compared with those that the callers got, and thrown away. Copies run at low priority on a thread of their own; what
-    comes faster than that is dropped and counted. A failure of the shadow costs no caller anything.
+    The version with the alias `shadow` gets a copy of a share of the requests that the version answers which has the alias
+    `production` (without that: the latest). Its answers are compared with those that the callers got, and thrown away.
+    Copies run at low priority on a thread of their own; what comes faster than that is dropped and counted. A failure of
+    the shadow costs no caller anything.
     """
 
     @_abc_1.abstractmethod

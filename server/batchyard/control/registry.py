@@ -84,6 +84,10 @@ class Registry:
         failpoint("alias.after_commit")
         return changed
 
+    async def delete_alias(self, model: str, alias: str) -> Model:
+        """Takes an alias away; its version stays. Raises NotFoundError."""
+        return await self._ledger.write(lambda unit: _delete_alias(unit, model, alias))
+
     async def set_serving_settings(self, model: str, given: Mapping[str, Any], mask: Sequence[str]) -> Model:
         """Changes how a model is served; see serving_settings.updated. Raises NotFoundError, InvalidInputError."""
 
@@ -120,10 +124,7 @@ def _model(connection: Connection, name: str) -> Model:
 
 def _version(connection: Connection, model_name: str, which: int | str) -> ModelVersion:
     model = _model(connection, model_name)
-    number = which if isinstance(which, int) else model.aliases.get(which)
-    if number is None:
-        known = ", ".join(sorted(model.aliases)) or "none"
-        raise _not_found(f"{names.model(model_name)}@{which}", "ALIAS_NOT_FOUND", f"the model's aliases: {known}")
+    number = which if isinstance(which, int) else _aliased(model, which)
     version = store.find_version(connection, model_name, number)
     if version is None:
         latest = f"the newest version is {model.latest_version}"
@@ -131,11 +132,25 @@ def _version(connection: Connection, model_name: str, which: int | str) -> Model
     return version
 
 
+def _aliased(model: Model, alias: str) -> int:
+    if alias not in model.aliases:
+        known = ", ".join(sorted(model.aliases)) or "none"
+        raise _not_found(f"{names.model(model.name)}@{alias}", "ALIAS_NOT_FOUND", f"the model's aliases: {known}")
+    return model.aliases[alias]
+
+
 def _set_alias(unit: Unit, model: str, alias: str, version: int) -> Model:
     _version(unit.connection, model, version)
     store.set_alias(unit.connection, model, alias, version)
     unit.models_changed = True
     failpoint("alias.before_commit")
+    return _model(unit.connection, model)
+
+
+def _delete_alias(unit: Unit, model: str, alias: str) -> Model:
+    _aliased(_model(unit.connection, model), alias)
+    store.delete_alias(unit.connection, model, alias)
+    unit.models_changed = True
     return _model(unit.connection, model)
 
 

@@ -33,6 +33,8 @@ from batchyard.serving.oip.stream import StreamInference
 from batchyard.serving.oip.trace import TraceSettings
 from batchyard.serving.repository import Repository
 from batchyard.serving.settings import Settings
+from batchyard.serving.shadow_service import ShadowServicer
+from batchyard.serving.shadow_watch import ShadowWatch
 from batchyard.serving.shared_memory import SharedMemory
 from batchyard.serving.shift_service import ShiftServicer
 from batchyard.serving.shift_watch import ShiftWatch
@@ -41,7 +43,7 @@ from batchyard.serving.telemetry import Telemetry
 from batchyard.serving.tracing import Tracing
 from batchyard.serving.triton_errors import TritonErrors, triton_method
 from batchyard.serving.web import Web
-from batchyard.v1 import shift_pb2, shift_pb2_grpc
+from batchyard.v1 import shadow_pb2, shadow_pb2_grpc, shift_pb2, shift_pb2_grpc
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +58,8 @@ class InferencePlane:
         cores = len(os.sched_getaffinity(0))
         loader = Loader(settings.cache, settings.engines)
         self._shift = ShiftWatch(settings.shift_sample_rate, settings.shift_keep_rows, settings.cache)
-        self.repository = Repository(loader, settings.limits, self.metrics, cores, self._shift)
+        self._shadows = ShadowWatch(settings.cache)
+        self.repository = Repository(loader, settings.limits, self.metrics, cores, self._shift, self._shadows)
         self._model_control = ModelControl(self.repository, self._tell_health)
         self.shared_memory = SharedMemory(settings.shared_memory)
         telemetry = Telemetry(settings.otlp_endpoint, settings.otlp_sample_rate) if settings.otlp_endpoint else None
@@ -71,7 +74,8 @@ class InferencePlane:
             guarded = TritonErrors(guarded)
         add_servicer(OpenInference(self._parts(inference)), guarded)
         shift_pb2_grpc.add_ShiftServiceServicer_to_server(ShiftServicer(self.repository), guarded)
-        self._health = add_standard_services(guarded, (*FILES, shift_pb2.DESCRIPTOR))
+        shadow_pb2_grpc.add_ShadowServiceServicer_to_server(ShadowServicer(self.repository), guarded)
+        self._health = add_standard_services(guarded, (*FILES, shift_pb2.DESCRIPTOR, shadow_pb2.DESCRIPTOR))
         self._web = Web(self.metrics, self.repository, settings.security)
         state = StateFile(settings.cache)
         self._follower = Follower(settings.control, self.repository, state, self.metrics, self._model_control.apply)
@@ -120,6 +124,7 @@ class InferencePlane:
         await asyncio.to_thread(self._tracing.close)
         self._log_settings.close()
         await asyncio.to_thread(self._shift.close)
+        await asyncio.to_thread(self._shadows.close)
 
     def _parts(self, inference: Inference) -> Iterable[object]:
         """What answers the protocol's methods."""

@@ -38,6 +38,8 @@ class ModelSettings:
     """Whether the request parameter `timeout` counts."""
     timeout_action: TimeoutAction = "REJECT"
     """What becomes of a request whose timeout passes while it waits."""
+    shadow_share: float = 0.1
+    """Share of the requests to the version that serves of which the shadow gets a copy."""
 
     def __post_init__(self) -> None:
         # The control plane has checked all this; what has been on a disk since is checked once more.
@@ -46,6 +48,8 @@ class ModelSettings:
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or value < least.get(name, 0)):
                 raise ValueError(f"{name} is {value!r}; expected an integer of at least {least.get(name, 0)}")
+        if not 0 <= self.shadow_share <= 1:
+            raise ValueError(f"shadow_share is {self.shadow_share!r}; expected a share, 0 to 1")
         if self.timeout_action not in get_args(TimeoutAction):
             raise ValueError(f"timeout_action is {self.timeout_action!r}; expected one of {get_args(TimeoutAction)}")
 

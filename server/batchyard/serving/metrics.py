@@ -16,6 +16,8 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
+from batchyard.serving.shadow import ShadowReport
+from batchyard.serving.shadow_metrics import shadow_families
 from batchyard.serving.shift_metrics import shift_families
 from batchyard.serving.shift_report import ShiftReport
 
@@ -86,6 +88,8 @@ class VersionMetrics:
         self.queued_rows: Callable[[], int] = lambda: 0
         self.shift: Callable[[], ShiftReport] | None = None
         """Tells the shift of live data; None: nobody measures it."""
+        self.shadow: Callable[[], ShadowReport] | None = None
+        """Tells how its shadow compares; None: it has none."""
 
     def batch_ran(self, rows: int, seconds: float, requests: int = 1) -> None:
         """The engine took `seconds` for a batch of `rows`, those of so many `requests`."""
@@ -97,6 +101,11 @@ class VersionMetrics:
         batches.seconds += seconds
         self.compute_seconds += requests * seconds
         self.last_batch = time.time()
+
+    def engine_rows_and_seconds(self) -> tuple[int, float]:
+        """Rows that the engine has run, and the seconds that it took."""
+        rows = sum(rows * batches.count for rows, batches in self.batches.items())
+        return rows, self.engine_seconds.total
 
     @property
     def batch_rows(self) -> Histogram:
@@ -178,6 +187,7 @@ class Metrics(Collector):
         yield from self._gauges()
         versions = self._versions.values()
         yield from shift_families(PREFIX, ((v.labels, v.shift()) for v in versions if v.shift is not None))
+        yield from shadow_families(PREFIX, ((v.labels, v.shadow()) for v in versions if v.shadow is not None))
 
     def _counters(self) -> Iterable[Metric]:
         labels = ["model", "version"]

@@ -17,6 +17,7 @@ from batchyard.serving.metrics import VersionMetrics
 from batchyard.serving.replies import PlainReplies
 from batchyard.serving.request_queue import Answer
 from batchyard.serving.settings import Limits
+from batchyard.serving.shadow import Shadow
 from batchyard.serving.shift_monitor import ShiftMonitor
 from batchyard.serving.tensors import InputSpec, Pixels
 
@@ -57,12 +58,28 @@ class ServedVersion:
         self.batcher = Batcher(self._engine.run, self._plan(policy), policy, executor, metrics)
         metrics.queued_rows = lambda: self.batcher.queued_rows
         self.shift: ShiftMonitor | None = None
+        self.shadow: Shadow | None = None
+        self._ran_before_shadow = 0, 0.0
 
     def watch(self, shift: ShiftMonitor | None) -> None:
         """Offers every request to this monitor from now on; None: to nobody."""
         self.shift = shift
         if shift is not None:
             self.metrics.shift = shift.report
+
+    def set_shadow(self, shadow: Shadow | None) -> None:
+        """Copies some requests to this shadow from now on, and closes the one before; None: to nobody."""
+        if self.shadow is not None:
+            self.shadow.close()
+        self.shadow = shadow
+        self.metrics.shadow = None if shadow is None else shadow.report
+        self._ran_before_shadow = self.metrics.engine_rows_and_seconds()
+
+    def seconds_per_row_beside_shadow(self) -> float | None:
+        """Of the engine, over every batch since the shadow stands beside it; None: there was none."""
+        rows_before, seconds_before = self._ran_before_shadow
+        rows, seconds = self.metrics.engine_rows_and_seconds()
+        return (seconds - seconds_before) / (rows - rows_before) if rows > rows_before else None
 
     @property
     def policy(self) -> BatchPolicy:
@@ -120,6 +137,8 @@ class ServedVersion:
         """[n, features] -> [n, outputs], which `answer` gets. Takes and raises what Batcher.post does."""
         if self.shift is not None:
             self.shift.offer(rows)
+        if self.shadow is not None:
+            answer = self.shadow.copied(rows, answer)
         return self.batcher.post(rows, answer, deadline, level, late_at)
 
     async def close(self) -> None:
@@ -127,6 +146,7 @@ class ServedVersion:
         await self.batcher.drain()
         if self.shift is not None:
             self.shift.close()
+        self.set_shadow(None)
         self._engine.close()
 
     def _policy(self) -> BatchPolicy:

@@ -15,6 +15,7 @@ from batchyard.serving.metrics import Metrics
 from batchyard.serving.model import ServedVersion
 from batchyard.serving.naming import ServedModel, WantedModel, why_nobody_answers
 from batchyard.serving.settings import Limits
+from batchyard.serving.shadow_watch import ShadowWatch
 from batchyard.serving.shift_watch import ShiftWatch
 from batchyard.serving.tensors import shown
 
@@ -25,12 +26,19 @@ class Repository:
     """The served versions. Belongs to one event loop; runs engines on threads."""
 
     def __init__(
-        self, loader: Loader, limits: Limits, metrics: Metrics, engine_threads: int, shift: ShiftWatch
+        self,
+        loader: Loader,
+        limits: Limits,
+        metrics: Metrics,
+        engine_threads: int,
+        shift: ShiftWatch,
+        shadows: ShadowWatch,
     ) -> None:
         self._loader = loader
         self._limits = limits
         self._metrics = metrics
         self._shift = shift
+        self._shadows = shadows
         self._improver = Improver(loader, limits.max_batch)
         self._engines = ThreadPoolExecutor(engine_threads, thread_name_prefix="batchyard-engine")
         self._wanted: dict[str, WantedModel] = {}
@@ -121,6 +129,7 @@ class Repository:
         after.name_versions(before)
         for served in after.versions.values():
             served.change(wanted.settings)
+        self._shadows.arrange(after)
         self._models[wanted.name] = after
         self._swap_routes(wanted.name, after)
         kept = {id(served) for served in after.versions.values()}

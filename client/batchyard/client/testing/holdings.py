@@ -19,6 +19,7 @@ from batchyard.client.testing.details import abort
 from batchyard.oip import messages
 from batchyard.v1 import training_pb2
 from batchyard.v1.models_pb2 import Model, ModelVersion
+from batchyard.v1.shadow_pb2 import ShadowComparison
 from batchyard.v1.shift_pb2 import ModelShift, SampledInputs
 from batchyard.v1.training_pb2 import (
     StateChange,
@@ -46,6 +47,8 @@ class Holdings:
         """Inference model name to what it has counted."""
         self.shifts: dict[str, ModelShift] = {}
         """Inference model name to the shift that is told of it."""
+        self.shadows: dict[str, ShadowComparison] = {}
+        """Inference model name to what is told of its shadow."""
         self.sampled: dict[str, SampledInputs] = {}
         """Inference model name to its sampled inputs."""
         self.calls: list[tuple[str, Any, dict[str, str]]] = []

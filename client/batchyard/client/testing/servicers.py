@@ -15,8 +15,17 @@ from batchyard.client.tensors import make_request, read_outputs
 from batchyard.client.testing.details import abort, find, page_of
 from batchyard.client.testing.holdings import Holdings
 from batchyard.oip import messages
-from batchyard.v1 import exchange_pb2, models_pb2, models_pb2_grpc, shift_pb2_grpc, training_pb2, training_pb2_grpc
+from batchyard.v1 import (
+    exchange_pb2,
+    models_pb2,
+    models_pb2_grpc,
+    shadow_pb2_grpc,
+    shift_pb2_grpc,
+    training_pb2,
+    training_pb2_grpc,
+)
 from batchyard.v1.models_pb2 import Model, ModelVersion
+from batchyard.v1.shadow_pb2 import ShadowComparison
 from batchyard.v1.shift_pb2 import ModelShift, SampledInputs
 from batchyard.v1.training_pb2 import StateChange, TrainingJob, WatchTrainingJobResponse
 
@@ -114,6 +123,14 @@ class ModelsServicer(models_pb2_grpc.ModelServiceServicer):
         model.aliases[request.alias] = request.version
         return model
 
+    def DeleteAlias(self, request: Any, context: Any) -> Model:
+        self._fake.arrived("DeleteAlias", request, context)
+        model = find(self._fake.models, request.model, context)
+        if request.alias not in model.aliases:
+            abort(context, grpc.StatusCode.NOT_FOUND, f"{request.model}@{request.alias} does not exist")
+        del model.aliases[request.alias]
+        return model
+
     def UpdateModel(self, request: Any, context: Any) -> Model:
         """Takes the named fields unchecked."""
         self._fake.arrived("UpdateModel", request, context)
@@ -175,6 +192,17 @@ class ShiftServicer(shift_pb2_grpc.ShiftServiceServicer):
     def GetSampledInputs(self, request: Any, context: Any) -> SampledInputs:
         self._fake.arrived("GetSampledInputs", request, context)
         return find(self._fake.sampled, request.model, context)
+
+
+class ShadowServicer(shadow_pb2_grpc.ShadowServiceServicer):
+    """ShadowService over the fake's holdings."""
+
+    def __init__(self, fake: Holdings) -> None:
+        self._fake = fake
+
+    def GetShadow(self, request: Any, context: Any) -> ShadowComparison:
+        self._fake.arrived("GetShadow", request, context)
+        return find(self._fake.shadows, request.model, context)
 
 
 class InferenceServicer:

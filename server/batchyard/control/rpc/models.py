@@ -45,6 +45,10 @@ class ModelServicer(models_pb2_grpc.ModelServiceServicer):
         model = names.parse_model(request.model, "model")
         return convert.model(await self._registry.set_alias(model, request.alias, request.version))
 
+    async def DeleteAlias(self, request: pb.DeleteAliasRequest, context: Any) -> pb.Model:  # noqa: N802, D102
+        model = names.parse_model(request.model, "model")
+        return convert.model(await self._registry.delete_alias(model, request.alias))
+
     async def UpdateModel(self, request: pb.UpdateModelRequest, context: Any) -> pb.Model:  # noqa: N802, D102
         model = names.parse_model(request.model.name, "model.name")
         given = convert.mapping(request.model.serving_settings)

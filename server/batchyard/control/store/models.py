@@ -71,6 +71,11 @@ def set_alias(connection: Connection, model: str, alias: str, version: int) -> N
     connection.execute(insert(aliases).values(model=model, alias=alias, version=version))
 
 
+def delete_alias(connection: Connection, model: str, alias: str) -> None:
+    """Takes an alias away."""
+    connection.execute(delete(aliases).where((aliases.c.model == model) & (aliases.c.alias == alias)))
+
+
 def set_serving_settings(connection: Connection, model: str, settings: Mapping[str, Any]) -> None:
     """Replaces how a model is served."""
     connection.execute(update(models).where(models.c.name == model).values(serving_settings=dict(settings)))

@@ -88,6 +88,8 @@ def _parameters(served: ServedVersion) -> Iterator[tuple[str, str]]:
     yield "engine", ", ".join(_shares(served))
     yield "engine_choice", _choice(served)
     yield "engine_timings", served.timings.to_json()
+    if (shadow := served.shadow) is not None:
+        yield "shadow", f"version {shadow.version} gets copies of {shadow.share:.3%} of the requests"
 
 
 def _choice(served: ServedVersion) -> str:
