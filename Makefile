@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help venv quickstart bench-nn bench-training bench-serving fuzz test lint format typecheck unit proto up down system-packages clean
+.PHONY: help venv quickstart bench-nn bench-training bench-serving fuzz chaos test lint format typecheck unit proto up down system-packages clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +40,13 @@ unit: $(STAMP) ## the tests, TEST_WORKERS=.. files at a time
 SECONDS ?= 300
 fuzz: $(STAMP) ## wrong requests to an inference plane, SECONDS=.. for each transport
 	@BATCHYARD_FUZZ_SECONDS=$(SECONDS) $(BIN)/python -m pytest -s -q tests/serving/test_fuzz.py
+
+# HISTORIES on plain processes and RAY_HISTORIES on a Ray cluster, of seeds from 1; with SEED that one alone.
+HISTORIES ?= 500
+RAY_HISTORIES ?= 50
+EXECUTOR ?= local
+chaos: $(STAMP) ## the service broken in seeded ways, its promises checked; writes bench/results/chaos.json; SEED=.. replays one
+	@$(BIN)/python -m tests.chaos $(if $(SEED),--only $(SEED) --executor $(EXECUTOR),--histories $(HISTORIES) --ray-histories $(RAY_HISTORIES))
 
 bench-nn: $(STAMP) ## the BN library against its peers, side by side; writes bench/results/nn.json
 	@$(BIN)/python -m bench.nn

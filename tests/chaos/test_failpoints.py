@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import zipfile
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -43,12 +42,9 @@ def in_the_code() -> list[tuple[str, str]]:
     ]
 
 
-def test_every_failpoint_is_in_the_catalogue_with_its_place_and_the_other_way_round() -> None:
-    assert dict(in_the_code()) == {name: point.where for name, point in CATALOGUE.items()}
-
-
-def test_every_failpoint_is_one_place() -> None:
-    assert [name for name, times in Counter(name for name, _ in in_the_code()).items() if times > 1] == []
+def test_every_failpoint_is_in_the_catalogue_with_its_places_and_the_other_way_round() -> None:
+    listed = [(name, place) for name, point in CATALOGUE.items() for place in point.places]
+    assert sorted(in_the_code()) == sorted(listed)
 
 
 def reached(name: str, **environment: str) -> subprocess.CompletedProcess[str]:

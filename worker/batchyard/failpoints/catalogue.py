@@ -10,8 +10,8 @@ from dataclasses import dataclass
 class Point:
     """One failpoint."""
 
-    where: str
-    """module:function, without the leading batchyard."""
+    places: tuple[str, ...]
+    """module:function, without the leading batchyard; two where there are two ways to do the same."""
     says: str
     """What is done, and what is not."""
 
@@ -120,8 +120,14 @@ TRAINING: Mapping[str, Mapping[str, str]] = {
 }
 """In the workers. The folder's are reached by checkpoints and by artifacts."""
 
-CATALOGUE: Mapping[str, Point] = {
-    name: Point(where=where, says=says)
-    for where, points in {**CONTROL, **CLUSTER, **TRAINING}.items()
-    for name, says in points.items()
-}
+
+def _by_name(*parts: Mapping[str, Mapping[str, str]]) -> dict[str, Point]:
+    found: dict[str, Point] = {}
+    for place, points in ((place, points) for part in parts for place, points in part.items()):
+        for name, says in points.items():
+            before = found[name].places if name in found else ()
+            found[name] = Point(places=(*before, place), says=says)
+    return found
+
+
+CATALOGUE: Mapping[str, Point] = _by_name(CONTROL, CLUSTER, TRAINING)

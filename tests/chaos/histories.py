@@ -1,0 +1,152 @@
+"""Runs one history, from its seed to its violations, and the undisturbed jobs that it is held against."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.chaos.each_failpoint import plan_of
+from tests.chaos.invariants import OF_A_STEP, Evidence, Reference, point_of, violations
+from tests.chaos.outcome import Outcome, stopped
+from tests.chaos.plan import SPECS, Action, Plan, draw
+from tests.chaos.record import Entry, Record
+from tests.chaos.service import Service
+from tests.chaos.storm import carry_out, folder_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ground:
+    """Where histories run.
+
+    Args: see Service.
+    """
+
+    root: Path
+    forge: str | None
+    executor: str = "local"
+    keep: bool = False
+    """Whether the files of histories without a violation stay."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """What became of a history."""
+
+    seed: int
+    seconds: float
+    faults: Counter[str]
+    violations: list[dict[str, Any]]
+    control_recovery: list[float]
+    """Seconds from the loss of a control plane until the next one answers."""
+    worker_recovery: list[float]
+    """Seconds from the death of a worker or its supervisor to the next attempt's first metric point."""
+
+
+def run(seed: int, ground: Ground, references: dict[str, Reference]) -> Result:
+    """Runs the history of a seed: drawn from it, or one of each_failpoint's where it is negative."""
+    plan = draw(seed, ground.executor) if seed >= 0 else plan_of(seed)
+    began = time.monotonic()
+    folder = folder_of(ground.root, plan.seed)
+    evidence = _evidence(plan, folder, ground, references)
+    found = violations(evidence)
+    if not found and not ground.keep:
+        shutil.rmtree(folder)
+    return Result(
+        seed=plan.seed,
+        seconds=time.monotonic() - began,
+        faults=Counter(_faults(evidence.entries)),
+        violations=found,
+        control_recovery=[e["seconds"] for e in evidence.entries if e["kind"] == "back" and not e["first"]],
+        worker_recovery=list(_worker_recoveries(evidence.entries)),
+    )
+
+
+def references(ground: Ground) -> dict[str, Reference]:
+    """An undisturbed job of each spec; kept in a file, for they are the same every time."""
+    found = {}
+    for number, (name, _spec) in enumerate(SPECS.items()):
+        plan = Plan(seed=-1 - number, jobs=(name,), actions=(Action(do="submit", what=name),))
+        folder = folder_of(ground.root, plan.seed)
+        evidence = _evidence(plan, folder, ground, {})
+        if evidence.not_over is not None:
+            raise RuntimeError(f"an undisturbed job of spec {name} has not ended: {evidence.not_over}; see {folder}")
+        found[name] = _reference(evidence)
+        shutil.rmtree(folder)
+    return found
+
+
+def _evidence(plan: Plan, folder: Path, ground: Ground, references: dict[str, Reference]) -> Evidence:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    record = Record(folder / "history.jsonl")
+    service = Service(folder / "data", ground.forge, ground.executor)
+    try:
+        not_over = carry_out(plan, service, record)
+        outcome: Outcome = stopped(service)
+        for fired in service.fired():
+            record.add("fired", name=fired["name"], action=fired["action"], at=fired["time"])
+    finally:
+        with contextlib.suppress(TimeoutError):
+            service.clear()
+        record.close()
+    return Evidence(plan=plan, entries=record.entries, outcome=outcome, references=references, not_over=not_over)
+
+
+def _reference(evidence: Evidence) -> Reference:
+    events = evidence.outcome.rows["events"]
+    weights = [manifest["files"]["model.safetensors"] for manifest in evidence.outcome.artifacts.values()]
+    return Reference(
+        points=[point_of(event["payload"]) for event in events if event["kind"] in OF_A_STEP],
+        checkpoints={
+            e["payload"]["step"]: e["payload"]["tensors_sha256"] for e in events if e["kind"] == "checkpointed"
+        },
+        published_weights=weights[0] if weights else None,
+    )
+
+
+def _faults(entries: list[Entry]) -> list[str]:
+    kinds = [f"kill {entry['what']}" for entry in entries if entry["kind"] == "killed"]
+    kinds += [f"{entry['action']} at {entry['name']}" for entry in entries if entry["kind"] == "fired"]
+    return kinds + ["restart" for entry in entries if entry["kind"] == "action" and entry["do"] == "restart"]
+
+
+def _worker_recoveries(entries: list[Entry]) -> list[float]:
+    """For each kill that an attempt was lost to: the time to the first point of a later attempt of that job."""
+    found = []
+    for killed in entries:
+        if killed["kind"] != "killed" or "attempt" not in killed:
+            continue
+        job, _, number = killed["attempt"].rpartition("-")
+        after = [
+            e["time"] - killed["time"]
+            for e in entries
+            if e["kind"] == "event"
+            and e["what"] == "step_metrics"
+            and e["job"].endswith(job)
+            and e["attempt"] > int(number)
+        ]
+        found += after[:1]
+    return found
+
+
+def summary(result: Result) -> str:
+    """A line for people."""
+    faults = ", ".join(f"{kind} x{times}" if times > 1 else kind for kind, times in result.faults.items()) or "no fault"
+    return f"seed {result.seed}: {result.seconds:.1f} s, {faults}, {len(result.violations)} violations"
+
+
+def say(result: Result, command: str) -> str:
+    """What is printed of a history with violations."""
+    lines = [f"{v['invariant']}: {v['says']}" for v in result.violations]
+    return "\n".join([summary(result), *(f"  {line}" for line in lines), f"  again: {command} SEED={result.seed}"])
+
+
+def to_json(value: dict[str, Reference]) -> str:
+    """References as text."""
+    return json.dumps({name: vars(reference) for name, reference in value.items()})

@@ -1,0 +1,189 @@
+"""The service under test: its processes, how to call it, and how to break it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import grpc
+
+from batchyard.client.channel import open_channel
+from batchyard.cluster.attempts import MARK
+from batchyard.cluster.processes import ProcessId, end_all, marked
+from batchyard.v1.models_pb2_grpc import ModelServiceStub
+from batchyard.v1.training_pb2_grpc import TrainingServiceStub
+from tests.chaos import forge
+
+WORKERS = 2
+START_S = 60.0
+STOP_S = 60.0
+
+
+@contextmanager
+def forging(folder: Path) -> Iterator[str]:
+    """A forge; its address."""
+    folder.mkdir(parents=True, exist_ok=True)
+    address = str(folder / "forge")
+    environment = {**os.environ, **forge.MARKS, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    command = [sys.executable, "-m", "tests.chaos.forge", address, str(os.getpid())]
+    with subprocess.Popen(command, env=environment) as process:
+        try:
+            until(lambda: Path(address).exists() or process.poll() is not None, START_S, "the forge is ready")
+            yield address
+        finally:
+            process.kill()
+
+
+def until(condition: Callable[[], object], within_s: float, what: str) -> None:
+    """Returns once it holds. Raises TimeoutError."""
+    deadline = time.monotonic() + within_s
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"not within {within_s:g} s: {what}")
+        time.sleep(0.01)
+
+
+class Service:
+    """One data folder, and the control planes that come and go on it.
+
+    Args:
+        data: the data folder.
+        forge_address: of a forge; None starts every process as a user's shell would.
+        executor: local or ray.
+    """
+
+    def __init__(self, data: Path, forge_address: str | None, executor: str = "local") -> None:
+        self.data = data
+        self._forge = forge_address
+        self._executor = executor
+        self.mark = uuid.uuid4().hex
+        self.rules = data.parent / "rules"
+        self.state = data.parent / "failpoints"
+        self.log = data.parent / "control.log"
+        self.process: ProcessId | None = None
+        self._armed: dict[str, str] = {}
+        data.mkdir(parents=True)
+
+    def start(self) -> None:
+        """Starts a control plane; does not wait until it answers."""
+        arguments = ["--data-dir", str(self.data), "--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0", "--no-inference"]
+        arguments += ["--executor", self._executor, "--workers", str(WORKERS)]
+        own = {
+            forge.HISTORY_MARK: self.mark,
+            "BATCHYARD_FAILPOINTS": f"@{self.rules}",
+            "BATCHYARD_FAILPOINTS_STATE": str(self.state),
+            "BATCHYARD_DATA": "",
+            "BATCHYARD_FETCH": "no",
+            "OMP_NUM_THREADS": "1",
+        }
+        environment = {**os.environ, **own}
+        if self._forge is not None:
+            pid = forge.ask(self._forge, "control", arguments, environment, self.log)
+        else:
+            with self.log.open("ab") as log:
+                command = [sys.executable, "-m", "batchyard.control", *arguments]
+                # Its end is noticed by its ProcessId: a zombie does not run.
+                pid = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True).pid
+        self.process = ProcessId.of(pid)
+
+    @property
+    def running(self) -> bool:
+        """Whether there is a control plane's process."""
+        return self.process is not None and self.process.alive()
+
+    def answers(self) -> bool:
+        """Whether the control plane that runs has said that all of it is up."""
+        try:
+            facts = json.loads((self.data / "control.json").read_text())
+        except FileNotFoundError:
+            return False
+        return self.process is not None and facts["pid"] == self.process.pid and self.running
+
+    def call(self, name: str, request: object, *, within_s: float = 5.0) -> object:
+        """Calls a method of TrainingService, or SetAlias. Raises grpc.RpcError, also where nobody is there."""
+        with self.channel() as channel:
+            stub = ModelServiceStub(channel) if name == "SetAlias" else TrainingServiceStub(channel)
+            answer: object = getattr(stub, name)(request, timeout=within_s)
+            return answer
+
+    def channel(self) -> grpc.Channel:
+        """To the control plane that was last announced."""
+        try:
+            address = json.loads((self.data / "control.json").read_text())["grpc"]
+        except FileNotFoundError:
+            address = "127.0.0.1:1"  # nobody: refused at once
+        return open_channel(address, None)
+
+    def stop(self) -> None:
+        """SIGTERM, and waits for the end. Raises TimeoutError."""
+        process = self.process
+        if process is not None and process.send(signal.SIGTERM):
+            until(lambda: not process.alive(), STOP_S, "the control plane stops")
+
+    def attempts(self) -> dict[str, str]:
+        """Attempts that the executor holds, with the mark of their processes."""
+        found = {}
+        for path in (self.data / "executor" / "attempts").glob("[!.]*/attempt.json"):
+            try:
+                found[path.parent.name] = json.loads(path.read_text())["mark"]
+            except FileNotFoundError:  # released meanwhile
+                continue
+        return found
+
+    def supervisor(self, attempt: str) -> ProcessId | None:
+        """The process that supervises an attempt, if it is known and runs."""
+        try:
+            found = ProcessId(**json.loads((self.data / "executor/attempts" / attempt / "supervisor.json").read_text()))
+        except FileNotFoundError:
+            return None
+        return found if found.alive() else None
+
+    def head(self) -> ProcessId | None:
+        """The driver process, with which the Ray head ends."""
+        try:
+            record = json.loads((self.data / "executor/ray/driver.json").read_text())
+        except FileNotFoundError:
+            return None
+        return ProcessId(**record["process"]) if record.get("process") else None
+
+    def workers(self, attempt: str, mark: str) -> list[ProcessId]:
+        """The attempt's processes, its supervisor aside."""
+        return [process for process in marked(MARK, mark) if process != self.supervisor(attempt)]
+
+    def arm(self, rules: str) -> None:
+        """Arms more failpoints, and counts them from now on."""
+        for rule in rules.split():
+            name = rule.partition("=")[0]
+            self._armed[name] = rule
+            (self.state / f"{name}.count").unlink(missing_ok=True)
+        self._write(self._armed.values())
+
+    def disarm(self) -> None:
+        """From now on no failpoint does anything."""
+        self._write(())
+
+    def _write(self, rules: Iterable[str]) -> None:
+        fresh = self.rules.with_suffix(".new")
+        fresh.write_text("\n".join(rules))
+        fresh.rename(self.rules)
+
+    def fired(self) -> list[dict[str, object]]:
+        """The failpoints that have fired."""
+        file = self.state / "fired.jsonl"
+        return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+    def processes(self) -> list[ProcessId]:
+        """Whatever runs for this history."""
+        return marked(forge.HISTORY_MARK, self.mark)
+
+    def clear(self) -> None:
+        """Ends whatever is left."""
+        end_all(self.processes)
