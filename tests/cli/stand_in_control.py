@@ -20,6 +20,10 @@ sys.stdout.flush()
 if story == "dies":
     sys.stdout.write("the address 127.0.0.1:50051 is taken\n")
     sys.exit(7)
+if "--standby" in others:
+    sys.stdout.write("INFO standing by: the data folder is in use\n")
+    sys.stdout.flush()
+    signal.pause()
 # In a session of its own, as workers are.
 child = subprocess.Popen([sys.executable, "-c", "import signal; signal.pause()"], start_new_session=True)
 # Blocked here, and so in every thread to come, they wait until the main thread asks for them.

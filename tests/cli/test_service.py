@@ -74,6 +74,19 @@ def test_up_prints_the_addresses_and_down_stops_everything(run: Any, stand_in: A
     assert not alive(facts["child"])
 
 
+def test_up_standby_starts_a_second_service_that_waits_for_the_first(run: Any, stand_in: Any) -> None:
+    stand_in("works")
+    first = json.loads(run("up", "--json").stdout)["pid"]
+    waiting = json.loads(run("up", "--standby", "--json").stdout)
+    try:
+        assert waiting["standby"]
+        assert waiting["pid"] != first
+        assert alive(waiting["pid"])
+    finally:
+        os.kill(waiting["pid"], signal.SIGTERM)
+    assert json.loads(run("up", "--json").stdout)["pid"] == first
+
+
 def test_up_lives_in_a_session_of_its_own_and_logs_to_its_folder(run: Any, stand_in: Any, tmp_path: Path) -> None:
     stand_in("works")
     pid = json.loads(run("up", "--json").stdout)["pid"]

@@ -18,6 +18,7 @@ from batchyard.artifact.manifest import MANIFEST, CertificateRecord, Evaluated, 
 from batchyard.cluster.executor import Attempt
 from batchyard.cluster.fake_executor import FakeExecutor
 from batchyard.control.app import ControlPlane
+from batchyard.control.clock import Clock
 from batchyard.control.settings import Settings
 from batchyard.training.events import Checkpointed, Published, StepMetrics
 from batchyard.v1 import models_pb2_grpc, spec_pb2, training_pb2, training_pb2_grpc
@@ -89,12 +90,14 @@ class Service:
 
 
 @asynccontextmanager
-async def control_plane(folder: Path, cluster: FakeExecutor, **settings: Any) -> AsyncIterator[Service]:
+async def control_plane(
+    folder: Path, cluster: FakeExecutor, clock: Clock | None = None, **settings: Any
+) -> AsyncIterator[Service]:
     """A control plane on free ports, without an inference plane; stopped at the end."""
     chosen = Settings(
         data_dir=folder, grpc="127.0.0.1:0", http="127.0.0.1:0", inference=False, executor="local", **settings
     )
-    plane = ControlPlane(chosen, executor=cluster)
+    plane = ControlPlane(chosen, executor=cluster, clock=clock)
     try:
         await plane.start()
         async with grpc.aio.insecure_channel(plane.grpc_address) as channel:

@@ -7,7 +7,9 @@ import signal
 import socket
 import sqlite3
 import stat
+import time
 import urllib.request
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +17,20 @@ import grpc
 import pytest
 
 from batchyard.control.__main__ import main
+from batchyard.control.lease import LEASE_SECONDS
 from batchyard.v1 import models_pb2_grpc, spec_pb2, training_pb2, training_pb2_grpc
 from tests.control.harness import a_spec, kinds
-from tests.control.processes import FREE_PORTS, Service, alive, refused, serving, until_serving, wait_until, working_on
+from tests.control.processes import (
+    FREE_PORTS,
+    PATIENCE,
+    Service,
+    alive,
+    refused,
+    serving,
+    until_serving,
+    wait_until,
+    working_on,
+)
 
 ALONE = "--no-inference"
 
@@ -73,10 +86,71 @@ def test_a_second_control_plane_on_the_same_folder_is_refused(tmp_path: Path) ->
     with serving(tmp_path, ALONE) as service:
         status, said = refused("--data-dir", str(tmp_path), *FREE_PORTS, ALONE)
         assert status == 3
-        assert f"in use by another control plane (process {service.process.pid})" in said
+        assert (
+            f"in use by another control plane (process {service.process.pid} on {socket.gethostname()}, since" in said
+        )
         assert "batchyard down" in said
+        assert "--standby" in said
         assert service.facts()["pid"] == service.process.pid
         submit(service)
+
+
+def test_a_standby_takes_over_when_the_first_is_killed_and_jobs_go_on(tmp_path: Path) -> None:
+    with serving(tmp_path, ALONE) as service:
+        job = submit(service, steps=3000, metrics=spec_pb2.MetricsSpec(every_steps=20))
+        standby = Service(tmp_path, ALONE, "--standby")
+        try:
+            wait_until(lambda: "standing by" in (tmp_path / "log").read_text())
+            seen: list[training_pb2.WatchTrainingJobResponse] = []
+            for response in watch(service, job):
+                seen.append(response)
+                if response.event.step_metrics.step >= 20:
+                    break
+            assert service.facts()["pid"] == service.process.pid
+            service.kill()
+            killed = time.monotonic()
+            standby.until_ready()
+            assert time.monotonic() - killed < LEASE_SECONDS, "it waited for the lease, not for the lock"
+            seen += list(watch(standby, job, cursor=seen[-1].cursor))
+            assert standby.stop() == 0
+        finally:
+            standby.kill()
+    assert kinds(seen)[-1] == "SUCCEEDED"
+    assert {response.event.attempt for response in seen} == {0, 1}, "the attempt did not go on"
+    steps = [response.event.step_metrics.step for response in seen if response.event.HasField("step_metrics")]
+    assert steps == [1, *range(20, 3001, 20)]
+
+
+def test_a_standby_that_is_asked_to_stop_goes_without_a_trace(tmp_path: Path) -> None:
+    with serving(tmp_path, ALONE) as service:
+        standby = Service(tmp_path, ALONE, "--standby")
+        try:
+            wait_until(lambda: "standing by" in (tmp_path / "log").read_text())
+            assert standby.stop() == 0
+        finally:
+            standby.kill()
+        assert service.facts()["pid"] == service.process.pid
+        submit(service)
+
+
+def test_a_control_plane_whose_lock_file_was_removed_is_still_not_doubled(tmp_path: Path) -> None:
+    with serving(tmp_path, ALONE) as service:
+        (tmp_path / "control.lock").unlink()
+        status, said = refused("--data-dir", str(tmp_path), *FREE_PORTS, ALONE)
+        assert status == 3
+        assert f"in use by another control plane (process {service.process.pid} on" in said
+        submit(service)
+
+
+def test_a_control_plane_that_was_replaced_ends_and_leaves_its_jobs(tmp_path: Path) -> None:
+    with serving(tmp_path, ALONE) as service:
+        job = submit(service, steps=100_000)
+        next(r for r in watch(service, job) if r.event.HasField("step_metrics"))
+        with closing(sqlite3.connect(tmp_path / "batchyard.db")) as database, database:
+            database.execute("UPDATE leases SET epoch = epoch + 1, pid = 1, host = 'elsewhere'")
+        assert service.process.wait(PATIENCE) == 4
+        assert "is process 1 on elsewhere" in (tmp_path / "log").read_text()
+        assert working_on(tmp_path), "the job's workers were ended"
 
 
 def test_a_port_that_is_taken_stops_the_start_and_says_what_to_do(tmp_path: Path) -> None:

@@ -25,6 +25,8 @@ START_WITHIN = 60.0
 STOP_WITHIN = 60.0
 """Seconds; workers get a grace period, then Ray is stopped."""
 LOG = "control.log"
+STANDING_BY = "standing by: "
+"""What a service prints that waits for another one to end."""
 _POLL = 0.05
 _NEEDED = {
     "server": ("aiohttp", "alembic", "fsspec", "onnxruntime", "prometheus_client", "ray", "sqlalchemy"),
@@ -55,6 +57,37 @@ def start(
 
     Raises Failure with the last lines of its log when it ends before it answers.
     """
+    child, tail = _launch(arguments, data_folder, foreground=foreground)
+    try:
+        return _until_ready(child, data_folder, tail, within), child
+    except BaseException:
+        _end(child)
+        raise
+
+
+def stand_by(
+    arguments: Sequence[str], data_folder: Path, *, foreground: bool = False, within: float = START_WITHIN
+) -> subprocess.Popen[bytes]:
+    """Starts a service that waits while another one has the folder, and returns when it is about to: with `foreground`
+    at once. Raises Failure when it ends.
+    """
+    child, tail = _launch([*arguments, "--standby"], data_folder, foreground=foreground)
+    deadline = time.monotonic() + within
+    try:
+        while not foreground and STANDING_BY not in str(tail):
+            running = find(data_folder)
+            if running and running.process.pid == child.pid:
+                break
+            _check(child, data_folder, tail, deadline, within)
+            time.sleep(_POLL)
+    except BaseException:
+        _end(child)
+        raise
+    return child
+
+
+def _launch(arguments: Sequence[str], data_folder: Path, *, foreground: bool) -> tuple[subprocess.Popen[bytes], object]:
+    """The process, and what it prints, where that goes to a log."""
     require_extras()
     log = data_folder / LOG
     command = [sys.executable, "-m", "batchyard.control", "--data-dir", str(data_folder), *arguments]
@@ -64,11 +97,7 @@ def start(
         child = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream, start_new_session=not foreground
         )
-    try:
-        return _until_ready(child, data_folder, "" if foreground else _Tail(log, began), within), child
-    except BaseException:
-        _end(child)
-        raise
+    return child, "" if foreground else _Tail(log, began)
 
 
 def stop(running: Running, data_folder: Path, *, force: bool = False, within: float = STOP_WITHIN) -> int:
@@ -129,12 +158,17 @@ def _until_ready(child: subprocess.Popen[bytes], data_folder: Path, tail: object
         running = find(data_folder)
         if running and running.process.pid == child.pid and _answers(running.facts):
             return running
-        code = child.poll()
-        if code is not None:
-            raise StartFailure(f"the service ended with exit code {code} before it answered", data_folder, str(tail))
-        if time.monotonic() > deadline:
-            raise StartFailure(f"the service did not answer within {within:.0f} s", data_folder, str(tail))
+        _check(child, data_folder, tail, deadline, within)
         time.sleep(_POLL)
+
+
+def _check(child: subprocess.Popen[bytes], data_folder: Path, tail: object, deadline: float, within: float) -> None:
+    """Raises StartFailure when the service has ended, or is too late."""
+    code = child.poll()
+    if code is not None:
+        raise StartFailure(f"the service ended with exit code {code} before it answered", data_folder, str(tail))
+    if time.monotonic() > deadline:
+        raise StartFailure(f"the service did not answer within {within:.0f} s", data_folder, str(tail))
 
 
 class StartFailure(Failure):

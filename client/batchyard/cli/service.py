@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import signal
+import subprocess
 import threading
 from collections import Counter
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -94,9 +97,10 @@ def _service_flags(command: Any) -> Any:
 )
 @_data_dir
 @click.option("--foreground", is_flag=True, help="Stay; Ctrl-C stops the service.")
+@click.option("--standby", is_flag=True, help="Wait while another service has the data folder, then take over.")
 @_service_flags
 @as_json
-def up(data_dir: Path, foreground: bool, as_json: bool, **flags: Any) -> None:
+def up(data_dir: Path, foreground: bool, standby: bool, as_json: bool, **flags: Any) -> None:
     """Start the service on this machine.
 
     Control plane, dashboard and inference; Ray starts with the first job. It goes on in the background until
@@ -104,19 +108,27 @@ def up(data_dir: Path, foreground: bool, as_json: bool, **flags: Any) -> None:
     """
     from batchyard.cli import local
 
-    if running := local.find(data_dir):
+    if not standby and (running := local.find(data_dir)):
         return _print_running(running, data_dir, as_json, "is already running")
     # A terminated `up` must clean up like an interrupted one.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        running, child = local.start(_arguments(flags), data_dir, foreground=foreground)
+        if standby:
+            child = local.stand_by(_arguments(flags), data_dir, foreground=foreground)
+            say = partial(_print_standby, child.pid, data_dir, as_json)
+        else:
+            running, child = local.start(_arguments(flags), data_dir, foreground=foreground)
+            say = partial(_print_running, running, data_dir, as_json, "is up")
     except local.StartFailure as failure:
         click.echo(failure.log, err=True, nl=bool(failure.log))
         raise
-    if not foreground:
-        return _print_running(running, data_dir, as_json, "is up")
+    return _stay(child, say) if foreground else say()
+
+
+def _stay(child: subprocess.Popen[bytes], say: Callable[[], None]) -> None:
+    """Returns when the service has stopped. Raises Failure when it had not been asked to."""
     try:
-        _print_running(running, data_dir, as_json, "is up")
+        say()
         # With a timeout it looks again and again; a plain wait() sleeps on when a signal comes just before it begins.
         code = child.wait(timeout=threading.TIMEOUT_MAX)
     except KeyboardInterrupt:
@@ -124,7 +136,6 @@ def up(data_dir: Path, foreground: bool, as_json: bool, **flags: Any) -> None:
         code = child.wait()
     if code:
         raise Failure(f"the service ended with exit code {code}", "Its last words are above.")
-    return None
 
 
 @click.command(epilog=examples("batchyard down", "batchyard down --data-dir /srv/batchyard"))
@@ -213,6 +224,13 @@ def _arguments(flags: dict[str, Any]) -> list[str]:
         elif value is not None and value is not False:  # 0 is a value
             arguments += [flag, str(value)]
     return arguments
+
+
+def _print_standby(pid: int, data_dir: Path, as_json: bool) -> None:
+    if as_json:
+        return print_json({"pid": pid, "standby": True})
+    click.echo(f"Process {pid} stands by for the service on {data_dir}, and takes over when that one ends.")
+    return click.echo(f"Stop it with: kill {pid}") if for_people() else None
 
 
 def _print_running(running: Running, data_dir: Path, as_json: bool, verb: str) -> None:

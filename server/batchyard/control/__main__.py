@@ -1,6 +1,7 @@
 """`python -m batchyard.control`: one control plane, until SIGTERM or SIGINT.
 
-Exit status: 0 stopped as asked; 1 it could not come up; 2 the arguments cannot work; 3 the data folder is in use.
+Exit status: 0 stopped as asked; 1 it could not come up; 2 the arguments cannot work; 3 the data folder is in use; 4
+another control plane has taken the database over.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import os
 import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 from batchyard.control.app import ControlPlane
 from batchyard.control.data_folder import FolderInUseError
@@ -21,6 +23,9 @@ from batchyard.control.settings import EXECUTORS, Settings, SettingsError
 from batchyard.control.store.migrations import SchemaError
 from batchyard.endpoint.security import Security, SecurityError
 
+log = logging.getLogger(__name__)
+
+LEASE_LOST = 4
 DATA_VARIABLE = "BATCHYARD_DATA"
 """The environment variable that stands for --datasets."""
 
@@ -50,13 +55,26 @@ async def _run(settings: Settings) -> int:
         await asyncio.wait([start, stop], return_when=asyncio.FIRST_COMPLETED)
         if start.done():
             start.result()
-            await stop
+            await _until(plane, stop)
     finally:
         for task in (start, stop):
             task.cancel()
         await asyncio.gather(start, stop, return_exceptions=True)
         await plane.stop()
     return 0
+
+
+async def _until(plane: ControlPlane, stop: asyncio.Task[Any]) -> None:
+    """Returns when the service is to stop. One that is fenced off ends at once, as if killed: its jobs, its Ray and its
+    inference plane are another's by now.
+    """
+    lost = asyncio.create_task(plane.lost.wait())
+    await asyncio.wait([stop, lost], return_when=asyncio.FIRST_COMPLETED)
+    if lost.done() and not stop.done():
+        log.critical("another control plane has taken the database over: this one ends, and leaves the jobs to it")
+        logging.shutdown()
+        os._exit(LEASE_LOST)
+    lost.cancel()
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -79,6 +97,7 @@ def _parser() -> argparse.ArgumentParser:
         help=f"where datasets are looked for, in this order (default: ${DATA_VARIABLE})")  # fmt: skip
     add("--allow-python", nargs="+", default=[], metavar="PACKAGE",
         help="packages whose code jobs may name as their network (default: none)")  # fmt: skip
+    add("--standby", action="store_true", help="wait while another control plane has the data folder, then take over")
     add("--tls-cert", type=Path, metavar="FILE", help="PEM certificate chain; with --tls-key")
     add("--tls-key", type=Path, metavar="FILE", help="PEM private key")
     add("--token-file", type=Path, metavar="FILE", help="bearer token that callers must bear, mode 0600")
@@ -102,6 +121,7 @@ def _settings(given: argparse.Namespace) -> Settings:
         **({} if given.workers is None else {"workers": given.workers}),
         datasets=tuple(datasets),
         allow_python=tuple(given.allow_python),
+        standby=given.standby,
         security=Security(
             tls_cert=given.tls_cert, tls_key=given.tls_key, token_file=given.token_file, insecure=given.insecure
         ),

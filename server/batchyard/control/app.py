@@ -17,13 +17,14 @@ from batchyard.artifact.reader import read_certified_manifest
 from batchyard.cluster.executor import Executor
 from batchyard.control.attempts import Attempts
 from batchyard.control.clock import Clock, SystemClock
-from batchyard.control.data_folder import DataFolder
+from batchyard.control.data_folder import DataFolder, FolderInUseError
 from batchyard.control.exchange import Exchange
 from batchyard.control.explaining import Explaining
 from batchyard.control.grpc_server import GrpcServer, reachable
 from batchyard.control.http_server import HttpServer
 from batchyard.control.inference_child import InferenceChild, InferenceOptions
 from batchyard.control.jobs import Jobs
+from batchyard.control.lease import LOOK_SECONDS, Lease
 from batchyard.control.ledger import JobChange, Ledger
 from batchyard.control.metrics import Metrics
 from batchyard.control.notices import Notices
@@ -58,6 +59,8 @@ class ControlPlane:
         self._inference: InferenceChild | None = None
         self._started = time.time()
         self._for_child = ""
+        self.lost = asyncio.Event()
+        """Set when another control plane has taken the database over: nothing can be written any more."""
         self.grpc_address = ""
         """HOST:PORT once started."""
         self.http_address = ""
@@ -70,10 +73,9 @@ class ControlPlane:
         Nothing that an earlier control plane left running is touched before every address is bound and the inference
         plane answers: a start that fails costs no job.
         """
-        folder = DataFolder.own(self._settings.data_dir)
-        self._undo.callback(folder.release)
-        folder.withdraw()
+        folder = await self._own_folder()
         ledger = await self._open(folder)
+        folder.withdraw()
         executor = self._executor or make_executor(self._settings, folder)
         datasets = tuple(str(path.absolute()) for path in self._settings.datasets)
         allowed = self._settings.allow_python
@@ -93,8 +95,7 @@ class ControlPlane:
         server = await self._serve(await self._measure(ledger), tasks, explaining)
         if self._settings.inference:
             await self._start_inference(folder)
-        self._undo.push_async_callback(asyncio.to_thread, executor.close)
-        self._undo.push_async_callback(scheduler.stop)
+        self._undo.push_async_callback(self._end_jobs, scheduler, executor)
         await scheduler.start()
         retention.start()
         await server.health.set(True)
@@ -108,10 +109,38 @@ class ControlPlane:
         """Stops everything that was started, in the opposite order: watches end, then ports, jobs, children, files."""
         await self._undo.aclose()
 
+    async def _own_folder(self) -> DataFolder:
+        said = False
+        while True:
+            try:
+                folder = DataFolder.own(self._settings.data_dir, self._clock.now())
+            except FolderInUseError as error:
+                if not self._settings.standby:
+                    raise
+                if not said:
+                    log.info("standing by: %s", error)
+                said = True
+                await asyncio.sleep(LOOK_SECONDS)
+            else:
+                self._undo.callback(folder.release)
+                return folder
+
+    async def _end_jobs(self, scheduler: Scheduler, executor: Executor) -> None:
+        """Stops what runs; what runs when the lease is lost belongs to another control plane and is left alone."""
+        if self.lost.is_set():
+            return await scheduler.let_go()
+        await scheduler.stop()
+        await asyncio.to_thread(executor.close)
+        return None
+
     async def _open(self, folder: DataFolder) -> Ledger:
         database = await asyncio.to_thread(Database.open, folder.database)
         self._undo.push_async_callback(asyncio.to_thread, database.close)
-        ledger = Ledger(database, Notices(), self._clock)
+        lease = Lease(database, folder.holder, str(folder.database))
+        await lease.acquire(standby=self._settings.standby)
+        self.lost = lease.lost
+        self._undo.push_async_callback(lease.stop)
+        ledger = Ledger(database, Notices(), self._clock, lease.check)
         self._undo.push_async_callback(ledger.close)
         return ledger
 

@@ -18,6 +18,8 @@ import os
 from pathlib import Path
 from typing import Any, Self
 
+from batchyard.control.holder import Holder
+
 
 class FolderInUseError(Exception):
     """Another control plane owns the data folder."""
@@ -26,28 +28,33 @@ class FolderInUseError(Exception):
 class DataFolder:
     """A data folder that this process owns until `release` or its death."""
 
-    def __init__(self, path: Path, lock: int) -> None:
+    def __init__(self, path: Path, lock: int, holder: Holder) -> None:
         self.path = path
         self._lock = lock
+        self.holder = holder
 
     @classmethod
-    def own(cls, path: Path) -> Self:
-        """Creates the folder where needed and takes it. Raises FolderInUseError."""
+    def own(cls, path: Path, now: float) -> Self:
+        """Creates the folder where needed and takes it. `now` is what the next one is told of us. Raises
+        FolderInUseError.
+        """
         path = path.absolute()
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock = os.open(path / "control.lock", os.O_RDWR | os.O_CREAT, 0o600)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            owner = os.read(lock, 32).decode(errors="replace").strip() or "unknown"
+            owner = _owner(os.read(lock, 4096))
             os.close(lock)
             raise FolderInUseError(
-                f"data folder {path} is in use by another control plane (process {owner}): stop that one with "
-                f"`batchyard down --data-dir {path}`, or choose another --data-dir"
+                f"data folder {path} is in use by another control plane ({owner}): stop that one with "
+                f"`batchyard down --data-dir {path}`, choose another --data-dir, or run this one with --standby to "
+                "take over when that one ends"
             ) from None
+        holder = Holder.this_process(now)
         os.ftruncate(lock, 0)
-        os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
-        return cls(path, lock)
+        os.pwrite(lock, json.dumps(vars(holder)).encode(), 0)
+        return cls(path, lock, holder)
 
     @property
     def database(self) -> Path:
@@ -109,3 +116,11 @@ class DataFolder:
     def release(self) -> None:
         """Gives the folder up."""
         os.close(self._lock)
+
+
+def _owner(text: bytes) -> str:
+    """Who wrote this into the lock file; it may be just about to."""
+    try:
+        return str(Holder(**json.loads(text)))
+    except (ValueError, TypeError):
+        return "which it is cannot be told yet"

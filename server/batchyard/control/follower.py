@@ -12,6 +12,7 @@ from typing import ParamSpec, TypeVar
 
 from batchyard.cluster.executor import Batch, Executor, UnknownAttemptError
 from batchyard.control.attempts import Attempts, Publication, Try
+from batchyard.control.lease import LeaseLostError
 from batchyard.control.lifecycle import SUBMIT_AGAIN
 from batchyard.control.publishing import ReadManifest, inspect
 from batchyard.control.records import Failure
@@ -101,6 +102,8 @@ class Follower:
             log.warning("%s: %s; it is stopped", self.given.id, error)
             await self._abandon()
             return False
+        except LeaseLostError:
+            return False  # another control plane follows it, so nothing may be done to it here
         except Exception:
             return await self._retry_or_give_up()
         self._failing_since = None

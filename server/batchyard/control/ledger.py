@@ -70,8 +70,12 @@ Listener = Callable[[JobChange], None]
 class Ledger:
     """The only way to write; also lends the database for reading."""
 
-    def __init__(self, database: Database, notices: Notices, clock: Clock) -> None:
+    def __init__(
+        self, database: Database, notices: Notices, clock: Clock, fence: Callable[[Connection], None] | None = None
+    ) -> None:
+        """`fence` is asked inside each transaction that writes, first, and raises where this process may not."""
         self._database = database
+        self._fence = fence
         self._clock = clock
         self._listeners: list[Listener] = []
         self._writes: set[asyncio.Task[object]] = set()
@@ -91,6 +95,8 @@ class Ledger:
 
     async def _write(self, work: Callable[[Unit], T]) -> T:
         def transaction(connection: Connection) -> tuple[T, Unit]:
+            if self._fence is not None:
+                self._fence(connection)
             unit = Unit(connection, self._clock.now())
             return work(unit), unit
 

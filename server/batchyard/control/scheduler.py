@@ -79,6 +79,15 @@ class Scheduler:
             await self._close(follower.given)
         self._threads.shutdown(wait=False, cancel_futures=True)
 
+    async def let_go(self) -> None:
+        """Follows nothing any more, and leaves what runs as it is: another control plane has it."""
+        self._stopping = True
+        tasks = {task for _, task in self._following.values()} | ({self._admitting} if self._admitting else set())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
     async def _finish(self, tasks: set[asyncio.Task[None]], seconds: float) -> None:
         if tasks:
             _, late = await asyncio.wait(tasks, timeout=seconds)

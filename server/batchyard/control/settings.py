@@ -51,6 +51,8 @@ class Settings:
     allow_python: tuple[str, ...] = ()
     """Packages whose code a job may name as its network: it runs in the workers with all that they may do."""
     security: Security = field(default_factory=Security)
+    standby: bool = False
+    """Whether to wait while another control plane has the data folder, and to take over when that one ends."""
 
     def __post_init__(self) -> None:
         addresses = [("--grpc", self.grpc), ("--http", self.http)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from sqlalchemy import (
     JSON,
     BigInteger,
+    Boolean,
     CheckConstraint,
     Column,
     Double,
@@ -136,4 +137,21 @@ aliases = Table(
     Column("alias", String(40), primary_key=True),
     Column("version", BigInteger, nullable=False),
     ForeignKeyConstraint(["model", "version"], ["versions.model", "versions.number"]),
+)
+
+# Which control plane may write: one row, named control.
+leases = Table(
+    "leases",
+    metadata,
+    Column("name", String(16), primary_key=True),
+    # Counts the holders: every write carries its own.
+    Column("epoch", BigInteger, nullable=False),
+    # Counts up while the holder lives.
+    Column("renewals", BigInteger, nullable=False),
+    Column("released", Boolean, nullable=False),
+    Column("place", Text, nullable=False),
+    Column("host", String(255), nullable=False),
+    Column("pid", BigInteger, nullable=False),
+    Column("process", String(128), nullable=False),
+    Column("since", Double, nullable=False),
 )
