@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
 import uuid
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +138,17 @@ async def test_a_default_written_out_is_the_same_spec(service: Service) -> None:
     first = await create(service, a_spec(), request_id)
     spelled_out = a_spec(data=spec_pb2.DataSpec(dataset="digits", batch_size=60), seed=0)
     assert (await create(service, spelled_out, request_id)).name == first.name
+
+
+async def test_a_spec_from_before_there_was_a_key_is_the_same_as_one_with_its_default(
+    service: Service, tmp_path: Path
+) -> None:
+    request_id = str(uuid.uuid4())
+    first = await create(service, a_spec(), request_id)
+    await service.until_started(job_id(first))
+    with closing(sqlite3.connect(tmp_path / "data" / "batchyard.db")) as database, database:
+        database.execute("UPDATE jobs SET spec = json_remove(spec, '$.preemptible', '$.workers.hung_after_seconds')")
+    assert (await create(service, a_spec(), request_id)).name == first.name
 
 
 async def test_the_same_request_with_another_spec_says_what_differs(service: Service) -> None:

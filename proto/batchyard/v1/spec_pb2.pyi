@@ -51,6 +51,7 @@ class TrainingJobSpec(_message.Message):
     RETRIES_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
     DETERMINISTIC_FIELD_NUMBER: _builtins.int
+    PREEMPTIBLE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """A short name for people, [a-z0-9-], 1 to 40 characters. The job's id starts with it."""
     steps: _builtins.int
@@ -78,9 +79,15 @@ class TrainingJobSpec(_message.Message):
     retries: _builtins.int
     """How often the job is started again, from its latest checkpoint, after a failure that is not its own. Default 3."""
     priority: _builtins.int
-    """Waiting jobs of higher priority start first, -1000 to 1000. Default 0."""
+    """Waiting jobs of higher priority start first, and make running ones of lower priority give way; -1000 to 1000.
+    Default 0.
+    """
     deterministic: _builtins.bool
     """On GPUs, use only kernels whose results are the same bits each time. Default false."""
+    preemptible: _builtins.bool
+    """Whether the job gives way to one of higher priority that needs its room: it writes a checkpoint, waits, and goes on
+    later with the same bits. Default true.
+    """
     @_builtins.property
     def model(self) -> Global___ModelSpec: ...
     @_builtins.property
@@ -133,10 +140,11 @@ class TrainingJobSpec(_message.Message):
         retries: _builtins.int | None = ...,
         priority: _builtins.int | None = ...,
         deterministic: _builtins.bool | None = ...,
+        preemptible: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_accumulate", b"_accumulate", "_channels_last", b"_channels_last", "_clip_norm", b"_clip_norm", "_compile", b"_compile", "_deterministic", b"_deterministic", "_ema_decay", b"_ema_decay", "_epochs", b"_epochs", "_label_smoothing", b"_label_smoothing", "_loss", b"_loss", "_precision", b"_precision", "_priority", b"_priority", "_retries", b"_retries", "_seed", b"_seed", "_steps", b"_steps", "accumulate", b"accumulate", "channels_last", b"channels_last", "checkpoint", b"checkpoint", "clip_norm", b"clip_norm", "compile", b"compile", "data", b"data", "deterministic", b"deterministic", "ema_decay", b"ema_decay", "epochs", b"epochs", "evaluate", b"evaluate", "label_smoothing", b"label_smoothing", "loss", b"loss", "metrics", b"metrics", "model", b"model", "optimizer", b"optimizer", "precision", b"precision", "priority", b"priority", "publish", b"publish", "retries", b"retries", "schedule", b"schedule", "seed", b"seed", "steps", b"steps", "stop_at", b"stop_at", "workers", b"workers"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_accumulate", b"_accumulate", "_channels_last", b"_channels_last", "_clip_norm", b"_clip_norm", "_compile", b"_compile", "_deterministic", b"_deterministic", "_ema_decay", b"_ema_decay", "_epochs", b"_epochs", "_label_smoothing", b"_label_smoothing", "_loss", b"_loss", "_precision", b"_precision", "_preemptible", b"_preemptible", "_priority", b"_priority", "_retries", b"_retries", "_seed", b"_seed", "_steps", b"_steps", "accumulate", b"accumulate", "channels_last", b"channels_last", "checkpoint", b"checkpoint", "clip_norm", b"clip_norm", "compile", b"compile", "data", b"data", "deterministic", b"deterministic", "ema_decay", b"ema_decay", "epochs", b"epochs", "evaluate", b"evaluate", "label_smoothing", b"label_smoothing", "loss", b"loss", "metrics", b"metrics", "model", b"model", "optimizer", b"optimizer", "precision", b"precision", "preemptible", b"preemptible", "priority", b"priority", "publish", b"publish", "retries", b"retries", "schedule", b"schedule", "seed", b"seed", "steps", b"steps", "stop_at", b"stop_at", "workers", b"workers"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_accumulate", b"_accumulate", "_channels_last", b"_channels_last", "_clip_norm", b"_clip_norm", "_compile", b"_compile", "_deterministic", b"_deterministic", "_ema_decay", b"_ema_decay", "_epochs", b"_epochs", "_label_smoothing", b"_label_smoothing", "_loss", b"_loss", "_precision", b"_precision", "_priority", b"_priority", "_retries", b"_retries", "_seed", b"_seed", "_steps", b"_steps", "accumulate", b"accumulate", "channels_last", b"channels_last", "checkpoint", b"checkpoint", "clip_norm", b"clip_norm", "compile", b"compile", "data", b"data", "deterministic", b"deterministic", "ema_decay", b"ema_decay", "epochs", b"epochs", "evaluate", b"evaluate", "label_smoothing", b"label_smoothing", "loss", b"loss", "metrics", b"metrics", "model", b"model", "name", b"name", "optimizer", b"optimizer", "precision", b"precision", "priority", b"priority", "publish", b"publish", "retries", b"retries", "schedule", b"schedule", "seed", b"seed", "steps", b"steps", "stop_at", b"stop_at", "workers", b"workers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_accumulate", b"_accumulate", "_channels_last", b"_channels_last", "_clip_norm", b"_clip_norm", "_compile", b"_compile", "_deterministic", b"_deterministic", "_ema_decay", b"_ema_decay", "_epochs", b"_epochs", "_label_smoothing", b"_label_smoothing", "_loss", b"_loss", "_precision", b"_precision", "_preemptible", b"_preemptible", "_priority", b"_priority", "_retries", b"_retries", "_seed", b"_seed", "_steps", b"_steps", "accumulate", b"accumulate", "channels_last", b"channels_last", "checkpoint", b"checkpoint", "clip_norm", b"clip_norm", "compile", b"compile", "data", b"data", "deterministic", b"deterministic", "ema_decay", b"ema_decay", "epochs", b"epochs", "evaluate", b"evaluate", "label_smoothing", b"label_smoothing", "loss", b"loss", "metrics", b"metrics", "model", b"model", "name", b"name", "optimizer", b"optimizer", "precision", b"precision", "preemptible", b"preemptible", "priority", b"priority", "publish", b"publish", "retries", b"retries", "schedule", b"schedule", "seed", b"seed", "steps", b"steps", "stop_at", b"stop_at", "workers", b"workers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__accumulate: _TypeAlias = _typing.Literal["accumulate"]  # noqa: Y015
     _WhichOneofArgType__accumulate: _TypeAlias = _typing.Literal["_accumulate", b"_accumulate"]  # noqa: Y015
@@ -158,6 +166,8 @@ class TrainingJobSpec(_message.Message):
     _WhichOneofArgType__loss: _TypeAlias = _typing.Literal["_loss", b"_loss"]  # noqa: Y015
     _WhichOneofReturnType__precision: _TypeAlias = _typing.Literal["precision"]  # noqa: Y015
     _WhichOneofArgType__precision: _TypeAlias = _typing.Literal["_precision", b"_precision"]  # noqa: Y015
+    _WhichOneofReturnType__preemptible: _TypeAlias = _typing.Literal["preemptible"]  # noqa: Y015
+    _WhichOneofArgType__preemptible: _TypeAlias = _typing.Literal["_preemptible", b"_preemptible"]  # noqa: Y015
     _WhichOneofReturnType__priority: _TypeAlias = _typing.Literal["priority"]  # noqa: Y015
     _WhichOneofArgType__priority: _TypeAlias = _typing.Literal["_priority", b"_priority"]  # noqa: Y015
     _WhichOneofReturnType__retries: _TypeAlias = _typing.Literal["retries"]  # noqa: Y015
@@ -187,6 +197,8 @@ class TrainingJobSpec(_message.Message):
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__precision) -> _WhichOneofReturnType__precision | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__preemptible) -> _WhichOneofReturnType__preemptible | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__priority) -> _WhichOneofReturnType__priority | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__retries) -> _WhichOneofReturnType__retries | None: ...
@@ -215,7 +227,9 @@ class ModelSpec(_message.Message):
     activation: _builtins.str
     """sigmoid, tanh or relu."""
     norm: _builtins.str
-    """batch, none, or a mode to compare with: detached, standardize_post, zca, iternorm or renorm. Default batch."""
+    """batch, none, or a mode to compare with: detached, standardize_detached, standardize_post, zca, iternorm or renorm.
+    Default batch.
+    """
     width: _builtins.float
     """Channels of every layer, as a share of the architecture's own. Default 1."""
     stem: _builtins.str
@@ -618,33 +632,43 @@ class WorkersSpec(_message.Message):
     COUNT_FIELD_NUMBER: _builtins.int
     GPUS_PER_WORKER_FIELD_NUMBER: _builtins.int
     SYNC_BATCH_NORM_FIELD_NUMBER: _builtins.int
+    HUNG_AFTER_SECONDS_FIELD_NUMBER: _builtins.int
     count: _builtins.int
     """Number of worker processes, 1 or more. Default 1."""
     gpus_per_worker: _builtins.int
     """GPUs reserved for each worker. Default 0: CPU and gloo."""
     sync_batch_norm: _builtins.str
     """world: batch statistics over all workers (exact). none: each worker its own. Default world."""
+    hung_after_seconds: _builtins.float
+    """Seconds without a sign of life from any worker (a step, an event, a printed line) after which all are ended and the
+    job is tried again. Default 600; 0: never.
+    """
     def __init__(
         self,
         *,
         count: _builtins.int | None = ...,
         gpus_per_worker: _builtins.int | None = ...,
         sync_batch_norm: _builtins.str | None = ...,
+        hung_after_seconds: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_count", b"_count", "_gpus_per_worker", b"_gpus_per_worker", "_sync_batch_norm", b"_sync_batch_norm", "count", b"count", "gpus_per_worker", b"gpus_per_worker", "sync_batch_norm", b"sync_batch_norm"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_count", b"_count", "_gpus_per_worker", b"_gpus_per_worker", "_hung_after_seconds", b"_hung_after_seconds", "_sync_batch_norm", b"_sync_batch_norm", "count", b"count", "gpus_per_worker", b"gpus_per_worker", "hung_after_seconds", b"hung_after_seconds", "sync_batch_norm", b"sync_batch_norm"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_count", b"_count", "_gpus_per_worker", b"_gpus_per_worker", "_sync_batch_norm", b"_sync_batch_norm", "count", b"count", "gpus_per_worker", b"gpus_per_worker", "sync_batch_norm", b"sync_batch_norm"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_count", b"_count", "_gpus_per_worker", b"_gpus_per_worker", "_hung_after_seconds", b"_hung_after_seconds", "_sync_batch_norm", b"_sync_batch_norm", "count", b"count", "gpus_per_worker", b"gpus_per_worker", "hung_after_seconds", b"hung_after_seconds", "sync_batch_norm", b"sync_batch_norm"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__count: _TypeAlias = _typing.Literal["count"]  # noqa: Y015
     _WhichOneofArgType__count: _TypeAlias = _typing.Literal["_count", b"_count"]  # noqa: Y015
     _WhichOneofReturnType__gpus_per_worker: _TypeAlias = _typing.Literal["gpus_per_worker"]  # noqa: Y015
     _WhichOneofArgType__gpus_per_worker: _TypeAlias = _typing.Literal["_gpus_per_worker", b"_gpus_per_worker"]  # noqa: Y015
+    _WhichOneofReturnType__hung_after_seconds: _TypeAlias = _typing.Literal["hung_after_seconds"]  # noqa: Y015
+    _WhichOneofArgType__hung_after_seconds: _TypeAlias = _typing.Literal["_hung_after_seconds", b"_hung_after_seconds"]  # noqa: Y015
     _WhichOneofReturnType__sync_batch_norm: _TypeAlias = _typing.Literal["sync_batch_norm"]  # noqa: Y015
     _WhichOneofArgType__sync_batch_norm: _TypeAlias = _typing.Literal["_sync_batch_norm", b"_sync_batch_norm"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__count) -> _WhichOneofReturnType__count | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__gpus_per_worker) -> _WhichOneofReturnType__gpus_per_worker | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__hung_after_seconds) -> _WhichOneofReturnType__hung_after_seconds | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__sync_batch_norm) -> _WhichOneofReturnType__sync_batch_norm | None: ...
 

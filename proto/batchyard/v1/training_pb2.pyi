@@ -100,6 +100,7 @@ class TrainingJob(_message.Message):
     START_TIME_FIELD_NUMBER: _builtins.int
     FIRST_STEP_TIME_FIELD_NUMBER: _builtins.int
     END_TIME_FIELD_NUMBER: _builtins.int
+    USER_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """trainingJobs/{id}"""
     state: Global___TrainingJob.State.ValueType
@@ -107,6 +108,8 @@ class TrainingJob(_message.Message):
     """The attempt that runs or ran last, counted from 1; 0 before the first."""
     model_version: _builtins.str
     """models/{model}/versions/{n}; set when the job has published one."""
+    user: _builtins.str
+    """Who created it, as the client said (metadata batchyard-user); quotas are counted by it. Empty: nobody was named."""
     @_builtins.property
     def spec(self) -> _spec_pb2.TrainingJobSpec:
         """As submitted, with every default filled in."""
@@ -145,10 +148,11 @@ class TrainingJob(_message.Message):
         start_time: _timestamp_pb2.Timestamp | None = ...,
         first_step_time: _timestamp_pb2.Timestamp | None = ...,
         end_time: _timestamp_pb2.Timestamp | None = ...,
+        user: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "failure", b"failure", "first_step_time", b"first_step_time", "progress", b"progress", "spec", b"spec", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "create_time", b"create_time", "end_time", b"end_time", "failure", b"failure", "first_step_time", b"first_step_time", "model_version", b"model_version", "name", b"name", "progress", b"progress", "spec", b"spec", "start_time", b"start_time", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "create_time", b"create_time", "end_time", b"end_time", "failure", b"failure", "first_step_time", b"first_step_time", "model_version", b"model_version", "name", b"name", "progress", b"progress", "spec", b"spec", "start_time", b"start_time", "state", b"state", "user", b"user"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -559,6 +563,8 @@ class Queueing(_message.Message):
         """It is the next one, and what it needs is in use."""
         BEHIND: Queueing._Verdict.ValueType  # 7
         """A job before it waits for room."""
+        OVER_QUOTA: Queueing._Verdict.ValueType  # 8
+        """Its user has as much running as one user may. Those behind it need not wait."""
 
     class Verdict(_Verdict, metaclass=_VerdictEnumTypeWrapper):
         """What becomes of a job that waits, and why."""
@@ -578,6 +584,8 @@ class Queueing(_message.Message):
     """It is the next one, and what it needs is in use."""
     BEHIND: Queueing.Verdict.ValueType  # 7
     """A job before it waits for room."""
+    OVER_QUOTA: Queueing.Verdict.ValueType  # 8
+    """Its user has as much running as one user may. Those behind it need not wait."""
 
     @_typing.final
     class Resources(_message.Message):
@@ -630,6 +638,53 @@ class Queueing(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class UserShare(_message.Message):
+        """What one user may have running, and this job's user has."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        USER_FIELD_NUMBER: _builtins.int
+        JOBS_FIELD_NUMBER: _builtins.int
+        USED_FIELD_NUMBER: _builtins.int
+        MOST_JOBS_FIELD_NUMBER: _builtins.int
+        MOST_WORKERS_FIELD_NUMBER: _builtins.int
+        MOST_GPUS_FIELD_NUMBER: _builtins.int
+        user: _builtins.str
+        jobs: _builtins.int
+        most_jobs: _builtins.int
+        """Absent: any number."""
+        most_workers: _builtins.int
+        most_gpus: _builtins.int
+        @_builtins.property
+        def used(self) -> Global___Queueing.Resources: ...
+        def __init__(
+            self,
+            *,
+            user: _builtins.str = ...,
+            jobs: _builtins.int = ...,
+            used: Global___Queueing.Resources | None = ...,
+            most_jobs: _builtins.int | None = ...,
+            most_workers: _builtins.int | None = ...,
+            most_gpus: _builtins.int | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["_most_gpus", b"_most_gpus", "_most_jobs", b"_most_jobs", "_most_workers", b"_most_workers", "most_gpus", b"most_gpus", "most_jobs", b"most_jobs", "most_workers", b"most_workers", "used", b"used"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["_most_gpus", b"_most_gpus", "_most_jobs", b"_most_jobs", "_most_workers", b"_most_workers", "jobs", b"jobs", "most_gpus", b"most_gpus", "most_jobs", b"most_jobs", "most_workers", b"most_workers", "used", b"used", "user", b"user"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        _WhichOneofReturnType__most_gpus: _TypeAlias = _typing.Literal["most_gpus"]  # noqa: Y015
+        _WhichOneofArgType__most_gpus: _TypeAlias = _typing.Literal["_most_gpus", b"_most_gpus"]  # noqa: Y015
+        _WhichOneofReturnType__most_jobs: _TypeAlias = _typing.Literal["most_jobs"]  # noqa: Y015
+        _WhichOneofArgType__most_jobs: _TypeAlias = _typing.Literal["_most_jobs", b"_most_jobs"]  # noqa: Y015
+        _WhichOneofReturnType__most_workers: _TypeAlias = _typing.Literal["most_workers"]  # noqa: Y015
+        _WhichOneofArgType__most_workers: _TypeAlias = _typing.Literal["_most_workers", b"_most_workers"]  # noqa: Y015
+        @_typing.overload
+        def WhichOneof(self, oneof_group: _WhichOneofArgType__most_gpus) -> _WhichOneofReturnType__most_gpus | None: ...
+        @_typing.overload
+        def WhichOneof(self, oneof_group: _WhichOneofArgType__most_jobs) -> _WhichOneofReturnType__most_jobs | None: ...
+        @_typing.overload
+        def WhichOneof(self, oneof_group: _WhichOneofArgType__most_workers) -> _WhichOneofReturnType__most_workers | None: ...
+
     VERDICT_FIELD_NUMBER: _builtins.int
     POSITION_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
@@ -640,6 +695,8 @@ class Queueing(_message.Message):
     RUNNING_FIELD_NUMBER: _builtins.int
     AHEAD_FIELD_NUMBER: _builtins.int
     RETRY_TIME_FIELD_NUMBER: _builtins.int
+    SHARE_FIELD_NUMBER: _builtins.int
+    GIVING_WAY_FIELD_NUMBER: _builtins.int
     verdict: Global___Queueing.Verdict.ValueType
     position: _builtins.int
     """1: the next one."""
@@ -666,6 +723,14 @@ class Queueing(_message.Message):
     def retry_time(self) -> _timestamp_pb2.Timestamp:
         """Set when it is BACKING_OFF."""
 
+    @_builtins.property
+    def share(self) -> Global___Queueing.UserShare:
+        """Absent where there are no quotas."""
+
+    @_builtins.property
+    def giving_way(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """trainingJobs/{id} of the jobs of lower priority that write a checkpoint to make room for it."""
+
     def __init__(
         self,
         *,
@@ -679,10 +744,12 @@ class Queueing(_message.Message):
         running: _abc.Iterable[_builtins.str] | None = ...,
         ahead: _abc.Iterable[Global___Queueing.Place] | None = ...,
         retry_time: _timestamp_pb2.Timestamp | None = ...,
+        share: Global___Queueing.UserShare | None = ...,
+        giving_way: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_fits", b"_fits", "cluster", b"cluster", "fits", b"fits", "needs", b"needs", "retry_time", b"retry_time", "used", b"used"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_fits", b"_fits", "cluster", b"cluster", "fits", b"fits", "needs", b"needs", "retry_time", b"retry_time", "share", b"share", "used", b"used"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_fits", b"_fits", "ahead", b"ahead", "cluster", b"cluster", "fits", b"fits", "needs", b"needs", "position", b"position", "priority", b"priority", "retry_time", b"retry_time", "running", b"running", "used", b"used", "verdict", b"verdict"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_fits", b"_fits", "ahead", b"ahead", "cluster", b"cluster", "fits", b"fits", "giving_way", b"giving_way", "needs", b"needs", "position", b"position", "priority", b"priority", "retry_time", b"retry_time", "running", b"running", "share", b"share", "used", b"used", "verdict", b"verdict"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__fits: _TypeAlias = _typing.Literal["fits"]  # noqa: Y015
     _WhichOneofArgType__fits: _TypeAlias = _typing.Literal["_fits", b"_fits"]  # noqa: Y015
@@ -702,6 +769,7 @@ class AttemptSummary(_message.Message):
     OUTCOME_FIELD_NUMBER: _builtins.int
     FAILURE_CLASS_FIELD_NUMBER: _builtins.int
     RESUMED_STEP_FIELD_NUMBER: _builtins.int
+    PREEMPTED_BY_FIELD_NUMBER: _builtins.int
     number: _builtins.int
     """Counted from 1."""
     outcome: _builtins.str
@@ -710,6 +778,8 @@ class AttemptSummary(_message.Message):
     """Set when it failed."""
     resumed_step: _builtins.int
     """The step that it went on from, 0 for the beginning; absent for the first attempt."""
+    preempted_by: _builtins.str
+    """trainingJobs/{id} of the job that it gave way to."""
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -725,10 +795,11 @@ class AttemptSummary(_message.Message):
         outcome: _builtins.str = ...,
         failure_class: Global___Failure.Class.ValueType = ...,
         resumed_step: _builtins.int | None = ...,
+        preempted_by: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_resumed_step", b"_resumed_step", "end_time", b"end_time", "resumed_step", b"resumed_step", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_resumed_step", b"_resumed_step", "end_time", b"end_time", "failure_class", b"failure_class", "number", b"number", "outcome", b"outcome", "resumed_step", b"resumed_step", "start_time", b"start_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_resumed_step", b"_resumed_step", "end_time", b"end_time", "failure_class", b"failure_class", "number", b"number", "outcome", b"outcome", "preempted_by", b"preempted_by", "resumed_step", b"resumed_step", "start_time", b"start_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__resumed_step: _TypeAlias = _typing.Literal["resumed_step"]  # noqa: Y015
     _WhichOneofArgType__resumed_step: _TypeAlias = _typing.Literal["_resumed_step", b"_resumed_step"]  # noqa: Y015

@@ -179,7 +179,8 @@ def _create(unit: Unit, order: TrainingJobSpec, request_id: str | None) -> Job:
 
 
 def _check_same(earlier: Job, spec: Mapping[str, Any], request_id: str | None) -> None:
-    different = differences(earlier.spec, spec)
+    # A spec from before a key was there stands for that key's default.
+    different = differences(TrainingJobSpec.from_mapping(earlier.spec).to_mapping(), spec)
     if not different:
         return
     said = {path: f"{_shown(was)} there, {_shown(now)} given" for path, was, now in different}

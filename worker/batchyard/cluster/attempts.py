@@ -56,6 +56,11 @@ class Orders:
         """GPUs of each worker."""
         return int(self.attempt.spec["workers"]["gpus_per_worker"])
 
+    @property
+    def hung_after_s(self) -> float:
+        """Seconds that all workers may give no sign of life; 0: for ever, as in specs from before there was a limit."""
+        return float(self.attempt.spec["workers"].get("hung_after_seconds", 0.0))
+
     def to_json(self) -> str:
         """Text that `from_json` reads."""
         return json.dumps(dataclasses.asdict(self))

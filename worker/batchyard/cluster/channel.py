@@ -9,6 +9,7 @@ to the worker
   leave                                    every worker is done: exit
 from the worker
   event        event (Event.to_json)
+  beat                                     steps were done since the last one
   rendezvous   address
   result       every field of `Result`     the entry has returned or raised; the worker stays until `leave`
 from whoever holds the process, after it is gone

@@ -94,6 +94,7 @@ def main() -> None:
         crew=LocalCrew(orders, Path(sys.argv[2])),
         log=EventLog(folder.events),
         grace_s=orders.grace_s,
+        hung_after_s=orders.hung_after_s,
     )
     obey_sigterm(supervision, folder)
     if folder.cancelled.exists():

@@ -66,6 +66,11 @@ def _started(pid: int) -> str | None:
     return None if state in "ZX" else started
 
 
+def is_stopped(pid: int) -> bool:
+    """Whether a signal such as SIGSTOP has stopped the process."""
+    return _stat(pid)[0] == "T"
+
+
 def _stat(pid: int) -> tuple[str, str]:
     """State and start of the process; X where there is none."""
     try:

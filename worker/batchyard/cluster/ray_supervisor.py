@@ -44,6 +44,7 @@ class AttemptSupervisor:
             crew=RayCrew(self._orders),
             log=self._log,
             grace_s=self._orders.grace_s,
+            hung_after_s=self._orders.hung_after_s,
         )
         threading.Thread(target=self._supervision.run, name="supervision", daemon=True).start()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import queue
 import time
 import traceback
@@ -11,6 +10,7 @@ from typing import Protocol
 
 from batchyard.cluster.channel import Exit, Message, Result
 from batchyard.cluster.event_log import EventLog
+from batchyard.cluster.silence import Silence
 from batchyard.cluster.verdict import Member, infrastructure, verdict
 from batchyard.failpoints import failpoint
 from batchyard.training.events import Ended, LogLine
@@ -63,7 +63,10 @@ class Crew(Protocol):
 class Supervision:
     """One attempt. `run` returns when its last event, Ended, is written; the others may be called from any thread."""
 
-    def __init__(self, *, job: str, world_size: int, crew: Crew, log: EventLog, grace_s: float) -> None:
+    def __init__(
+        self, *, job: str, world_size: int, crew: Crew, log: EventLog, grace_s: float, hung_after_s: float = 0.0
+    ) -> None:
+        """`hung_after_s`: how long all workers may give no sign of life; 0: for ever."""
         self._job = job
         self._crew = crew
         self._log = log
@@ -79,6 +82,8 @@ class Supervision:
         self._deadline: float | None = None
         """When the workers that are left are killed."""
         self._stacks_dumped = False
+        self._silence = Silence(hung_after_s)
+        self._hung = False
 
     def cancel(self) -> None:
         """Asks the workers to stop; after the grace period they are killed."""
@@ -97,9 +102,11 @@ class Supervision:
                 lambda rank, message: self._inbox.put((rank, message)),
                 lambda: self._cancel_asked or self._pause_asked,
             )
+            self._silence.broken()
             while not all(member.exit for member in self._members):
                 self._step()
-            ended = verdict(self._job, self._members, cancelled=self._cancelled)
+            hung_after_s = self._silence.limit_s if self._hung else None
+            ended = verdict(self._job, self._members, cancelled=self._cancelled, hung_after_s=hung_after_s)
         except RefusedError as refusal:
             ended = self._refused(refusal)
         except Exception:
@@ -124,13 +131,18 @@ class Supervision:
 
     def _step(self) -> None:
         """Waits for the next message or deadline and acts on it."""
-        wait = None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
-        with contextlib.suppress(queue.Empty):
+        wait = self._silence.look_s if self._deadline is None else max(0.0, self._deadline - time.monotonic())
+        try:
             self._take(*self._inbox.get(timeout=wait))
+        except queue.Empty:
+            if self._deadline is None and self._silence.over():
+                self._take_silence()
         if self._deadline is not None and time.monotonic() >= self._deadline:
             self._force()
 
     def _take(self, rank: int, message: Message) -> None:
+        if rank >= 0:
+            self._silence.broken()
         match message.pop("kind"):
             case "event":
                 self._log.append_json(message["event"])
@@ -174,6 +186,16 @@ class Supervision:
         for member in self._members:
             self._crew.tell(member.rank, {"kind": "stop"})
         self._kill_within(self._grace_s)
+
+    def _take_silence(self) -> None:
+        """Has each worker say where it is, and soon ends them all. In a group all wait for the one that hangs."""
+        self._hung = self._failed = True
+        for member in self._members:
+            if not (member.result or member.exit):
+                text = f"worker {member.rank}: no sign of life for {self._silence.limit_s:g} s; it is ended here:"
+                self._log.append(LogLine(level="WARNING", text=text))
+                self._crew.dump_stacks(member.rank)
+        self._kill_within(STACKS_S)
 
     def _kill_within(self, seconds: float) -> None:
         deadline = time.monotonic() + seconds

@@ -36,14 +36,22 @@ class Member:
         return self.result is not None and self.result.outcome == "paused"
 
 
-def verdict(job: str, members: list[Member], *, cancelled: bool) -> Ended:
-    """How the attempt ended. `cancelled`: it was asked to stop before anything had failed."""
+def verdict(job: str, members: list[Member], *, cancelled: bool, hung_after_s: float | None = None) -> Ended:
+    """How the attempt ended. `cancelled`: it was asked to stop before anything had failed. `hung_after_s`: its workers
+    were ended because they had given no sign of life for so long.
+    """
     if all(member.done for member in members):
         return Ended(outcome="succeeded")
     if cancelled:
         return Ended(outcome="cancelled")
     if any(member.paused for member in members):
         return Ended(outcome="paused")
+    if hung_after_s is not None:
+        return infrastructure(
+            f"no worker gave a sign of life (a step, an event, a printed line) for {hung_after_s:g} s, which is "
+            "workers.hung_after_seconds: all were ended, and the job's log says where each of them was",
+            job,
+        )
     culprit = min((m for m in members if not m.done), key=_suspicion)
     return _accuse(job, culprit, len(members))
 

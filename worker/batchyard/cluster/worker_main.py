@@ -16,6 +16,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable
 from dataclasses import asdict
@@ -33,6 +34,8 @@ from batchyard.training.spec import TrainingJobSpec
 if TYPE_CHECKING:
     from torch._C._distributed_c10d import Store
 
+BEAT_S = 0.5
+"""How often a worker says that it has done steps, if it has."""
 STACK_SIGNAL = signal.SIGUSR2
 """Makes the worker write where each of its threads is, even when Python code cannot run."""
 
@@ -46,6 +49,7 @@ class Worker:
         self._address: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._stop = threading.Event()
         self._pause = threading.Event()
+        self._steps = 0
         threading.Thread(target=self._listen, name="channel", daemon=True).start()
 
     def _listen(self) -> None:
@@ -61,6 +65,21 @@ class Worker:
                     leave(0)
                 case _:
                     self._orders.put(message)
+
+    def _begin_step(self) -> bool:
+        """Whether the worker is to stop; asked between two steps, and so the sign that it comes on."""
+        self._steps += 1
+        return self._stop.is_set()
+
+    def _beat(self) -> None:
+        """Passes that sign on. A thread of its own would go on telling of a worker that hangs: so it tells of steps."""
+        told = 0
+        while True:
+            time.sleep(BEAT_S)
+            if self._steps != told:
+                told = self._steps
+                with contextlib.suppress(OSError):  # whoever held this worker is gone, and soon so is it
+                    self._channel.send({"kind": "beat"})
 
     def run(self) -> None:
         """Carries out the orders `prepare` and `run`, then reports how that ended."""
@@ -88,6 +107,7 @@ class Worker:
         return Result(outcome="done")
 
     def _context(self, place: Place) -> WorkerContext:
+        threading.Thread(target=self._beat, name="beat", daemon=True).start()
         interface = place.interface or interface_of(place.host)
         os.environ["GLOO_SOCKET_IFNAME"] = os.environ["NCCL_SOCKET_IFNAME"] = interface
         return WorkerContext(
@@ -98,7 +118,7 @@ class Worker:
             world_size=place.world_size,
             connect=lambda: self._open_store(place) if place.rank == 0 else self._join_store(place),
             emit=self._emit,
-            stop_requested=self._stop.is_set,
+            stop_requested=self._begin_step,
             pause_requested=self._pause.is_set,
             artifact_uri=place.artifact_uri,
             checkpoint_uri=place.checkpoint_uri,

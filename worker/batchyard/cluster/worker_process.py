@@ -20,6 +20,7 @@ from dataclasses import asdict
 from batchyard.cluster.attempts import MARK, Orders
 from batchyard.cluster.channel import Channel, Exit, Message, Place
 from batchyard.cluster.log_limit import Limits, LineLimiter, cut
+from batchyard.cluster.processes import is_stopped
 from batchyard.cluster.worker_main import STACK_SIGNAL
 from batchyard.training.events import LogLine
 from batchyard.training.spec import python_architecture
@@ -94,12 +95,19 @@ class WorkerProcess:
             self._channel.send(message)
 
     def dump_stacks(self) -> None:
-        """Has the worker log where each of its threads is."""
+        """Has the worker log where each of its threads is; one that was stopped goes on so that it can."""
         self._signal(STACK_SIGNAL)
+        if self._stopped():
+            self._deliver_line("WARNING", "the process had been stopped by a signal")
+            self._signal(signal.SIGCONT)
 
     def kill(self) -> None:
         """Kills the worker and whatever it started in its process group."""
         self._signal(signal.SIGKILL)
+
+    def _stopped(self) -> bool:
+        with self._lock:
+            return self._running is not None and is_stopped(self._running.pid)
 
     def _signal(self, signum: int) -> None:
         with self._lock:  # while the lock is held a running process is not reaped, so the group cannot be another's

@@ -60,8 +60,11 @@ class TrainingJobSpec:
     retries: int = 3
     """How often the job is started again, from its latest checkpoint, after a failure that is not its own."""
     priority: int = 0
-    """Waiting jobs of higher priority start first, of the same priority older ones; from -1000 to 1000. A job that runs
-    is left alone."""
+    """Waiting jobs of higher priority start first, of the same priority older ones; from -1000 to 1000. Where there is
+    no room, running jobs of lower priority give way."""
+    preemptible: bool = True
+    """Whether the job gives way to one of higher priority: it writes a checkpoint, waits for room, and goes on with the
+    same bits. That is no failure: it costs none of its retries."""
 
     def __post_init__(self) -> None:
         checks = Checks()

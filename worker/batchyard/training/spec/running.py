@@ -20,12 +20,16 @@ class WorkersSpec:
     """GPUs reserved for each worker; 0 trains on the CPU over gloo."""
     sync_batch_norm: str = "world"
     """world: batch statistics over all workers; none: each worker normalises by its own shard."""
+    hung_after_seconds: float = 600.0
+    """Seconds without a sign of life from any worker (a step, an event, a printed line) after which all are ended and
+    the job is tried again; 0: never. Loading, compiling, an evaluation and publishing count as one step each."""
 
     def __post_init__(self) -> None:
         checks = Checks()
         checks.integer("count", self.count, 1, 4096)
         checks.integer("gpus_per_worker", self.gpus_per_worker, 0, 1)
         checks.one_of("sync_batch_norm", self.sync_batch_norm, SYNC_BATCH_NORM)
+        checks.not_negative("hung_after_seconds", self.hung_after_seconds)
         checks.finish()
 
 
