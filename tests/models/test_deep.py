@@ -115,7 +115,7 @@ def test_every_comparison_mode_takes_the_place_of_batch_normalisation_and_learns
 
 
 @pytest.mark.parametrize("architecture", DEEP)
-@pytest.mark.parametrize("norm", ["batch", "none", "detached", "standardize_post", "renorm"])
+@pytest.mark.parametrize("norm", ["batch", "none", "detached", "standardize_detached", "standardize_post", "renorm"])
 def test_a_convolution_has_a_bias_exactly_where_no_normalisation_cancels_it(architecture: str, norm: str) -> None:
     network = models.build(architecture, small(norm), seed=0)
     cancelled = norm in ("batch", "renorm")

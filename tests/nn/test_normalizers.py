@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from batchyard.nn import certify, fold, normalizer, placement
 from batchyard.nn.whitening import ZCAWhitening
 
-MODES = ["batch", "detached", "standardize_post", "zca", "iternorm", "renorm"]
+MODES = ["batch", "detached", "standardize_detached", "standardize_post", "zca", "iternorm", "renorm"]
 
 
 def correlated(samples: int, channels: int = 6) -> Tensor:
@@ -121,7 +121,7 @@ def test_renorm_is_inference_within_its_bounds_and_bn_without() -> None:
     torch.testing.assert_close(tight(x), bn(x), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["detached", "renorm", "standardize_post"])
+@pytest.mark.parametrize("name", ["detached", "standardize_detached", "renorm", "standardize_post"])
 def test_what_evaluates_like_bn_folds_like_bn(name: str) -> None:
     model = nn.Sequential(nn.Linear(6, 5), normalizer(name, 5), nn.Linear(5, 3))
     model(correlated(50))
@@ -159,6 +159,8 @@ def test_names_and_options_that_are_not_known_are_refused() -> None:
         normalizer("layer", 3)
     with pytest.raises(ValueError, match="'zca' has no option 'ghost_size'; it has affine"):
         normalizer("zca", 3, ghost_size=4)
+    with pytest.raises(ValueError, match="standardize_detached has no gamma and beta"):
+        normalizer("standardize_detached", 3, affine=True)
     with pytest.raises(ValueError, match="must divide"):
         normalizer("zca", 6, group_size=4)
     assert isinstance(normalizer("none", 3), nn.Identity)

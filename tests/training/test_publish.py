@@ -125,7 +125,7 @@ def test_a_network_without_normalisation_is_published_too(a_job: Job, a_context:
     assert verify(Path(context.artifact_uri), events[-1].manifest_sha256).fold_report == ()
 
 
-@pytest.mark.parametrize("norm", ["detached", "standardize_post", "renorm"])
+@pytest.mark.parametrize("norm", ["detached", "standardize_detached", "standardize_post", "renorm"])
 def test_what_batch_normalisation_is_compared_with_is_folded_and_published_too(
     a_job: Job, a_context: Context, norm: str
 ) -> None:

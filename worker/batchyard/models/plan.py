@@ -60,9 +60,9 @@ class Plan:
     def bias(self) -> bool:
         """Whether layers before an activation have a bias: normalisation would cancel it (section 3.2 of the paper).
 
-        detached keeps it, because how it grows is what there is to see; standardize_post normalises only after.
+        The detached ones keep it: how it grows is what there is to see; standardize_post normalises only after.
         """
-        return self.norm in ("none", "detached") or placement(self.norm) == "after"
+        return self.norm in ("none", "detached", "standardize_detached") or placement(self.norm) == "after"
 
     def norm_and_activation(self, number: int, features: int) -> Layers:
         """What follows hidden layer `number`: its activation, and before or after it, if any, its normalisation."""

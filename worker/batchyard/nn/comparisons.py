@@ -34,6 +34,16 @@ class DetachedBatchNorm(SyncBatchNorm):
         return _scaled(xhat, self.weight, self.bias).to(x.dtype)
 
 
+class StandardizeDetached(DetachedBatchNorm):
+    """The layer of section 2's example: detached, and without gamma and beta.
+
+    A beta learns what the bias before it is told in vain, and by that ends what tells it; here nothing does.
+    """
+
+    def __init__(self, num_features: int, **options: Any) -> None:
+        super().__init__(num_features, affine=False, **_without_affine("standardize_detached", options))
+
+
 class StandardizePost(SyncBatchNorm):
     """Standardisation of Gulcehre & Bengio (arXiv 1301.4083): after the nonlinearity, without gamma and beta.
 
@@ -43,9 +53,7 @@ class StandardizePost(SyncBatchNorm):
     placement = "after"
 
     def __init__(self, num_features: int, **options: Any) -> None:
-        if options.pop("affine", False):
-            raise ValueError("standardize_post has no gamma and beta: affine must be False")
-        super().__init__(num_features, affine=False, **options)
+        super().__init__(num_features, affine=False, **_without_affine("standardize_post", options))
 
 
 class BatchRenorm(SyncBatchNorm):
@@ -83,6 +91,13 @@ class BatchRenorm(SyncBatchNorm):
         r = ((var + self.eps).sqrt() / sigma).clamp(1 / self.r_max, self.r_max)
         d = ((mean - running.running_mean) / sigma).clamp(-self.d_max, self.d_max)
         return r, d
+
+
+def _without_affine(name: str, options: dict[str, Any]) -> dict[str, Any]:
+    """The `options` of a layer that has nothing to learn. Raises ValueError where they ask for it."""
+    if options.pop("affine", False):
+        raise ValueError(f"{name} has no gamma and beta: affine must be False")
+    return options
 
 
 def _scaled(xhat: Tensor, gamma: Tensor | None, beta: Tensor | None) -> Tensor:

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from batchyard.nn.comparisons import BatchRenorm, DetachedBatchNorm, StandardizePost
+from batchyard.nn.comparisons import BatchRenorm, DetachedBatchNorm, StandardizeDetached, StandardizePost
 from batchyard.nn.sync_batchnorm import SyncBatchNorm
 from batchyard.nn.whitening import IterNorm, ZCAWhitening
 
@@ -15,6 +15,7 @@ NORMALIZERS: dict[str, type[nn.Module]] = {
     "none": nn.Identity,
     "batch": SyncBatchNorm,
     "detached": DetachedBatchNorm,
+    "standardize_detached": StandardizeDetached,
     "standardize_post": StandardizePost,
     "zca": ZCAWhitening,
     "iternorm": IterNorm,

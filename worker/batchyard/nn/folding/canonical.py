@@ -11,14 +11,16 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from batchyard.nn.comparisons import BatchRenorm, DetachedBatchNorm, StandardizePost
+from batchyard.nn.comparisons import BatchRenorm, DetachedBatchNorm, StandardizeDetached, StandardizePost
 from batchyard.nn.folding.algebra import CONVOLUTIONS, TRANSPOSED, Affine, ChannelAffine, batch_norm_affine
 from batchyard.nn.folding.tracing import constant, free_name, module_of, name_of, untrusted
 from batchyard.nn.input_normalization import InputNormalization
 from batchyard.nn.sync_batchnorm import SyncBatchNorm
 
 TORCHS_OWN = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
-EVALUATE_LIKE_BATCH_NORM = (*TORCHS_OWN, SyncBatchNorm, DetachedBatchNorm, StandardizePost, BatchRenorm)
+EVALUATE_LIKE_BATCH_NORM = (
+    *TORCHS_OWN, SyncBatchNorm, DetachedBatchNorm, StandardizeDetached, StandardizePost, BatchRenorm,
+)  # fmt: skip
 _CONVOLUTION = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
 _TRANSPOSED = ("input", "weight", "bias", "stride", "padding", "output_padding", "groups", "dilation")
 _BATCH_NORM = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")

@@ -15,7 +15,7 @@ ARCHITECTURES = (
 SCALABLE = tuple(name for name in ARCHITECTURES if name not in ("mlp", "lenet"))
 """Those that `width` scales."""
 ACTIVATIONS = ("sigmoid", "tanh", "relu", "relu6", "gelu")
-NORMS = ("batch", "none", "detached", "standardize_post", "zca", "iternorm", "renorm")
+NORMS = ("batch", "none", "detached", "standardize_detached", "standardize_post", "zca", "iternorm", "renorm")
 WHITENING = ("zca", "iternorm")
 """Those of NORMS that mix channels: population statistics and folding are for layers that do not."""
 STEMS = ("auto", "imagenet", "cifar")
