@@ -92,7 +92,8 @@ def test_what_is_null_or_absent_stays_unset() -> None:
         ("- name", "['name'] given; expected a mapping of keys to values"),
         ("1: 2", "1: unknown key; the keys here are name, model, data, optimizer, steps, workers, evaluate, metrics, "
                  "publish, seed, epochs, schedule, loss, label_smoothing, precision, channels_last, compile, "
-                 "accumulate, clip_norm, ema_decay, stop_at, checkpoint, retries, priority, deterministic, preemptible"),
+                 "accumulate, clip_norm, ema_decay, stop_at, checkpoint, retries, priority, deterministic, "
+                 "preemptible"),
         ("optimizer: {betas: [0.9, high]}", "optimizer.betas[1]: 'high' given; expected a number"),
         ("data: {augment: {flp: true}}", "data.augment.flp: unknown key; did you mean 'flip'?"),
         ("batch_sizes: 1", "batch_sizes: unknown key here; did you mean 'data.batch_size'?"),
