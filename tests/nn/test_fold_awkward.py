@@ -130,6 +130,44 @@ def test_it_is_never_silently_wrong(name: str) -> None:
     assert "contiguous" not in folded.module.code
 
 
+class Tokens(nn.Module):
+    """A linear layer over tokens, whose features `code` normalises."""
+
+    def __init__(self, code: Callable[[Any, Any], Any]) -> None:
+        super().__init__()
+        self.code, self.linear, self.norm = code, nn.Linear(5, 4), nn.BatchNorm1d(4)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.code(self, self.linear(x))
+
+
+TOKENS: dict[str, tuple[Callable[[Any, Any], Any], str]] = {
+    "as rows": (lambda m, y: m.norm(y.flatten(0, 1)).reshape_as(y), "folded"),
+    "as rows by view": (lambda m, y: m.norm(y.view(-1, 4)), "folded"),
+    "transposed": (lambda m, y: m.norm(y.transpose(1, 2)).transpose(1, 2), "folded"),
+    "transposed from behind": (lambda m, y: m.norm(torch.transpose(y, -1, 1)), "folded"),
+    "permuted": (lambda m, y: m.norm(y.permute(0, 2, 1)).permute((0, 2, 1)), "folded"),
+    "batch exchanged": (lambda m, y: m.norm(y.permute(1, 2, 0)), "folded"),
+    "tokens as channels": (lambda m, y: m.norm(y[:, :4]), "affine"),
+    "tokens as channels, permuted": (lambda m, y: m.norm(y[:, :4].permute(0, 1, 2)), "affine"),
+    "read again": (lambda m, y: m.norm(y.flatten(0, 1)).reshape_as(y) + y, "affine"),
+}
+
+
+@pytest.mark.parametrize("name", TOKENS)
+def test_features_of_tokens_fold_into_their_linear_layer(name: str) -> None:
+    code, status = TOKENS[name]
+    model, x = trained(Tokens(code)), torch.randn(3, 7, 5)
+    folded = fold(model, (x,))
+    assert [entry.status for entry in folded.report] == [status]
+    certificate = certify(folded, model, (x,))
+    assert certificate.passed, certificate.reasons
+    if status == "folded":
+        with torch.no_grad():
+            folded.module.get_parameter("linear.weight")[2, 3] *= 1.001
+        assert not certify(folded, model, (x,)).passed
+
+
 def test_flattening_batch_and_channels_moves_the_channels_elsewhere() -> None:
     model = trained(nn.Sequential(nn.Conv1d(3, 3, 1), nn.Flatten(0, 1), nn.BatchNorm1d(3)))
     assert fold(model, (torch.randn(2, 3, 3),)).report[0].status == "affine"

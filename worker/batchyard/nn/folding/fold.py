@@ -14,7 +14,8 @@ from batchyard.nn.folding.algebra import ChannelAffine
 from batchyard.nn.folding.canonical import Found, canonicalize
 from batchyard.nn.folding.in_double import doubled, in_double
 from batchyard.nn.folding.in_place import drop_identities, without_in_place
-from batchyard.nn.folding.rules import Plan, Stays, backwards, drop_passed, forwards
+from batchyard.nn.folding.plan import Plan, Stays, listed
+from batchyard.nn.folding.rules import backwards, drop_passed, forwards
 from batchyard.nn.folding.tracing import FoldError, double_copy, record_values, trace
 
 AGREEMENT = 1e-9
@@ -132,7 +133,7 @@ def _fold_one(graph: fx.GraphModule, found: Found) -> FoldEntry:
         except Stays as ahead:
             return FoldEntry(found.name, "affine", "", f"{behind}; {ahead}", found.gamma, found.beta)
     found.node = None
-    into, left = ", ".join(dict.fromkeys(plan.into)), "; ".join(dict.fromkeys(plan.left))
+    into, left = ", ".join(dict.fromkeys(plan.into)), listed(plan.left)
     return FoldEntry(found.name, "affine" if left else "folded", into, left, found.gamma, found.beta)
 
 

@@ -73,6 +73,31 @@ def flattened(graph: fx.GraphModule, node: fx.Node, source: fx.Node) -> int:
     return 0
 
 
+def linear_features(graph: fx.GraphModule, node: fx.Node) -> fx.Node | None:
+    """The call of a linear layer whose features, its last dimension, `node` puts into dimension 1; else None.
+
+    Rows in one dimension, or features and places exchanged: code that normalises (N, places, C) does one or the other.
+    """
+    source = node.args[0] if node.args else None
+    if not isinstance(source, fx.Node) or type(module_of(graph, source)) is not nn.Linear:
+        return None
+    before, after = shape_of(source), shape_of(node)
+    if before is None or after is None or len(before) < 3 or after[1:2] != before[-1:]:
+        return None
+    last = len(before) - 1
+    dims = _counted(node.args[1:], len(before))
+    rows = len(after) == 2 and is_call_of(node, torch.flatten, "flatten", torch.reshape, "reshape", "view")
+    exchanged = is_call_of(node, torch.transpose, "transpose") and sorted(dims) == [1, last]
+    permuted = is_call_of(node, torch.permute, "permute") and dims[1:2] == [last]
+    return source if rows or exchanged or permuted else None
+
+
+def _counted(dims: tuple[object, ...], rank: int) -> list[int]:
+    """Dimensions, given one by one or as a sequence, counted from the front."""
+    given = dims[0] if len(dims) == 1 and isinstance(dims[0], list | tuple) else dims
+    return [d % rank for d in given if isinstance(d, int)]
+
+
 def is_call_of(node: fx.Node, *targets: object) -> bool:
     """Whether `node` calls one of these functions, or a method of one of these names."""
     return node.op in ("call_function", "call_method") and any(node.target is t or node.target == t for t in targets)
@@ -88,7 +113,12 @@ _SHAPE_METHODS = ("size", "dim", "ndimension", "numel")
 
 def readers(node: fx.Node) -> list[fx.Node]:
     """Who reads the values of `node`. Who only asks for its shape sees nothing of what a map per channel changes."""
-    return [user for user in node.users if not asks_for_shape(user)]
+    return [user for user in node.users if not asks_for_shape(user) and not _takes_shape(user, node)]
+
+
+def _takes_shape(user: fx.Node, node: fx.Node) -> bool:
+    """Whether `user` gives another value the shape of `node`."""
+    return is_call_of(user, "reshape_as", "view_as", "expand_as") and user.args[0] is not node
 
 
 def asks_for_shape(node: fx.Node) -> bool:

@@ -8,27 +8,18 @@ from __future__ import annotations
 
 import copy
 import math
-import operator
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
-from batchyard.nn.folding.algebra import CONVOLUTIONS, TRANSPOSED
 from batchyard.nn.folding.fold import FoldedModel
-from batchyard.nn.folding.passing import SAME_VALUES, asks_for_shape
-from batchyard.nn.folding.tracing import module_of, shape_of
-from batchyard.nn.input_normalization import InputNormalization
+from batchyard.nn.folding.impulses import cropped, probes, reach
+from batchyard.nn.folding.passing import asks_for_shape
+from batchyard.nn.folding.tracing import shape_of
 
-MOST_BASIS = 1024
-"""Values of at most this many numbers are probed with their whole basis."""
-MOST_PROBES = 128
-"""Impulses of a region at most; beyond that, impulses are random mixtures of channels at one place."""
-MIXTURES = 2
 ROUNDINGS = 8.0
 """Allowed difference, in roundings of the root of sum((weight * input)^2) + bias^2: roundings of single weights are as
 likely up as down. Seen: below 1."""
@@ -107,16 +98,17 @@ def _prove(
     measured = [n for n in boundary if isinstance(equals[n].meta.get("value"), Tensor)]
     known = {n: equals[n].meta.get("value") for n in boundary if n not in measured}
     shapes = [tuple(equals[n].meta["value"].shape) for n in measured]
-    one_by_one = bool(known) or any(not s or s[0] != 1 for s in shapes)
+    mixes = (shape_of(counterpart) or (1,))[0] != 1  # what is one sample's is in several rows, as after flattening
+    one_by_one = bool(known) or mixes or any(not s or s[0] != 1 for s in shapes)
     if not one_by_one:
-        shapes = _cropped(shapes, _reach(original, theirs))
+        shapes = cropped(shapes, reach(original, theirs))
     worst, count, exact = 0.0, 0, _Exact(original)
-    for probes in _probes(shapes, one_by_one):
-        values = dict(zip(measured, probes.values, strict=True)) | known
+    for probe in probes(shapes, one_by_one):
+        values = dict(zip(measured, probe.values, strict=True)) | known
         before = _evaluate(exact, theirs, {equals[n]: v for n, v in values.items()}, counterpart)
         after = _evaluate(double.exact, ours, values, node)
-        size = _evaluate(double.squares, ours, dict(zip(measured, probes.squares, strict=True)) | known, node)
-        count += len(probes.values[0]) if probes.values else 1
+        size = _evaluate(double.squares, ours, dict(zip(measured, probe.squares, strict=True)) | known, node)
+        count += len(probe.values[0]) if probe.values else 1
         worst = max(worst, _roundings(before, after, size, double.epsilon))
         if asks_for_shape(counterpart):  # no value can change its answer
             break
@@ -145,98 +137,6 @@ def _evaluate(interpreter: fx.Interpreter, region: list[fx.Node], values: dict[f
     for node in region:
         interpreter.env[node] = interpreter.run_node(node)
     return interpreter.env[end]
-
-
-class _Probes(NamedTuple):
-    """A batch of inputs of a region, one tensor for each value that it reads."""
-
-    values: list[Tensor]
-    squares: list[Tensor]
-    """Bounds of values^2; one row may stand for several."""
-
-
-def _probes(shapes: list[tuple[int, ...]], one_by_one: bool) -> Iterator[_Probes]:
-    """Zero and dense inputs in every value at once, then impulses in one value after the other."""
-    generator = torch.Generator().manual_seed(0)
-    likes = [s if one_by_one else s[1:] for s in shapes]
-    dense = [torch.randn(2, *like, generator=generator, dtype=torch.float64) for like in likes]
-    batches = [_bounded([torch.cat([torch.zeros_like(d[:1]), d]) for d in dense], 3)]
-    for i, like in enumerate(likes):
-        impulses, together = _impulses(like, generator)
-        others = [impulses.new_zeros(len(impulses), *other) for other in likes]
-        batches.append(_bounded([*others[:i], impulses, *others[i + 1 :]], together))
-    for batch in batches:
-        if not one_by_one or not batch.values:
-            yield batch
-        else:
-            for k in range(len(batch.values[0])):
-                one = [part[k] for part in batch.values]
-                yield _Probes(one, [part.square() for part in one])
-
-
-def _bounded(values: list[Tensor], together: int) -> _Probes:
-    """Takes every `together` rows, which are alike, for one when it comes to their size."""
-    return _Probes(values, [v.square().reshape(-1, together, *v.shape[1:]).amax(1) for v in values])
-
-
-def _impulses(shape: tuple[int, ...], generator: torch.Generator) -> tuple[Tensor, int]:
-    """Unit impulses for a value of `shape` (C, ...): everywhere when they are few, else at corner, edge and middle.
-
-    Where the channels are many as well, an impulse holds a random mixture of channels. Returns the impulses, and how
-    many consecutive ones are at one place.
-    """
-    size = math.prod(shape)
-    if size <= MOST_BASIS and size <= MOST_PROBES * max(1, size // max(1, shape[0] if shape else 1)):
-        return torch.eye(size, dtype=torch.float64).view(size, *shape), 1
-    channels, places = shape[0], _places(shape[1:])
-    if channels * len(places) <= MOST_PROBES:
-        mixtures = torch.eye(channels, dtype=torch.float64)
-    else:
-        mixtures = torch.randn(MIXTURES, channels, generator=generator, dtype=torch.float64)
-    impulses = torch.zeros(len(places), len(mixtures), *shape, dtype=torch.float64)
-    for k, place in enumerate(places):
-        impulses[k].view(len(mixtures), channels, -1)[:, :, _flat_index(place, shape[1:])] = mixtures
-    return impulses.flatten(0, 1), len(mixtures)
-
-
-def _places(extents: tuple[int, ...]) -> list[tuple[int, ...]]:
-    """The middle, the two far corners, and an edge in each direction."""
-    middle, first, last = (tuple(f(n) for n in extents) for f in (lambda n: n // 2, lambda n: 0, lambda n: n - 1))
-    edges = [tuple(0 if i == j else at for j, at in enumerate(middle)) for i in range(len(extents))]
-    return list(dict.fromkeys([middle, first, last, *edges]))
-
-
-_LOCAL = (*CONVOLUTIONS, *TRANSPOSED, _BatchNorm, *SAME_VALUES, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)
-_LOCAL_MAXIMA = (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d)
-
-
-def _reach(graph: fx.GraphModule, region: list[fx.Node]) -> int:
-    """How far a region's output looks, in steps of its input; 0 where places cannot be exchanged, as in flatten."""
-    reach = 1
-    for node in region:
-        module = module_of(graph, node)
-        if node.op == "get_attr" or node.target in (operator.add, torch.add, torch.cat):
-            continue
-        if not isinstance(module, (*_LOCAL, *_LOCAL_MAXIMA, InputNormalization)):
-            return 0
-        kernel, dilation = (getattr(module, name, 1) for name in ("kernel_size", "dilation"))
-        extents = [k if isinstance(k, int) else max(k) for k in (kernel, dilation)]
-        reach += extents[1] * (extents[0] - 1)
-    return reach
-
-
-def _cropped(shapes: list[tuple[int, ...]], reach: int) -> list[tuple[int, ...]]:
-    """The same values over fewer places, where those are enough to have a border and a middle."""
-    if not reach or len({s[2:] for s in shapes}) > 1:
-        return shapes
-    return [(*s[:2], *(min(n, reach + 2) for n in s[2:])) for s in shapes]
-
-
-def _flat_index(place: tuple[int, ...], shape: tuple[int, ...]) -> int:
-    index = 0
-    for at, extent in zip(place, shape, strict=True):
-        index = index * extent + at
-    return index
 
 
 def _roundings(before: Any, after: Any, size: Any, epsilon: float) -> float:

@@ -1,22 +1,19 @@
 """Where an affine map may go: backwards into what makes its input, or forwards into what reads its output.
 
-A rule plans before anything changes: it returns the edits that together move the map away, or raises `Stays` with the
-reason. Every edit names the values that change by it: they no longer equal a value of the original network.
+A rule plans before anything changes (folding/plan.py): it returns the edits that together move the map away, or raises
+`Stays` with the reason.
 """
 
 from __future__ import annotations
 
 import operator
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import cast
 
 import torch
-import torch.nn.functional as F
 from torch import fx, nn
 
 from batchyard.nn.folding.algebra import (
-    CONVOLUTIONS,
     LAYERS,
     TRANSPOSED,
     Affine,
@@ -26,30 +23,10 @@ from batchyard.nn.folding.algebra import (
     fold_before,
 )
 from batchyard.nn.folding.constants import constant_affine
-from batchyard.nn.folding.passing import channelwise_source, flattened, is_call_of, readers
+from batchyard.nn.folding.padding import pad_before, pre_image_of_zero, zero_padding
+from batchyard.nn.folding.passing import channelwise_source, flattened, is_call_of, linear_features, readers
+from batchyard.nn.folding.plan import Plan, Stays, listed
 from batchyard.nn.folding.tracing import free_name, module_of, name_of, own_module, shape_of, untrusted
-
-
-class Stays(Exception):  # noqa: N818  not an error: the map stays where it is
-    """The map cannot move; the message is the reason, for people."""
-
-
-@dataclass
-class Plan:
-    """Edits that move one map away, the layers it goes into, and the nodes whose values change."""
-
-    edits: list[Callable[[], None]] = field(default_factory=list)
-    into: list[str] = field(default_factory=list)
-    changed: list[fx.Node] = field(default_factory=list)
-    left: list[str] = field(default_factory=list)
-    """Reasons why a part of the map stays as an affine node."""
-
-    def __iadd__(self, other: Plan) -> Plan:
-        self.edits += other.edits
-        self.into += other.into
-        self.changed += other.changed
-        self.left += other.left
-        return self
 
 
 def backwards(graph: fx.GraphModule, node: fx.Node, affine: Affine) -> Plan:
@@ -67,6 +44,8 @@ def backwards(graph: fx.GraphModule, node: fx.Node, affine: Affine) -> Plan:
         return Plan([_merging(module, affine.after(module.affine))], [f"{name_of(node)}"], [node])
     if source := channelwise_source(graph, node, affine):
         return Plan(changed=[node]).__iadd__(backwards(graph, source, affine))
+    if source := linear_features(graph, node):
+        return Plan(changed=[node]).__iadd__(_into_features(graph, source, affine))
     if found := constant_affine(graph, node):
         source, arithmetic = found
         return _without(node, source).__iadd__(backwards(graph, source, affine.after(arithmetic)))
@@ -141,47 +120,35 @@ def _into_output(graph: fx.GraphModule, node: fx.Node, layer: Layer, affine: Aff
     return Plan([edit], [name_of(node)], [node])
 
 
+def _into_features(graph: fx.GraphModule, node: fx.Node, affine: Affine) -> Plan:
+    """Into a linear layer over the last of three dimensions or more."""
+    if len(readers(node)) > 1:
+        raise Stays(f"{name_of(node)} has other readers")
+    if reason := untrusted(cast(nn.Module, module_of(graph, node))):
+        raise Stays(f"{name_of(node)} {reason}")
+
+    def edit() -> None:
+        fold_after(cast(Layer, own_module(graph, node)), affine)
+
+    return Plan([edit], [name_of(node)], [node])
+
+
 def _into_input(graph: fx.GraphModule, node: fx.Node, layer: Layer, affine: Affine) -> Plan:
     shape = shape_of(node)
     if shape is None or len(shape) != layer.weight.dim():
         raise Stays(f"its reader {name_of(node)} does not read its channels in dimension 1")
     if isinstance(layer, TRANSPOSED) and not affine.keeps_zero:
         raise Stays(f"its shift would reach the border of {name_of(node)} through fewer taps than its middle")
-    padding = _zero_padding(layer)
-    value = 0.0 if not padding or affine.keeps_zero else _pre_image_of_zero(affine, name_of(node))
+    padding = zero_padding(layer)
+    value = 0.0 if not padding or affine.keeps_zero else pre_image_of_zero(affine, name_of(node))
 
     def edit() -> None:
         own = cast(Layer, own_module(graph, node))
         if value:
-            _pad_before(graph, node, cast(nn.Conv2d, own), padding, value)
+            pad_before(graph, node, cast(nn.Conv2d, own), padding, value)
         fold_before(own, affine)
 
     return Plan([edit], [name_of(node)])
-
-
-def _zero_padding(layer: Layer) -> list[int]:
-    """What a convolution pads with zeros, in the order of F.pad; empty when it does not."""
-    if not isinstance(layer, CONVOLUTIONS) or layer.padding_mode != "zeros":
-        return []
-    padding = list(layer._reversed_padding_repeated_twice)
-    return padding if any(padding) else []
-
-
-def _pre_image_of_zero(affine: Affine, reader: str) -> float:
-    """The value that the map takes to 0: padding with it before the map is padding with 0 after it."""
-    values = -affine.shift / affine.scale
-    if not bool(torch.isfinite(values).all() and (values == values[0]).all()):
-        raise Stays(f"its reader {reader} pads with zeros, which stand for another value in each channel before it")
-    return float(values[0])
-
-
-def _pad_before(graph: fx.GraphModule, node: fx.Node, layer: nn.Conv2d, padding: list[int], value: float) -> None:
-    source = cast(fx.Node, node.args[0] if node.args else node.kwargs["input"])
-    with graph.graph.inserting_before(node):
-        padded = graph.graph.call_function(F.pad, (source, padding, "constant", value))
-    node.replace_input_with(source, padded)
-    layer.padding = cast(tuple[int, int], (0,) * (len(padding) // 2))
-    layer._reversed_padding_repeated_twice = [0] * len(padding)
 
 
 def _merging(module: ChannelAffine, merged: Affine) -> Callable[[], None]:
@@ -204,7 +171,7 @@ def _split_over_sources(graph: fx.GraphModule, node: fx.Node, affine: Affine) ->
             stays[position] = part
             plan.left.append(str(reason))
     if len(stays) == len(sources):
-        raise Stays("; ".join(dict.fromkeys(plan.left)))
+        raise Stays(listed(plan.left))
 
     def keep_the_rest() -> None:
         arguments = [source for source, _ in sources]
