@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.hooks import RemovableHandle
 
 from batchyard.nn.activation_layer import Point, WatchedLayer, end_point
-from batchyard.nn.activation_sums import Shared, share
+from batchyard.nn.activation_sharing import Shared, share
 from batchyard.nn.collectives import world_size
 from batchyard.nn.sync_batchnorm import SyncBatchNorm
 

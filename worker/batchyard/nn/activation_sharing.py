@@ -1,0 +1,110 @@
+"""What the sums of all workers tell of each layer at each point.
+
+Two messages go round, whatever the numbers of points and layers: counts and moments, which also say where each row's
+histogram lies; then the histograms. So what a point shows depends on that point alone, not on those that are told
+together with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from batchyard.nn.activation_alike import Alike, alike_samples
+from batchyard.nn.activation_histogram import BINS, Grid, histograms, percentiles
+from batchyard.nn.activation_layer import Point, WatchedLayer
+from batchyard.nn.activation_sums import Sums, add_up, places, scatter_sums
+from batchyard.nn.collectives import world_size
+
+
+class Shared(NamedTuple):
+    """One layer's statistics at one point, over all workers; the fields are those of LayerActivations."""
+
+    percentiles: Sequence[float]
+    saturated: float
+    dead: float
+    drift: float
+    spread: float
+    samples: int
+    smallest_batch: int
+
+
+@torch.no_grad()
+def share(
+    layers: Sequence[WatchedLayer], points: Sequence[Point], slots: Sequence[int], group: dist.ProcessGroup | None
+) -> list[list[Shared | None]]:
+    """Each layer's statistics at each point, over all workers; None for one that none measured.
+
+    Workers that share a layer's batch have the same one of `slots` for it.
+    """
+    workers, rows, device = world_size(group), len(points) * len(layers), _device(layers)
+    channels = tuple(layer.channels for layer in layers)
+    alike = list(alike_samples(layers, points))
+    sums = Sums.zeros(rows, workers, len(points) * sum(channels), device)
+    rows_of = add_up(sums, alike, channels, len(points))
+    smallest = [batch for point in points for batch in point.smallest_batches]
+    slot = torch.tensor(slots, device=device).repeat(len(points)).unsqueeze(1)
+    sums.batches.scatter_(1, slot, torch.tensor(smallest, dtype=torch.float64, device=device).unsqueeze(1))
+    if workers > 1:
+        dist.all_reduce(sums.message, group=group)
+    _, counted, total, squares = sums.per_row
+    grid = Grid.over(total / counted, squares / counted)
+    counts = _histograms(alike, rows_of, grid)
+    if workers > 1:
+        dist.all_reduce(counts, group=group)
+    told = torch.cat([sums.message, percentiles(counts, grid).flatten()]).cpu()  # host sync
+    sums = Sums.of(told[: len(sums.message)], rows, workers)
+    found = iter(_told(layers, points, sums, told[len(sums.message) :].view(-1, 3).tolist()))
+    return [[next(found) for _ in layers] for _ in points]
+
+
+def _histograms(alike: Sequence[Alike], rows_of: Tensor, grid: Grid) -> Tensor:
+    """Of each row what this worker's samples count, [R, 240]; `rows_of` has the rows of all samples."""
+    counts = torch.zeros(len(grid.location), BINS, dtype=torch.float64, device=rows_of.device)
+    for part, rows in zip(alike, torch.split(rows_of, [len(part.rows) for part in alike]), strict=True):
+        counts.index_add_(0, rows, histograms(part.z, grid.of(rows)).double())
+    return counts
+
+
+def _device(layers: Sequence[WatchedLayer]) -> torch.device:
+    tensors = (t for layer in layers for t in (*layer.module.parameters(), *layer.module.buffers()))
+    return next((t.device for t in tensors), torch.device("cpu"))
+
+
+def _told(
+    layers: Sequence[WatchedLayer], points: Sequence[Point], sums: Sums, found: list[list[float]]
+) -> Iterator[Shared | None]:
+    """What the sums of all workers tell, row by row; on the host."""
+    channels = tuple(layer.channels for layer in layers)
+    _, owners = places(channels, len(points), torch.device("cpu"))
+    passing, saturated, mean, square, between = sums.per_channel
+    counts = sums.per_row[0][owners]
+    mean, between = mean / counts, between / counts
+    var = (square / counts - mean * mean).clamp_(min=0)
+    spread = (between - mean * mean).clamp_(min=0) / var.clamp(min=1e-24)
+    columns = [saturated / counts, (passing == 0).double(), _drift(layers, points, mean, var), spread]
+    totals = torch.zeros(4, len(found), dtype=torch.float64)
+    scatter_sums(totals, owners, torch.stack(columns))
+    totals /= totals.new_tensor(channels).repeat(len(points)).clamp_(min=1)
+    totals[2:].sqrt_()
+    smallest = torch.where(sums.batches > 0, sums.batches, torch.inf).amin(1)
+    rows = zip(found, *totals.tolist(), sums.per_row[0].tolist(), smallest.tolist(), strict=True)
+    for values, flat, dead, drift, apart, samples, batch in rows:
+        yield Shared(values, flat, dead, drift, apart, int(samples), int(batch)) if samples else None
+
+
+def _drift(layers: Sequence[WatchedLayer], points: Sequence[Point], mean: Tensor, var: Tensor) -> Tensor:
+    """For every channel ((mu_B - mu)^2 + (sigma_B - sigma)^2) / sigma^2; 0 without running statistics."""
+    running = [point.running for point in points if point.running is not None]
+    if not running:
+        return torch.zeros_like(mean)
+    running_mean, running_var = (half.flatten().cpu() for half in torch.stack(running).double().chunk(2, 1))
+    channels = torch.tensor([layer.channels for layer in layers] * len(points))
+    eps = mean.new_tensor([float(getattr(layer.module, "eps", 0.0)) for layer in layers] * len(points))
+    eps = eps.repeat_interleave(channels)
+    sigma, running_sigma = (var + eps).sqrt_(), (running_var + eps).sqrt_()
+    return (mean - running_mean).square_().add_((sigma - running_sigma).square_()).div_(running_sigma.square())
