@@ -57,6 +57,15 @@ def test_cumulative_and_ema_are_those_of_torch() -> None:
         torch.testing.assert_close(model[1].running_var, reference.running_var, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("method", ["alg2", "population", "cumulative", "ema"])
+def test_torchs_own_layers_get_what_ours_get(method: str) -> None:
+    ours, theirs = network(), network()
+    theirs[1], theirs[5] = nn.BatchNorm1d(6), nn.BatchNorm1d(2)
+    for model in (ours, theirs):
+        population_statistics(model, batches([10, 12, 9]), method)
+    torch.testing.assert_close(theirs.state_dict(), ours.state_dict())
+
+
 def test_moving_averages_of_training_may_be_kept_as_they_are() -> None:
     model = network()
     model(batches([20])[0])

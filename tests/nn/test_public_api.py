@@ -19,6 +19,7 @@ SIGNATURES = {
     "adapt_statistics": "model, inputs, prior",
     "population_statistics": "model, batches, method='alg2', process_group=None",
     "ActivationStats": "model",
+    "normalizer": "name, num_features, **options",
     "InputNormalization": "mean, std, scale=255.0",
 }
 

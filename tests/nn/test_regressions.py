@@ -126,23 +126,26 @@ def test_issue_161302_156680_and_107372_one_process_compiles_without_a_break(mom
         torch.testing.assert_close(twin.state_dict()[name], value, msg=name)
 
 
-def compiled_worker(rank: int, xs: list[Tensor]) -> Tensor:
-    model = nn.Sequential(nn.Linear(3, 3), SyncBatchNorm(3))
-    nn.init.eye_(model[0].weight)  # type: ignore[arg-type]
-    nn.init.zeros_(model[0].bias)  # type: ignore[arg-type]
-    compiled: Any = torch.compile(model, backend="aot_eager")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the compiler's own
-        y = compiled(xs[rank])
-        y.sum().backward()
-    result: Tensor = y.detach()
-    return result
+def compiled_worker(rank: int, model: nn.Module, xs: list[Tensor], ready: bool) -> dict[str, Any]:
+    model = convert_sync_batchnorm(model)
+    step: Any = torch.compile(model, backend="aot_eager") if ready else model
+    for number in range(2):
+        x = (xs[rank] + number).requires_grad_()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the compiler's own
+            y = step(x)
+            y.pow(3).sum().backward()
+    gradients = {name: p.grad for name, p in model.named_parameters()}
+    return {"y": y.detach(), "dx": x.grad, **gradients, **dict(model.named_buffers())}
 
 
 def test_issue_161302_two_workers_compile_too(workers: Any) -> None:
     x = torch.randn(7, 3)
-    ys = workers.run(2, compiled_worker, list(torch.split(x, [5, 2])))
-    torch.testing.assert_close(torch.cat(ys), nn.BatchNorm1d(3)(x), rtol=1e-5, atol=1e-5)
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 3), nn.BatchNorm1d(3))
+    arguments = model, list(torch.split(x, [5, 2]))
+    compiled, eager = (workers.run(2, compiled_worker, *arguments, ready) for ready in (True, False))
+    torch.testing.assert_close(compiled, eager)
+    assert all(int(result["1.num_batches_tracked"]) == 2 for result in compiled)
 
 
 def several_steps(rank: int, steps: list[list[Tensor]]) -> dict[str, Tensor]:
@@ -190,6 +193,19 @@ def test_open_mmlab_mmsegmentation_issue_2147_it_runs_on_the_cpu() -> None:
     model = convert_sync_batchnorm(nn.Sequential(nn.Conv2d(3, 4, 3), nn.SyncBatchNorm(4)))
     assert model(torch.randn(2, 3, 8, 8)).shape == (2, 4, 6, 6)
     assert model.eval()(torch.randn(1, 3, 8, 8)).shape == (1, 4, 6, 6)
+
+
+def narrow_step(rank: int, x: Tensor) -> float:
+    bn = SyncBatchNorm(1, momentum=1.0).bfloat16()
+    bn(x)
+    assert bn.running_var is not None
+    return float(bn.running_var)
+
+
+def test_a_bf16_layer_counts_more_samples_than_bf16_can(workers: Any) -> None:
+    x = torch.randn(700, 1).bfloat16() + 3  # whole numbers above 256 are not all bf16's
+    exact = float(torch.cat([x, x]).double().var())
+    assert workers.run(2, narrow_step, x) == [pytest.approx(exact, rel=0.005)] * 2
 
 
 def with_statistics(model: Any) -> Any:
