@@ -347,3 +347,33 @@ def test_several_attempts_run_side_by_side(bench: Bench) -> None:
         run.executor.cancel(run.attempt.id)
         assert run.ended().outcome == "cancelled"
     eventually(lambda: not any(run.processes() for run in runs), "no process is left")
+
+
+def test_what_a_dead_control_plane_did_not_release_is_forgotten(bench: Bench) -> None:
+    kept, released = bench.start("succeed", workers=1), bench.start("succeed", workers=1)
+    for run in (kept, released):
+        run.ended()
+    half_made = released.folder().path.with_name(f".{'0' * 32}")
+    half_made.mkdir()
+    bench.executor("succeed").keep_only([kept.attempt.id])
+    assert kept.ended().outcome == "succeeded"
+    with pytest.raises(UnknownAttemptError):
+        released.executor.poll(released.attempt.id, 0)
+    assert not half_made.exists()
+
+
+def test_what_still_runs_and_nobody_follows_is_stopped_and_then_forgotten(bench: Bench) -> None:
+    run = bench.start("until_stopped")
+    pids = run.pids()
+    executor = bench.executor("until_stopped")
+
+    def forgotten() -> bool:
+        executor.keep_only([])
+        try:
+            executor.poll(run.attempt.id, 0)
+        except UnknownAttemptError:
+            return True
+        return False
+
+    eventually(forgotten, "the attempt is forgotten")
+    assert gone(pids)

@@ -14,7 +14,7 @@ from batchyard.control.retention import CHECKPOINT
 from batchyard.training.checkpoint import CheckpointFolder, Snapshot
 from batchyard.training.events import Checkpointed, Ended, Event
 from batchyard.v1 import spec_pb2
-from tests.control.harness import Service, control_plane, until
+from tests.control.harness import Service, artifact, control_plane, publishing, until
 
 KEEP_TWO = {"checkpoint": spec_pb2.CheckpointSpec(every_steps=10, keep=2)}
 
@@ -118,3 +118,42 @@ async def test_what_was_left_half_removed_goes_at_the_next_start(tmp_path: Path)
 def _write(data: Path, job: str, step: int) -> str:
     state = Snapshot(job=job, step=step, world_size=1, tensors={"w": torch.zeros(1)})
     return str(CheckpointFolder(f"file://{data}/checkpoints/{job}").write(state, 1).name)
+
+
+@pytest.mark.parametrize("whole", [True, False], ids=["whole", "half-written"])
+async def test_an_artifact_that_became_no_version_goes_with_its_job(tmp_path: Path, whole: bool) -> None:
+    cluster = FakeExecutor()
+    async with control_plane(tmp_path / "data", cluster) as service:
+        job = await service.submit(retries=1, **publishing())
+        lost = await service.until_started(job)
+        _leave(lost, whole=whole)  # its worker died before it could say so
+        cluster.report(job, Ended(outcome="failed", failure_class="infrastructure", cause="x", next_step="y"))
+        published = await service.until_started(job, 2)
+        cluster.report(job, artifact(published), Ended(outcome="succeeded"))
+        await service.until_state(job, "SUCCEEDED")
+    assert [path.name for path in (tmp_path / "data" / "artifacts").iterdir()] == [f"{job}-2"]
+
+
+async def test_the_next_start_removes_artifacts_that_became_no_version_and_nothing_else(tmp_path: Path) -> None:
+    data, cluster = tmp_path / "data", FakeExecutor()
+    async with control_plane(data, cluster) as service:
+        cancelled, paused = await service.submit(**publishing()), await service.submit(**publishing())
+        attempts = [await service.until_started(job) for job in (cancelled, paused)]
+        await service.cancel(cancelled)
+        await service.until_state(cancelled, "CANCELLED")
+        await service.pause(paused)
+        await service.until_state(paused, "PAUSED")
+    for attempt in attempts:  # what their workers had written and could not report
+        _leave(attempt, whole=False)
+        _leave(attempt, whole=True)
+    (data / "artifacts" / "imported").mkdir()
+    async with control_plane(data, cluster):
+        pass  # it is left when everything that is to go is gone
+    left = {path.name for path in (data / "artifacts").iterdir()}
+    assert left == {"imported", f"{paused}-1", f".{paused}-1.{'0' * 32}"}
+
+
+def _leave(attempt: Attempt, *, whole: bool) -> None:
+    """What a worker that was killed leaves of its artifact."""
+    target = Path(attempt.artifact_uri.removeprefix("file://"))
+    (target if whole else target.with_name(f".{target.name}.{'0' * 32}")).mkdir(parents=True)

@@ -88,7 +88,7 @@ class ControlPlane:
         )
         scheduler = Scheduler(ledger, attempts, executor, read_certified_manifest)
         self.jobs, self.registry = Jobs(ledger, executor.capacity, allowed), Registry(ledger)
-        retention = Retention(ledger, folder.checkpoints)
+        retention = Retention(ledger, folder.checkpoints, folder.artifacts)
         self._undo.push_async_callback(retention.stop)
         tasks = TorchTasks(ledger, folder.tasks, folder.artifacts, allowed)
         explaining = Explaining(ledger, self.jobs, scheduler.queue, self._clock)

@@ -9,9 +9,10 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 
-from batchyard.cluster.executor import Capacity, Executor
+from batchyard.cluster.executor import AttemptId, Capacity, Executor
 from batchyard.control.admission import NOTHING, Queue, Verdict, admit
 from batchyard.control.attempts import Attempts, Try
 from batchyard.control.backoff import Backoff
@@ -54,10 +55,19 @@ class Scheduler:
 
     async def start(self) -> None:
         """Re-attaches to what ran when an earlier control plane ended, then begins to admit."""
-        for found in await self._attempts.unfinished():
+        unfinished = await self._attempts.unfinished()
+        await self._clear_but({found.id for found in unfinished})
+        for found in unfinished:
             failpoint("reattach.before_follow")
             self._follow(found)
         self._admitting = asyncio.create_task(self._admit_until_stopped())
+
+    async def _clear_but(self, attempts: Collection[AttemptId]) -> None:
+        """Has the executor forget what an earlier control plane could not release any more."""
+        try:
+            await asyncio.get_running_loop().run_in_executor(self._threads, self._executor.keep_only, attempts)
+        except Exception:
+            log.exception("attempts that are over could not be cleared away; the next start tries again")
 
     async def stop(self) -> None:
         """Stops every attempt, with a checkpoint where there is time for one. A job that ran is QUEUED again, unless

@@ -162,12 +162,22 @@ class AttemptFolders:
                 raise UnknownAttemptError(f"attempt {name} is not known to this executor")
             return self._known.setdefault(name, AttemptFolder(self._folder / name))
 
+    def all(self) -> list[AttemptId]:
+        """Every attempt that has a folder."""
+        return [folder.orders().attempt.id for folder in self._folders()]
+
     def unended(self) -> list[AttemptFolder]:
         """Attempts that have no Ended event yet."""
-        if not self._folder.exists():
-            return []
-        folders = [AttemptFolder(path) for path in sorted(self._folder.iterdir()) if not path.name.startswith(".")]
-        return [folder for folder in folders if not folder.reader.ended()]
+        return [folder for folder in self._folders() if not folder.reader.ended()]
+
+    def _folders(self) -> list[AttemptFolder]:
+        found = sorted(self._folder.iterdir()) if self._folder.exists() else []
+        return [AttemptFolder(path) for path in found if not path.name.startswith(".")]
+
+    def sweep(self) -> None:
+        """Removes what was left when a folder was half made or half removed; nobody may be doing either."""
+        for path in self._folder.glob(".*"):
+            shutil.rmtree(path)
 
     def forget(self, attempt: AttemptId) -> None:
         """Removes the attempt's folder."""

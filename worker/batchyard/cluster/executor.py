@@ -6,6 +6,7 @@ cursor, so that it can die, come back and poll on without losing or repeating an
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -105,6 +106,11 @@ class Executor(Protocol):
 
     def release(self, attempt: AttemptId) -> None:
         """Forgets an ended attempt and frees what it held. Raises RuntimeError when it has not ended."""
+
+    def keep_only(self, attempts: Collection[AttemptId]) -> None:
+        """Ends and forgets every attempt but these, which an earlier control plane had no time for. One that is slow to
+        stop is forgotten at a later call.
+        """
 
     def close(self) -> None:
         """Stops every attempt and everything the executor started, and waits until no process is left."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 from batchyard.cluster.executor import Attempt, AttemptId, Batch, Capacity, UnknownAttemptError
 from batchyard.training.events import Ended, Event
@@ -82,6 +82,11 @@ class FakeExecutor:
             if attempt in self._events and not self._ended(attempt):
                 raise RuntimeError(f"attempt {attempt} has not ended; cancel it first")
             self._events.pop(attempt, None)
+
+    def keep_only(self, attempts: Collection[AttemptId]) -> None:
+        """Forgets the others."""
+        with self._lock:
+            self._events = {attempt: events for attempt, events in self._events.items() if attempt in attempts}
 
     def close(self) -> None:
         """Ends every attempt."""

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
+from collections.abc import Collection
 from pathlib import Path
 
 from batchyard.cluster.attempts import ENTRY, AttemptFolder, AttemptFolders, locked
@@ -131,3 +132,13 @@ class FolderExecutor(ABC):
             raise RuntimeError(f"attempt {attempt} has not ended; cancel it first")
         self._await_exit(folder)
         self._attempts.forget(attempt)
+
+    def keep_only(self, attempts: Collection[AttemptId]) -> None:
+        """Ends and forgets every attempt but these, and removes what was left of folders half made or half removed."""
+        self._attempts.sweep()
+        for attempt in self._attempts.all():
+            if attempt not in attempts:
+                self.cancel(attempt)
+                self.poll(attempt, 0)  # one that nobody supervises is ended by this
+                if self._attempts.find(attempt).reader.ended():
+                    self.release(attempt)

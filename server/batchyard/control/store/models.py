@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, Row, Select, delete, insert, select, update
 
 from batchyard.artifact.manifest import Manifest
 from batchyard.control.records import Model, ModelVersion, ServedModel
-from batchyard.control.store.schema import aliases, models, versions
+from batchyard.control.states import TERMINAL
+from batchyard.control.store.schema import aliases, attempts, jobs, models, versions
 
 
 def find(connection: Connection, name: str) -> Model | None:
@@ -62,6 +63,14 @@ def add_version(
     values = {field.name: getattr(version, field.name) for field in dataclasses.fields(version)}
     connection.execute(insert(versions).values(**{**values, "manifest": version.manifest.to_json()}))
     return version
+
+
+def useless(connection: Connection, artifact_uris: Collection[str]) -> list[str]:
+    """Those of `artifact_uris` that attempts of jobs that have ended were to publish to, and that are no version."""
+    query = select(attempts.c.artifact_uri).join(jobs, jobs.c.number == attempts.c.job_number)
+    over = jobs.c.state.in_(sorted(TERMINAL)) & attempts.c.artifact_uri.in_(artifact_uris)
+    registered = select(versions.c.number).where(versions.c.artifact_uri == attempts.c.artifact_uri).exists()
+    return list(connection.execute(query.where(over, ~registered)).scalars())
 
 
 def set_alias(connection: Connection, model: str, alias: str, version: int) -> None:
