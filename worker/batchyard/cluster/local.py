@@ -11,11 +11,13 @@ from batchyard.cluster import gpus
 from batchyard.cluster.attempts import ENTRY, MARK, AttemptFolder
 from batchyard.cluster.executor import Capacity
 from batchyard.cluster.folder_executor import FolderExecutor
-from batchyard.cluster.processes import end_all, marked, reap, spawn
+from batchyard.cluster.processes import end_all, marked, reap, spawn, wait_until
 from batchyard.cluster.verdict import infrastructure
 from batchyard.failpoints import failpoint
 from batchyard.training.events import Ended
 
+ADOPT_S = 30.0
+"""Time for a supervisor that was started to note itself: a fresh Python on a busy machine."""
 EXIT_S = 5.0
 """Time for a supervisor to exit after its last event."""
 
@@ -38,7 +40,7 @@ class LocalExecutor(FolderExecutor):
         return Capacity(workers=self._workers, gpus=len(gpus.visible()))
 
     def _launch(self, folder: AttemptFolder) -> None:
-        if self._refused(folder, self.capacity(), "this machine"):
+        if self._refused(folder, self.capacity(), "this machine") or self._adopted(folder):
             return
         arguments = [str(folder.path), str(self._folder / "gpus")]
         environment = {**os.environ, MARK: folder.orders().mark}
@@ -46,6 +48,15 @@ class LocalExecutor(FolderExecutor):
         supervisor = spawn("batchyard.cluster.local_supervisor", arguments, environment, folder.log)
         failpoint("supervisor.before_note")
         folder.set_supervisor(supervisor)
+
+    def _adopted(self, folder: AttemptFolder) -> bool:
+        """Whether a control plane that died before it could note it has started a supervisor, which then notes itself.
+
+        Two would write the same events, and train the same attempt.
+        """
+        mark = folder.orders().mark
+        wait_until(lambda: folder.supervisor() is not None or not marked(MARK, mark), ADOPT_S)
+        return folder.supervisor() is not None
 
     def _orphaned(self, folder: AttemptFolder) -> bool:
         supervisor = folder.supervisor()

@@ -19,7 +19,7 @@ from batchyard.cluster.attempts import MARK, AttemptFolder, Orders
 from batchyard.cluster.channel import Message
 from batchyard.cluster.event_log import EventLog
 from batchyard.cluster.gpus import GpuLease
-from batchyard.cluster.processes import end_all, marked
+from batchyard.cluster.processes import ProcessId, end_all, marked
 from batchyard.cluster.supervision import Deliver, RefusedError, Supervision
 from batchyard.cluster.verdict import infrastructure
 from batchyard.cluster.worker_process import WorkerProcess, place, worker_environment
@@ -84,9 +84,17 @@ def obey_sigterm(supervision: Supervision, folder: AttemptFolder) -> None:
     threading.Thread(target=wait, name="sigterm", daemon=True).start()
 
 
+def note_itself(folder: AttemptFolder) -> None:
+    """As the control plane does that started this process, if it lives long enough."""
+    itself = ProcessId.of(os.getpid())
+    assert itself is not None
+    folder.set_supervisor(itself)
+
+
 def main() -> None:
     """Supervises the attempt whose folder is given."""
     folder = AttemptFolder(Path(sys.argv[1]))
+    note_itself(folder)
     orders = folder.orders()
     supervision = Supervision(
         job=orders.attempt.id.job,
