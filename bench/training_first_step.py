@@ -1,8 +1,9 @@
 """Seconds from a job's submission to the end of its first step. A part of bench/training.py.
 
-A service is started with a data folder of its own. Its first job waits for Ray to start (cold); the jobs after it find
-Ray running (warm). The job is the paper's network on the digits that come with scikit-learn, one worker; times are the
-service's own, from the job's creation to its first metrics.
+A service is started with a data folder of its own. Its first job waits for Ray to start (cold); the jobs after it, one
+right after the other, find Ray running and a process with torch loaded, which forks their workers (warm). The job is
+the paper's network on the digits that come with scikit-learn, one worker; times are the service's own, from the job's
+creation to its first metrics.
 """
 
 from __future__ import annotations

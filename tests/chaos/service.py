@@ -86,6 +86,7 @@ class Service:
         }
         environment = {**os.environ, **own}
         if self._forge is not None:
+            arguments += ["--no-warm-workers"]  # the forge is what forks them here
             pid = forge.ask(self._forge, "control", arguments, environment, self.log)
         else:
             with self.log.open("ab") as log:

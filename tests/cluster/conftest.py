@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from batchyard.cluster.fork_client import ForkServer
 from batchyard.cluster.ray_executor import RayExecutor
 from tests.cluster.harness import WORKERS, Bench, local_bench, ray_bench
 
@@ -54,6 +55,46 @@ def local(tmp_path: Path) -> Iterator[Bench]:
     made = local_bench(tmp_path / "executor", tmp_path / "notes")
     yield made
     made.executor("succeed").close()
+
+
+@pytest.fixture(scope="session")
+def fork_server(importable_entries: None) -> Iterator[ForkServer]:
+    """One for most tests: it takes two seconds to load."""
+    server = ForkServer()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def warm_local(fork_server: ForkServer, tmp_path: Path) -> Iterator[Bench]:
+    """Plain subprocesses, forked."""
+    made = local_bench(tmp_path / "warm", tmp_path / "warm-notes", fork_server)
+    yield made
+    made.clear()
+
+
+@pytest.fixture(scope="module")
+def warm_ray_folder(importable_entries: None) -> Iterator[Path]:
+    """A Ray head with warm workers."""
+    folder = Path(tempfile.mkdtemp())
+    yield folder
+    RayExecutor(folder, None, WORKERS).close()
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def warm_ray(warm_ray_folder: Path, tmp_path: Path) -> Iterator[Bench]:
+    """Ray, with forked workers."""
+    made = ray_bench(warm_ray_folder, tmp_path / "warm-ray", warm=True)
+    yield made
+    made.clear()
+
+
+@pytest.fixture(params=["warm_local", pytest.param("warm_ray", marks=pytest.mark.ray)])
+def warm_bench(request: pytest.FixtureRequest) -> Bench:
+    """Either executor, with warm workers."""
+    made: Bench = request.getfixturevalue(request.param)
+    return made
 
 
 @pytest.fixture(params=["local", pytest.param("shared_ray", marks=pytest.mark.ray)])

@@ -140,9 +140,40 @@ def sleep_without_end() -> None:
     threading.Event().wait()
 
 
+def report_steps(context: WorkerContext) -> None:
+    """Begins when it is told to, and then reports without waiting for anybody."""
+    note(context, f"pid-{context.rank}", str(os.getpid()))
+    go = Path(context.artifact_uri) / "go"
+    while not go.exists() and not context.stop_requested():
+        threading.Event().wait(0.005)
+    steps = context.spec.total_steps(batches_per_epoch=1)
+    for step in range(1, steps + 1):
+        if context.rank == 0:
+            context.emit(metrics(step, steps))
+    note(context, f"reported-{context.rank}", "all")
+
+
 def chatty(context: WorkerContext) -> None:
     print("x" * 1_000_000)
     for line in range(20_000):
         print("line", line)
     context.emit(LogLine(level="INFO", text="y" * 1_000_000, rank=context.rank))
     print("the end")
+
+
+def stain(context: WorkerContext) -> None:
+    """Leaves what would show in whoever comes after in this process."""
+    import torch
+
+    note(context, f"found-{context.rank}", f"{hasattr(sys, 'stain')} {'STAIN' in os.environ} {torch.get_num_threads()}")
+    sys.stain = os.environ["STAIN"] = "ink"  # type: ignore[attr-defined]
+    torch.set_num_threads(7)
+
+
+def draw(context: WorkerContext) -> None:
+    import random
+
+    import numpy as np
+    import torch
+
+    note(context, f"drawn-{context.rank}", f"{random.random()} {np.random.rand()} {torch.rand(()).item()}")

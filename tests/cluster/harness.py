@@ -13,6 +13,7 @@ from typing import TypeVar
 
 from batchyard.cluster.attempts import MARK, AttemptFolder, AttemptFolders
 from batchyard.cluster.executor import Attempt, AttemptId, Executor, UnknownAttemptError
+from batchyard.cluster.fork_client import ForkServer
 from batchyard.cluster.local import LocalExecutor
 from batchyard.cluster.processes import ProcessId, marked
 from batchyard.cluster.ray_executor import RayExecutor
@@ -76,6 +77,12 @@ class Bench:
         self.runs.append(Run(self, executor, attempt))
         return self.runs[-1]
 
+    def run_of(self, job: str) -> Run:
+        """An attempt that another process has started in the same folders."""
+        identity = AttemptId(job=job, number=1)
+        attempt = Attempt(id=identity, spec=spec().to_mapping(), artifact_uri=str(self.notes / str(identity)))
+        return Run(self, self.executor("succeed"), attempt)
+
     def clear(self) -> None:
         """Ends whatever a failed test has left running."""
         for run in self.runs:
@@ -135,9 +142,15 @@ class Run:
         return [process.pid for process in marked(MARK, self.folder().orders().mark)]
 
 
-def local_bench(folder: Path, notes: Path) -> Bench:
-    return Bench("local", folder, notes, lambda at, entry, grace_s: LocalExecutor(at, WORKERS, grace_s, entry))
+def local_bench(folder: Path, notes: Path, fork_server: ForkServer | None = None) -> Bench:
+    def build(at: Path, entry: str, grace_s: float) -> Executor:
+        return LocalExecutor(at, WORKERS, grace_s, entry, fork_server)
+
+    return Bench("local", folder, notes, build)
 
 
-def ray_bench(folder: Path, notes: Path, address: str | None = None) -> Bench:
-    return Bench("ray", folder, notes, lambda at, entry, grace_s: RayExecutor(at, address, WORKERS, grace_s, entry))
+def ray_bench(folder: Path, notes: Path, address: str | None = None, *, warm: bool = False) -> Bench:
+    def build(at: Path, entry: str, grace_s: float) -> Executor:
+        return RayExecutor(at, address, WORKERS, grace_s, entry, warm=warm)
+
+    return Bench("ray", folder, notes, build)

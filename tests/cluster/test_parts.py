@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import os
+import queue
 import signal
+import socket
 import sys
 from pathlib import Path
 
 import pytest
 
-from batchyard.cluster.channel import Exit, Result
+from batchyard.cluster.channel import Exit, Message, Result
 from batchyard.cluster.event_log import BATCH_BYTES, EventLog, EventReader
 from batchyard.cluster.gpus import GpuLease, visible
 from batchyard.cluster.log_limit import Limits, LineLimiter
 from batchyard.cluster.network import LOOPBACK, common_network, interface_of
 from batchyard.cluster.processes import ProcessId, end_all, marked, spawn, wait_until
 from batchyard.cluster.verdict import Member, verdict
+from batchyard.cluster.worker_process import Lines, WorkerProcess
 from batchyard.training.events import Ended, LogLine, from_json
 from tests.children import running
 
@@ -142,6 +145,29 @@ def test_a_spawned_process_leads_a_session_and_starts_with_sigterm_blocked(tmp_p
     assert process.await_end(20)
     assert log.read_text() == f"True {{<Signals.SIGTERM: 15>}} ['one'] {tmp_path}\n"
     assert os.waitpid(process.pid, 0)[1] == 0
+
+
+def test_a_worker_that_is_killed_before_it_has_read_its_orders_is_still_seen_to_end() -> None:
+    for _ in range(10):
+        said: queue.Queue[Message] = queue.Queue()
+        worker = WorkerProcess(rank=0, environment=os.environ, deliver=said.put)
+        worker.start()
+        worker.tell({"kind": "prepare", "entry": "tests.cluster.entries:succeed"})
+        worker.kill()
+        assert said.get(timeout=20)["kind"] == "exit"
+
+
+def test_the_end_of_a_socket_with_unread_messages_is_the_end_of_a_stream() -> None:
+    ours, theirs = socket.socketpair()
+    lines: list[bytes] = []
+    with ours:
+        ours.send(b"orders that nobody reads")
+        theirs.send(b"last words\n")
+        theirs.close()
+        reader = Lines(lines.append)
+        assert reader.read(ours.fileno())
+        assert not reader.read(ours.fileno())
+    assert lines == [b"last words"]
 
 
 def members(*ends: tuple[Result | None, Exit | None]) -> list[Member]:

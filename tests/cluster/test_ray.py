@@ -159,6 +159,7 @@ def existing(
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     files = temporary_folder(tmp_path / "a-path-that-is-too-long-for-a-socket")
     monkeypatch.setenv("RAY_TMPDIR", str(files))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
     with (tmp_path / "cluster.log").open("w") as log:
         keeper = subprocess.Popen(
             [sys.executable, "-c", CLUSTER],
@@ -174,14 +175,21 @@ def existing(
     shutil.rmtree(files)
 
 
+def forks(folder: Path) -> list[int]:
+    """Fork servers of the cluster whose TMPDIR this is, and what they have forked."""
+    ours = marked("TMPDIR", str(folder))
+    return [process.pid for process in ours if "fork_server" in (PROC / str(process.pid) / "cmdline").read_text()]
+
+
 def test_an_existing_cluster_is_used_found_again_and_left_as_it_was(existing: str, tmp_path: Path) -> None:
-    bench = ray_bench(tmp_path / "executor", tmp_path / "notes", existing)
+    bench = ray_bench(tmp_path / "executor", tmp_path / "notes", existing, warm=True)
     assert bench.executor("succeed").capacity().workers == 2
     together = bench.start("sum_over_gloo")
     assert together.ended().outcome == "succeeded", together.log()
 
     run = bench.start("until_stopped", grace_s=30.0)
     pids = run.pids()
+    assert set(pids) <= set(forks(tmp_path)), run.executor.poll(run.attempt.id, 0).events
     driver = ProcessId(**record(bench)["process"])
     driver.send(signal.SIGKILL)
     assert driver.await_end(10.0)
@@ -203,6 +211,7 @@ def test_an_existing_cluster_is_used_found_again_and_left_as_it_was(existing: st
     later.executor.close()
     assert left.ended().outcome == "cancelled"
     assert marked(MARK, mark) == []
+    eventually(lambda: not forks(tmp_path), "no fork server is left")
     state = subprocess.run([sys.executable, "-c", STATE, existing], capture_output=True, text=True, check=True).stdout
     assert json.loads(state) == {"actors": [], "groups": ["REMOVED"] * 3}
 

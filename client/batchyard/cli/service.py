@@ -73,6 +73,9 @@ def _service_flags(command: Any) -> Any:
         ),
         click.option("--executor", type=click.Choice(["ray", "local"]), help="What runs the workers [ray]."),
         click.option("--workers", type=click.IntRange(1), help="Workers that may run at once [the CPU cores]."),
+        click.option(
+            "--no-warm-workers", is_flag=True, help="Load torch anew for each worker: 0.3 GiB less, 2 s more a job."
+        ),
         click.option("--datasets", multiple=True, type=click.Path(), help="A folder with data sets; may be repeated."),
         click.option(
             "--allow-python",

@@ -93,6 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--executor", default="ray", choices=EXECUTORS, help="what runs the jobs (%(default)s)")
     add("--ray-address", metavar="ADDRESS", help="an existing Ray cluster (default: one of our own, on this machine)")
     add("--workers", type=int, metavar="N", help="most worker processes at once here (default: one per CPU core)")
+    add("--no-warm-workers", action="store_true", help="load torch anew for each worker: 0.3 GiB less, 2 s more a job")
     add("--datasets", type=Path, nargs="+", metavar="FOLDER",
         help=f"where datasets are looked for, in this order (default: ${DATA_VARIABLE})")  # fmt: skip
     add("--allow-python", nargs="+", default=[], metavar="PACKAGE",
@@ -119,6 +120,7 @@ def _settings(given: argparse.Namespace) -> Settings:
         executor=given.executor,
         ray_address=given.ray_address,
         **({} if given.workers is None else {"workers": given.workers}),
+        warm_workers=not given.no_warm_workers,
         datasets=tuple(datasets),
         allow_python=tuple(given.allow_python),
         standby=given.standby,

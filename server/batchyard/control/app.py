@@ -207,12 +207,14 @@ class ControlPlane:
 def make_executor(settings: Settings, folder: DataFolder) -> Executor:
     """The executor that the settings name; only its own library is loaded."""
     if settings.executor == "local":
+        from batchyard.cluster.fork_client import ForkServer
         from batchyard.cluster.local import LocalExecutor
 
-        return LocalExecutor(folder.executor, settings.workers)
+        fork_server = ForkServer() if settings.warm_workers else None
+        return LocalExecutor(folder.executor, settings.workers, fork_server=fork_server)
     from batchyard.cluster.ray_executor import RayExecutor
 
-    return RayExecutor(folder.executor, settings.ray_address, settings.workers)
+    return RayExecutor(folder.executor, settings.ray_address, settings.workers, warm=settings.warm_workers)
 
 
 def _feed(metrics: Metrics) -> Callable[[JobChange], None]:

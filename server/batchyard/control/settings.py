@@ -46,6 +46,8 @@ class Settings:
     """An existing cluster; None: a head of our own on this machine, started at the first job."""
     workers: int = field(default_factory=_cores)
     """Most worker processes at once on this machine. Default: one for each CPU core that this process may use."""
+    warm_workers: bool = True
+    """Whether a process on this machine holds what workers need to have loaded, about 0.3 GiB, and forks them."""
     datasets: tuple[Path, ...] = ()
     """Folders where datasets are looked for, in this order."""
     allow_python: tuple[str, ...] = ()

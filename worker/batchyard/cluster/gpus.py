@@ -17,10 +17,16 @@ def visible() -> list[str]:
 
 
 class GpuLease:
-    """GPUs that this process holds against other supervisors that use the same folder; a dead holder's are free."""
+    """GPUs that this process holds against other supervisors that use the same folder; a dead holder's are free.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: of the locks.
+        among: the GPUs to choose from; None: those that are visible here.
+    """
+
+    def __init__(self, folder: Path, among: list[str] | None = None) -> None:
         self._folder = folder
+        self._among = among
         self._held: list[int] = []
 
     def take(self, count: int) -> list[str] | None:
@@ -29,7 +35,7 @@ class GpuLease:
             return []
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         taken: list[str] = []
-        for gpu in visible():
+        for gpu in visible() if self._among is None else self._among:
             file = os.open(self._folder / f"{gpu.replace('/', '_')}.lock", os.O_RDWR | os.O_CREAT, 0o600)
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -11,8 +11,10 @@ from batchyard.cluster import gpus
 from batchyard.cluster.attempts import ENTRY, MARK, AttemptFolder
 from batchyard.cluster.executor import Capacity
 from batchyard.cluster.folder_executor import FolderExecutor
-from batchyard.cluster.processes import end_all, marked, reap, spawn, wait_until
+from batchyard.cluster.fork_client import ColdError, ForkServer, ask
+from batchyard.cluster.processes import ProcessId, end_all, marked, reap, spawn, wait_until
 from batchyard.cluster.verdict import infrastructure
+from batchyard.cluster.worker_process import worker_environment
 from batchyard.failpoints import failpoint
 from batchyard.training.events import Ended
 
@@ -30,10 +32,20 @@ class LocalExecutor(FolderExecutor):
         workers: most workers of one attempt, and what `capacity` tells.
         grace_s: seconds between a request to stop and force.
         entry: the training entry, module:function.
+        fork_server: forks supervisors and workers; started at the first attempt, which waits for it, closed with the
+            executor. None: each is a fresh process.
     """
 
-    def __init__(self, folder: Path, workers: int, grace_s: float = 5.0, entry: str = ENTRY) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        workers: int,
+        grace_s: float = 5.0,
+        entry: str = ENTRY,
+        fork_server: ForkServer | None = None,
+    ) -> None:
         super().__init__(folder, workers, grace_s, entry)
+        self._fork_server = fork_server
 
     def capacity(self) -> Capacity:
         """The workers it was given, and the GPUs that CUDA could see."""
@@ -42,12 +54,33 @@ class LocalExecutor(FolderExecutor):
     def _launch(self, folder: AttemptFolder) -> None:
         if self._refused(folder, self.capacity(), "this machine") or self._adopted(folder):
             return
-        arguments = [str(folder.path), str(self._folder / "gpus")]
-        environment = {**os.environ, MARK: folder.orders().mark}
         failpoint("supervisor.before_spawn")
-        supervisor = spawn("batchyard.cluster.local_supervisor", arguments, environment, folder.log)
+        supervisor = self._fork_or_spawn(folder)
         failpoint("supervisor.before_note")
         folder.set_supervisor(supervisor)
+
+    def _fork_or_spawn(self, folder: AttemptFolder) -> ProcessId:
+        if self._fork_server is None:
+            return self._spawn(folder)
+        try:
+            return self._fork(folder, self._fork_server)
+        except ColdError as error:
+            return self._spawn(folder, f"supervisor and workers start cold, which takes seconds: {error}")
+
+    def _spawn(self, folder: AttemptFolder, said: str = "") -> ProcessId:
+        """`said` is a line for the job's log."""
+        arguments = [str(folder.path), str(self._folder / "gpus"), said]
+        environment = {**os.environ, MARK: folder.orders().mark}
+        return spawn("batchyard.cluster.local_supervisor", arguments, environment, folder.log)
+
+    def _fork(self, folder: AttemptFolder, server: ForkServer) -> ProcessId:
+        """Raises ColdError."""
+        server.ensure()
+        environment = worker_environment(folder.orders(), os.environ)
+        paths = {"folder": str(folder.path), "gpus": str(self._folder / "gpus")}
+        offer = ask(server.address, "supervisor", environment, **paths)
+        offer.accept().close()
+        return offer.process
 
     def _adopted(self, folder: AttemptFolder) -> bool:
         """Whether a control plane that died before it could note it has started a supervisor, which then notes itself.
@@ -99,6 +132,8 @@ class LocalExecutor(FolderExecutor):
             deadline = time.monotonic() + self._grace_s + EXIT_S
             for folder in left:
                 self._finish(folder, deadline)
+            if self._fork_server is not None:
+                self._fork_server.close()
 
     def _finish(self, folder: AttemptFolder, deadline: float) -> None:
         supervisor = folder.supervisor()

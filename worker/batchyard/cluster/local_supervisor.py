@@ -1,4 +1,5 @@
-"""Supervises one attempt on plain subprocesses: `python -m batchyard.cluster.local_supervisor ATTEMPT GPUS` (folders).
+"""Supervises one attempt on plain subprocesses: `python -m batchyard.cluster.local_supervisor ATTEMPT GPUS SAID` (two
+folders, and a line for the job's log), or the same in a fork of the fork server.
 
 It has a session of its own and needs nobody: the control plane may die and come back. SIGTERM asks it to pause where
 the attempt's folder says so, and else to cancel.
@@ -8,66 +9,24 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import sys
 import threading
-from collections.abc import Callable
-from dataclasses import asdict
-from functools import partial
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
-from batchyard.cluster.attempts import MARK, AttemptFolder, Orders
-from batchyard.cluster.channel import Message
+from batchyard.cluster.attempts import AttemptFolder
 from batchyard.cluster.event_log import EventLog
+from batchyard.cluster.fork_client import offer
+from batchyard.cluster.forked_worker import adopt, write_to
 from batchyard.cluster.gpus import GpuLease
-from batchyard.cluster.processes import ProcessId, end_all, marked
-from batchyard.cluster.supervision import Deliver, RefusedError, Supervision
-from batchyard.cluster.verdict import infrastructure
-from batchyard.cluster.worker_process import WorkerProcess, place, worker_environment
+from batchyard.cluster.local_crew import LocalCrew
+from batchyard.cluster.processes import ProcessId
+from batchyard.cluster.supervision import RefusedError, Supervision
 from batchyard.failpoints import failpoint
-
-
-class LocalCrew:
-    """The workers as children of this process, all on the loopback interface."""
-
-    def __init__(self, orders: Orders, gpu_folder: Path) -> None:
-        self._orders = orders
-        self._gpus = GpuLease(gpu_folder)
-        self._workers: list[WorkerProcess] = []
-
-    def start(self, deliver: Deliver, cancelled: Callable[[], bool]) -> None:
-        """Starts every worker at once."""
-        orders = self._orders
-        gpus = self._gpus.take(orders.world_size * orders.gpus_per_worker)
-        if gpus is None:
-            raise RefusedError(infrastructure("all GPUs of this machine are in use", orders.attempt.id.job))
-        for rank in range(orders.world_size):
-            environment = worker_environment(orders, os.environ)
-            environment["CUDA_VISIBLE_DEVICES"] = gpus[rank] if gpus else ""
-            worker = WorkerProcess(rank=rank, environment=environment, deliver=partial(deliver, rank))
-            worker.start()
-            worker.tell({"kind": "prepare", "entry": orders.entry})
-            worker.tell({"kind": "run", **asdict(place(orders, rank, host="127.0.0.1", interface="lo"))})
-            self._workers.append(worker)
-
-    def tell(self, rank: int, message: Message) -> None:
-        """Passes a message on."""
-        self._workers[rank].tell(message)
-
-    def dump_stacks(self, rank: int) -> None:
-        """Passes the wish on."""
-        self._workers[rank].dump_stacks()
-
-    def kill(self) -> None:
-        """Kills every worker."""
-        for worker in self._workers:
-            worker.kill()
-
-    def end(self) -> None:
-        """Ends what is left and gives the GPUs back."""
-        # Workers are gone already, unless the supervision itself failed; what they started may not be.
-        self.kill()
-        end_all(lambda: marked(MARK, self._orders.mark))
-        self._gpus.free()
+from batchyard.training.events import LogLine
 
 
 def obey_sigterm(supervision: Supervision, folder: AttemptFolder) -> None:
@@ -84,6 +43,47 @@ def obey_sigterm(supervision: Supervision, folder: AttemptFolder) -> None:
     threading.Thread(target=wait, name="sigterm", daemon=True).start()
 
 
+def supervise(folder: AttemptFolder, gpu_folder: Path, *, forked: bool, said: str = "") -> None:
+    """Supervises an attempt to its end, and ends this process. `said` is a line for the job's log."""
+    orders = folder.orders()
+    failpoint("supervisor.before_crew")
+    crew = LocalCrew(orders, GpuLease(gpu_folder))
+    if forked:
+        with suppress(RefusedError):  # the supervision finds the same, and says so
+            crew.fork()
+    log = EventLog(folder.events)
+    if said:
+        log.append(LogLine(level="INFO", text=said))
+    supervision = Supervision(
+        job=orders.attempt.id.job,
+        world_size=orders.world_size,
+        crew=crew,
+        log=log,
+        grace_s=orders.grace_s,
+        hung_after_s=orders.hung_after_s,
+    )
+    obey_sigterm(supervision, folder)
+    if folder.cancelled.exists():
+        supervision.cancel()
+    elif folder.paused.exists():
+        supervision.pause()
+    supervision.run()
+    os._exit(0)
+
+
+def supervise_forked(connection: socket.socket, request: Mapping[str, Any]) -> None:
+    """The same in a fork of the fork server: as `spawn` would start it, but for what is loaded."""
+    arguments = request["arguments"]
+    folder = AttemptFolder(Path(arguments["folder"]))
+    os.setsid()
+    adopt(request["environment"])
+    write_to(folder.log)
+    offer(connection)
+    connection.close()
+    note_itself(folder)
+    supervise(folder, Path(arguments["gpus"]), forked=True)
+
+
 def note_itself(folder: AttemptFolder) -> None:
     """As the control plane does that started this process, if it lives long enough."""
     itself = ProcessId.of(os.getpid())
@@ -93,25 +93,10 @@ def note_itself(folder: AttemptFolder) -> None:
 
 def main() -> None:
     """Supervises the attempt whose folder is given."""
-    folder = AttemptFolder(Path(sys.argv[1]))
+    path, gpu_folder, said = sys.argv[1:]
+    folder = AttemptFolder(Path(path))
     note_itself(folder)
-    orders = folder.orders()
-    supervision = Supervision(
-        job=orders.attempt.id.job,
-        world_size=orders.world_size,
-        crew=LocalCrew(orders, Path(sys.argv[2])),
-        log=EventLog(folder.events),
-        grace_s=orders.grace_s,
-        hung_after_s=orders.hung_after_s,
-    )
-    obey_sigterm(supervision, folder)
-    if folder.cancelled.exists():
-        supervision.cancel()
-    elif folder.paused.exists():
-        supervision.pause()
-    failpoint("supervisor.before_crew")
-    supervision.run()
-    os._exit(0)
+    supervise(folder, Path(gpu_folder), forked=False, said=said)
 
 
 if __name__ == "__main__":

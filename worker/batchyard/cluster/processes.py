@@ -19,6 +19,10 @@ from pathlib import Path
 
 PROC = Path("/proc")
 PR_SET_PDEATHSIG = 1
+PF_EXITING = 0x4
+"""A flag in /proc/PID/stat."""
+DYING_S = 1.0
+"""Longer than the kernel takes to end a process; bounds the wait for one of somebody else's that hangs in there."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +140,9 @@ def _search(matches: Callable[[Path], bool]) -> list[ProcessId]:
 
 
 def end_all(find: Callable[[], Iterable[ProcessId]], timeout_s: float = 10.0) -> None:
-    """Kills what `find` finds until it finds nothing. Raises TimeoutError naming what would not die."""
+    """Kills what `find` finds until it finds nothing, and waits for what was dying already. Raises TimeoutError naming
+    what would not die.
+    """
 
     def none_left() -> bool:
         left = list(find())
@@ -146,6 +152,22 @@ def end_all(find: Callable[[], Iterable[ProcessId]], timeout_s: float = 10.0) ->
 
     if not wait_until(none_left, timeout_s):
         raise TimeoutError(f"processes {sorted(p.pid for p in find())} are still there {timeout_s:g} s after SIGKILL")
+    wait_until(lambda: not _dying(), DYING_S)
+
+
+def _dying() -> bool:
+    """Whether a process of ours is being torn down. It has lost its environment and so its mark, but not its memory
+    yet, which takes a while where it has much.
+    """
+    for folder in PROC.iterdir():
+        if not folder.name.isdecimal():
+            continue
+        with contextlib.suppress(OSError):  # gone meanwhile
+            stat = (folder / "stat").read_text()
+            fields = stat[stat.rindex(")") + 2 :].split()
+            if int(fields[6]) & PF_EXITING and fields[0] not in "ZX" and folder.stat().st_uid == os.geteuid():
+                return True
+    return False
 
 
 def spawn(module: str, arguments: Iterable[str], environment: Mapping[str, str], log: Path) -> ProcessId:

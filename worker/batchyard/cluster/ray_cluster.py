@@ -33,6 +33,8 @@ class Config:
     """A short folder for Ray's sockets and logs, and for ours."""
     namespace: str
     """Where our actors have their names; survives this process."""
+    warm: bool
+    """Whether workers are forked from processes that have loaded torch."""
 
     @property
     def socket(self) -> str:

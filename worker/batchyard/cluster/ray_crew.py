@@ -11,26 +11,24 @@ import contextlib
 import os
 import queue
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
 import ray
 from ray.exceptions import GetTimeoutError, RayError
-from ray.util.placement_group import PlacementGroup, placement_group, placement_group_table, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from batchyard.cluster.attempts import MARK, Orders
 from batchyard.cluster.channel import Exit, Message
+from batchyard.cluster.held_worker import Worker, warm_or_cold
 from batchyard.cluster.network import common_network
 from batchyard.cluster.processes import ProcessId, end_all, marked, wait_until
+from batchyard.cluster.ray_room import Room
 from batchyard.cluster.supervision import Deliver, RefusedError
 from batchyard.cluster.verdict import infrastructure
 from batchyard.cluster.worker_process import WorkerProcess, place, worker_environment
 
-PLACEMENT_S = 60.0
-"""How long an attempt that the cluster has room for waits for that room to become free."""
 START_S = 60.0
 """How long worker actors may take to start."""
 WAIT_S = 10.0
@@ -42,13 +40,18 @@ HELD_MESSAGES = 2000
 class WorkerHost:
     """Holds one worker process on its node. One thread asks for news, others may tell."""
 
-    def __init__(self, orders: str, rank: int) -> None:
+    def __init__(self, orders: str, rank: int, fork_servers: dict[str, str] | None) -> None:
+        """`fork_servers`: addresses by node; None: the worker is to be a fresh process."""
         self._orders = Orders.from_json(orders)
         self._messages: queue.Queue[Message] = queue.Queue(HELD_MESSAGES)
         environment = worker_environment(self._orders, os.environ)
         if not self._orders.gpus_per_worker:
             environment["CUDA_VISIBLE_DEVICES"] = ""
-        self._worker = WorkerProcess(rank=rank, environment=environment, deliver=self._messages.put)
+        if fork_servers is None:
+            self._worker: Worker = WorkerProcess(rank=rank, environment=environment, deliver=self._messages.put)
+        else:
+            address = fork_servers.get(ray.get_runtime_context().get_node_id())
+            self._worker = warm_or_cold(rank, environment, self._messages.put, address)
         self._worker.start()
         # Where the others are is not known yet, but torch can be imported meanwhile.
         self._worker.tell({"kind": "prepare", "entry": self._orders.entry})
@@ -96,18 +99,22 @@ def own_process() -> ProcessId:
 class RayCrew:
     """The workers of an attempt in a placement group: together on one node where they fit, else on as few as can be."""
 
-    def __init__(self, orders: Orders) -> None:
+    def __init__(self, orders: Orders, fork_servers: dict[str, str] | None = None) -> None:
+        """`fork_servers`: see WorkerHost."""
         self._orders = orders
-        self._group: PlacementGroup | None = None
+        self._fork_servers = fork_servers
+        self._room = Room(orders)
         self._hosts: list[Any] = []
         self._processes: list[ProcessId] = []
         self._lost: set[int] = set()
 
     def start(self, deliver: Deliver, cancelled: Callable[[], bool]) -> None:
         """Reserves room, starts the hosts and, when all are there, tells each worker its place."""
-        self._reserve(cancelled)
+        self._room.reserve(cancelled)
         text = self._orders.to_json()
-        self._hosts = [self._host(rank).remote(text, rank) for rank in range(self._orders.world_size)]
+        self._hosts = [
+            self._host(rank).remote(text, rank, self._fork_servers) for rank in range(self._orders.world_size)
+        ]
         try:
             answers = ray.get([host.where.remote() for host in self._hosts], timeout=START_S)
         except RayError as error:
@@ -118,28 +125,8 @@ class RayCrew:
             self.tell(rank, {"kind": "run", **asdict(place(self._orders, rank, host=host, interface=interface))})
         threading.Thread(target=self._carry, args=(deliver,), name="news", daemon=True).start()
 
-    def _reserve(self, cancelled: Callable[[], bool]) -> None:
-        bundle = {"CPU": 1.0}
-        if self._orders.gpus_per_worker:
-            bundle["GPU"] = float(self._orders.gpus_per_worker)
-        self._group = placement_group([bundle] * self._orders.world_size, strategy="PACK")
-        ready = self._group.ready()
-        deadline = time.monotonic() + PLACEMENT_S
-        while not ray.wait([ready], timeout=0.2)[0]:
-            if cancelled() or time.monotonic() > deadline:
-                raise RefusedError(infrastructure(self._no_room(bundle), self._orders.attempt.id.job))
-
-    def _no_room(self, bundle: dict[str, float]) -> str:
-        resources = ray.available_resources()  # type: ignore[no-untyped-call]
-        free = {name: resources.get(name, 0) for name in bundle}
-        return (
-            f"no room on the Ray cluster within {PLACEMENT_S:g} s: {self._orders.world_size} workers with {bundle} "
-            f"each were asked for, {free} are free; somebody else is using the rest"
-        )
-
     def _host(self, rank: int) -> Any:
-        assert self._group is not None
-        strategy = PlacementGroupSchedulingStrategy(self._group, placement_group_bundle_index=rank)
+        strategy = PlacementGroupSchedulingStrategy(self._room.group, placement_group_bundle_index=rank)
         actor: Any = ray.remote(WorkerHost)
         return actor.options(
             num_cpus=1,
@@ -195,13 +182,11 @@ class RayCrew:
                 continue  # the host died meanwhile, and the kernel ended its worker with it
         for host in self._hosts:
             ray.kill(host, no_restart=True)
-        if self._group is not None:
-            remove_placement_group(self._group)
+        self._room.leave()
         if not wait_until(self._gone, 10.0):
             left = [process.pid for process in self._processes if process.alive()]
             raise TimeoutError(f"worker actors {left} or their placement group are still there")
 
     def _gone(self) -> bool:
         """On other machines a pid of ours names no process, or another one, which is as good as gone."""
-        group = {} if self._group is None else placement_group_table(self._group)
-        return not any(process.alive() for process in self._processes) and group.get("state") in (None, "REMOVED")
+        return not any(process.alive() for process in self._processes) and self._room.left()

@@ -10,11 +10,10 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socketserver
 import sys
 import threading
 import time
-from collections.abc import Callable
+import uuid
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -24,13 +23,20 @@ from ray.exceptions import GetTimeoutError, RayError
 
 from batchyard.cluster.attempts import MARK, AttemptFolder, write_json
 from batchyard.cluster.event_log import EventLog
+from batchyard.cluster.fork_client import ForkServer
+from batchyard.cluster.gpus import visible
+from batchyard.cluster.near_crew import Near
 from batchyard.cluster.processes import ProcessId, end_all, marked
 from batchyard.cluster.ray_cluster import Config, connect, room, watch_head
 from batchyard.cluster.ray_crew import START_S, WAIT_S
+from batchyard.cluster.ray_nodes import NodeForkServers
+from batchyard.cluster.ray_requests import Server
 from batchyard.cluster.ray_supervisor import AttemptSupervisor
 from batchyard.cluster.verdict import infrastructure, too_big
 from batchyard.training.events import Ended
 
+MOST_IDLE = 2
+"""Supervisors that wait for another attempt, about 100 MB each; they make up for no more starts at once than that."""
 ANSWER_S = 30.0
 """How much longer than promised a supervisor may take to answer, before it is given up."""
 
@@ -38,8 +44,13 @@ ANSWER_S = 30.0
 class Driver:
     """The attempts on this cluster. Methods without underscore are requests; they return something JSON-ready."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, fork_server: ForkServer | None, nodes: NodeForkServers | None) -> None:
+        """`fork_server`: on a cluster that is this machine alone; `nodes`: on another; neither: no warm workers."""
         self._folder = folder
+        self._fork_server = fork_server
+        self._nodes = nodes
+        self._idle: list[Any] = []
+        """Supervisors that wait for another attempt: an actor takes half a second to start."""
         self._lock = threading.Lock()
         self._followed: dict[str, Any] = {}
         """Attempt name to supervisor, of attempts that have not ended."""
@@ -74,14 +85,30 @@ class Driver:
             if refusal is not None:
                 folder.refuse(refusal)
                 return
-            supervisor = self._supervisor(name).remote(orders.to_json())
-            folder.set_supervisor(ProcessId(**ray.get(supervisor.process.remote(), timeout=START_S)))
+            supervisor, process = self._begin(name, orders.to_json())
+            folder.set_supervisor(process)
             self._follow(folder, supervisor)
 
+    def _begin(self, name: str, orders: str) -> tuple[Any, ProcessId]:
+        addresses = None if self._nodes is None else self._nodes.addresses()
+        if self._fork_server is not None:
+            self._fork_server.ensure()
+        while self._idle:
+            supervisor = self._idle.pop()
+            try:
+                return supervisor, ProcessId(**ray.get(supervisor.begin.remote(orders, addresses), timeout=ANSWER_S))
+            except (RayError, GetTimeoutError):  # it has died while it was idle, or is as good as dead
+                ray.kill(supervisor, no_restart=True)
+        supervisor = self._supervisor(name)
+        return supervisor, ProcessId(**ray.get(supervisor.begin.remote(orders, addresses), timeout=START_S))
+
     def _supervisor(self, name: str) -> Any:
+        """One that is found again by the attempt's name, where it outlives this process; else one for any attempt.
+        Detached in both cases: with another actor Ray would not free the placement groups that it has made.
+        """
         actor: Any = ray.remote(AttemptSupervisor)
-        return actor.options(
-            name=name,
+        options = actor.options(
+            name=name if self._fork_server is None else f"supervisor-{uuid.uuid4().hex}",
             lifetime="detached",
             get_if_exists=True,
             num_cpus=0,
@@ -89,6 +116,13 @@ class Driver:
             max_task_retries=0,
             max_concurrency=4,
         )
+        return options.remote(self._near())
+
+    def _near(self) -> dict[str, Any] | None:
+        if self._fork_server is None:
+            return None
+        near = Near(fork_server=self._fork_server.address, gpu_folder=str(self._folder / "gpus"), gpus=visible())
+        return asdict(near)
 
     def cancel(self, name: str) -> None:
         """Passes the request on."""
@@ -133,7 +167,7 @@ class Driver:
             ended = infrastructure(cause, folder.orders().attempt.id.job).to_json()
         # Counts from here on, even if this process dies before it has written the last line.
         write_json(folder.end, ended)
-        self._dispose(folder, supervisor)
+        self._dispose(folder, supervisor, clean=ended["failure_class"] != "infrastructure")
         log.append_json(ended)
         log.close()
         self._followed.pop(folder.path.name, None)
@@ -148,8 +182,13 @@ class Driver:
                 log.append_json(event)
                 cursor += 1
 
-    def _dispose(self, folder: AttemptFolder, supervisor: Any) -> None:
-        """Ends the supervisor, and whatever is left here of an attempt whose supervisor was lost."""
+    def _dispose(self, folder: AttemptFolder, supervisor: Any, *, clean: bool) -> None:
+        """Keeps the supervisor for another attempt where this one has ended as it should; else ends it, and whatever is
+        left here of an attempt whose supervisor was lost.
+        """
+        if clean and self._fork_server is not None and len(self._idle) < MOST_IDLE:
+            self._idle.append(supervisor)
+            return
         ray.kill(supervisor, no_restart=True)
         process = folder.supervisor()
         if process is not None and not process.await_end(10.0):
@@ -158,61 +197,26 @@ class Driver:
         end_all(lambda: marked(MARK, mark))
 
 
-class Requests(socketserver.StreamRequestHandler):
-    """One request a connection: a JSON line in, a JSON line out."""
-
-    def handle(self) -> None:
-        """Answers one request."""
-        request = json.loads(self.rfile.readline())
-        server = self.server
-        assert isinstance(server, Server)
-        try:
-            answer = {"value": server.carry_out(**request)}
-        except Exception as error:
-            answer = {"error": f"{type(error).__name__}: {error}"}
-        self.wfile.write(json.dumps(answer).encode() + b"\n")
-
-
-class Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
-    """Takes requests from the control plane. Its socket lies in a folder that only its owner may enter."""
-
-    daemon_threads = True
-
-    def __init__(self, config: Config, driver: Driver) -> None:
-        self._driver = driver
-        Path(config.socket).unlink(missing_ok=True)
-        super().__init__(config.socket, Requests)
-
-    def carry_out(self, do: str, **arguments: Any) -> object:
-        """Calls the driver's method."""
-        actions: dict[str, Callable[..., object]] = {
-            "capacity": self._driver.capacity,
-            "start": self._driver.start,
-            "cancel": self._driver.cancel,
-            "pause": self._driver.pause,
-        }
-        if do == "end":
-            self._driver.end(**arguments)
-            # Answers first; then serve_forever returns.
-            threading.Thread(target=self.shutdown, daemon=True).start()
-            return None
-        return actions[do](**arguments)
-
-
 def main() -> None:
     """Serves until it is told to end."""
     folder, config = Path(sys.argv[1]), Config(**json.loads(sys.argv[2]))
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+    fork_server = ForkServer() if config.warm and config.address is None else None
+    if fork_server is not None:
+        fork_server.ensure()  # it loads while Ray starts
     connect(config)
     if config.address is None:
         threading.Thread(target=watch_head, name="head", daemon=True).start()
-    driver = Driver(folder)
+    nodes = NodeForkServers() if config.warm and config.address is not None else None
+    if nodes is not None:
+        nodes.addresses()  # they load while there is nothing to do
+    driver = Driver(folder, fork_server, nodes)
     driver.resume()
-    with Server(config, driver) as server:
+    with Server(config.socket, driver) as server:
         server.serve_forever(poll_interval=0.1)
     if config.address is not None:
         ray.shutdown()
-    # A head of ours ends with this process: the kernel sees to it, and quicker than Ray would.
+    # A head of ours ends with this process: the kernel sees to it, and quicker than Ray would. So does the fork server.
     os._exit(0)
 
 

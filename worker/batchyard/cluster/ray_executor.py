@@ -34,16 +34,25 @@ class RayExecutor(FolderExecutor):
         workers: CPUs of that head; an existing cluster says itself what it has.
         grace_s: seconds between a request to stop and force.
         entry: the training entry, module:function.
+        warm: whether workers are forked from a process on their node that has loaded torch; on a head of our own
+            supervisors, too, go on to the next attempt.
     """
 
     def __init__(
-        self, folder: Path, address: str | None, workers: int, grace_s: float = 5.0, entry: str = ENTRY
+        self,
+        folder: Path,
+        address: str | None,
+        workers: int,
+        grace_s: float = 5.0,
+        entry: str = ENTRY,
+        *,
+        warm: bool = False,
     ) -> None:
         if address == "":
             raise ValueError("address: '' given; expected host:port of a Ray cluster, or None for one of our own")
         super().__init__(folder, workers, grace_s, entry)
         self._address = address
-        self._ray = RayLink(self._folder / "ray", self._folder, address, workers)
+        self._ray = RayLink(self._folder / "ray", self._folder, address, workers, warm=warm)
         self._capacity: tuple[float, Capacity] | None = None
         self._tried = 0.0
         self._lost_since: float | None = None

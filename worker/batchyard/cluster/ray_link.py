@@ -33,13 +33,15 @@ class RayLink:
         attempts: the executor's folder.
         address: an existing cluster, or None for a head of our own.
         workers: CPUs of that head.
+        warm: whether workers are forked from processes that have loaded torch.
     """
 
-    def __init__(self, folder: Path, attempts: Path, address: str | None, workers: int) -> None:
+    def __init__(self, folder: Path, attempts: Path, address: str | None, workers: int, *, warm: bool) -> None:
         self._folder = folder
         self._attempts = attempts
         self._address = address
         self._workers = workers
+        self._warm = warm
         self._record = folder / "driver.json"
         self.log = folder / "driver.log"
 
@@ -80,6 +82,7 @@ class RayLink:
             "workers": self._workers,
             "temporary": str(temporary),
             "namespace": self._namespace(),
+            "warm": self._warm,
         }
         variables = environment(os.environ, self._folder, own_head=self._address is None)
         arguments = [str(self._attempts), json.dumps(config)]

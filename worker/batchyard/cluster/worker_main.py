@@ -1,4 +1,5 @@
-"""A worker process: `python -m batchyard.cluster.worker_main CHANNEL_FD PARENT_PID`, started by worker_process.py.
+"""A worker process: `python -m batchyard.cluster.worker_main CHANNEL_FD PARENT_PID`, started by worker_process.py, or
+a fork that has all of this loaded.
 
 It lives and dies with its parent, takes its orders from the channel, runs the training entry once and reports how it
 ended. The same process, whoever holds it, is why a job gives the same weights on Ray and on plain subprocesses.
@@ -18,11 +19,12 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from batchyard.cluster.channel import Channel, Place, Result
+from batchyard.cluster.forked_worker import adopt
 from batchyard.cluster.network import interface_of
 from batchyard.cluster.processes import die_with_parent
 from batchyard.failpoints import failpoint
@@ -165,15 +167,29 @@ def leave(code: int) -> None:
     os._exit(code)
 
 
-def main() -> None:
-    """Runs one worker."""
-    die_with_parent(int(sys.argv[2]))
+def serve(end: socket.socket, parent: int) -> None:
+    """Runs one worker, with its end of the channel."""
+    die_with_parent(parent)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # supervisors block it
     faulthandler.enable()
     faulthandler.register(STACK_SIGNAL)
+    Worker(Channel(end)).run()
+
+
+def serve_forked(end: socket.socket, parent: int, environment: Mapping[str, str]) -> None:
+    """Runs one worker that was forked, with the environment that a fresh one would be born with."""
+    from batchyard.training import warm  # here: a fresh worker need not wait for it
+
+    adopt(environment)
+    warm.begin()
+    serve(end, parent)
+
+
+def main() -> None:
+    """Runs one worker."""
     end = socket.socket(fileno=int(sys.argv[1]))
     end.set_inheritable(False)
-    Worker(Channel(end)).run()
+    serve(end, int(sys.argv[2]))
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from dataclasses import asdict
 
 from batchyard.cluster.attempts import MARK, Orders
 from batchyard.cluster.channel import Channel, Exit, Message, Place
+from batchyard.cluster.forked_worker import ForkedWorker
 from batchyard.cluster.log_limit import Limits, LineLimiter, cut
 from batchyard.cluster.processes import is_stopped
 from batchyard.cluster.worker_main import STACK_SIGNAL
@@ -58,31 +59,38 @@ def worker_environment(orders: Orders, base: Mapping[str, str]) -> dict[str, str
     return {**base, "OMP_NUM_THREADS": "1", MARK: orders.mark, python_architecture.VARIABLE: allowed}
 
 
+Process = subprocess.Popen[bytes] | ForkedWorker
+
+
 class WorkerProcess:
-    """One worker process. `deliver` gets every message that the worker sends, LogLine events, and last an exit; it may
-    block, which in time makes the worker wait.
+    """One worker process: one that was forked already, or a fresh one with `environment`. `deliver` gets every message
+    that the worker sends, LogLine events, and last an exit; it may block, which in time makes the worker wait.
     """
 
     def __init__(
         self,
         *,
         rank: int,
-        environment: Mapping[str, str],
         deliver: Callable[[Message], None],
+        environment: Mapping[str, str] | None = None,
+        forked: ForkedWorker | None = None,
         limits: Limits | None = None,
     ) -> None:
         self.rank = rank
-        self._environment = environment
+        self._environment = dict(environment or {})
+        self._forked = forked
         self._deliver = deliver
         self._limiter = LineLimiter(limits or Limits())
         self._tail: deque[str] = deque(maxlen=TAIL_LINES)
         self._lock = threading.Lock()
-        self._running: subprocess.Popen[bytes] | None = None
+        self._running: Process | None = None
         self._killed = False
-        ours, self._theirs = socket.socketpair()
-        self._ours = ours
-        self._channel = Channel(ours)
-        # The kernel ties the worker's life to the thread that starts it, so that thread stays until the worker is gone.
+        if forked is None:
+            self._ours, self._theirs = socket.socketpair()
+        else:
+            self._ours = forked.channel
+        self._channel = Channel(self._ours)
+        # The kernel ties a fresh worker's life to the thread that starts it, so that stays until the worker is gone.
         self._keeper = threading.Thread(target=self._keep, name=f"worker-{rank}", daemon=True)
 
     def start(self) -> None:
@@ -122,7 +130,7 @@ class WorkerProcess:
 
     def _keep(self) -> None:
         try:
-            process = self._launch()
+            process = self._take(self._forked or self._launch())
         except OSError as error:
             self._deliver({"kind": "exit", **asdict(Exit(lost=f"it could not be started: {error}", tail=[]))})
             return
@@ -139,18 +147,7 @@ class WorkerProcess:
             self._deliver_line("WARNING", text)
         self._deliver({"kind": "exit", **asdict(Exit(code=code, tail=list(self._tail)))})
 
-    def _launch(self) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-P", "-u", "-m", "batchyard.cluster.worker_main"]
-        with self._theirs as theirs:
-            process = subprocess.Popen(
-                [*command, str(theirs.fileno()), str(os.getpid())],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                pass_fds=(theirs.fileno(),),
-                process_group=0,
-                env=dict(self._environment),
-            )
+    def _take(self, process: Process) -> Process:
         with self._lock:
             self._running = process
             killed = self._killed
@@ -158,16 +155,29 @@ class WorkerProcess:
             self.kill()
         return process
 
-    def _carry(self, process: subprocess.Popen[bytes]) -> None:
+    def _launch(self) -> Process:
+        command = [sys.executable, "-P", "-u", "-m", "batchyard.cluster.worker_main"]
+        with self._theirs as theirs:
+            return subprocess.Popen(
+                [*command, str(theirs.fileno()), str(os.getpid())],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                pass_fds=(theirs.fileno(),),
+                process_group=0,
+                env=self._environment,
+            )
+
+    def _carry(self, process: Process) -> None:
         """Reads everything the worker sends and writes until it has ended. A grandchild that keeps the pipes open does
         not hold this up: the end is told by a pidfd.
         """
         assert process.stdout is not None
         assert process.stderr is not None
         sources = {
-            process.stdout.fileno(): _Lines(lambda line: self._log("INFO", line)),
-            process.stderr.fileno(): _Lines(lambda line: self._log("WARNING", line)),
-            self._ours.fileno(): _Lines(self._forward, limit=None),
+            process.stdout.fileno(): Lines(lambda line: self._log("INFO", line)),
+            process.stderr.fileno(): Lines(lambda line: self._log("WARNING", line)),
+            self._ours.fileno(): Lines(self._forward, limit=None),
         }
         end = os.pidfd_open(process.pid)
         try:
@@ -204,7 +214,7 @@ class WorkerProcess:
         self._deliver({"kind": "event", "event": LogLine(level=level, text=text, rank=self.rank).to_json()})
 
 
-class _Lines:
+class Lines:
     """Splits a stream into lines. A line longer than `limit` bytes is handed over in part and its rest is dropped;
     None: lines are messages, handed over whole or not at all.
     """
@@ -216,7 +226,10 @@ class _Lines:
 
     def read(self, file: int) -> bool:
         """Takes what is there; False at the end of the stream."""
-        chunk = os.read(file, CHUNK)
+        try:
+            chunk = os.read(file, CHUNK)
+        except ConnectionResetError:  # the end, too: the worker was killed before it had read all that it was told
+            return False
         *lines, rest = chunk.split(b"\n")
         for line in lines:
             self._add(line)
@@ -227,9 +240,7 @@ class _Lines:
     def drain(self, file: int) -> None:
         """Takes what is left in a stream whose writer has ended, without waiting for more."""
         os.set_blocking(file, False)
-        with contextlib.suppress(
-            OSError
-        ):  # BlockingIOError: nothing more now; ECONNRESET: the socket's writer was killed
+        with contextlib.suppress(BlockingIOError):  # nothing more now
             for _ in range(DRAIN_CHUNKS):
                 if not self.read(file):
                     break

@@ -80,7 +80,7 @@ CLUSTER: Mapping[str, Mapping[str, str]] = {
         "supervisor.before_note": "it runs; supervisor.json does not name it",
     },
     "cluster.attempts:AttemptFolder.bury": {"burial.before_kill": "an attempt without supervisor is found"},
-    "cluster.local_supervisor:main": {"supervisor.before_crew": "the supervisor runs; no worker does"},
+    "cluster.local_supervisor:supervise": {"supervisor.before_crew": "the supervisor runs; no worker does"},
     "cluster.event_log:EventLog.append_json": {
         "event.before_append": "an event has reached the supervisor, and not its file",
         "event.after_append": "an event is in the file",
@@ -111,7 +111,7 @@ TRAINING: Mapping[str, Mapping[str, str]] = {
         "folder.after_rename": "it has its name; the folder around it is not synced",
     },
     "artifact.writer:_write_synced": {"folder.before_fsync": "a file is written and not synced"},
-    "training.publish:_write": {
+    "training.packaging:package": {
         "publish.before_fold": "training is done; nothing is folded",
         "publish.after_fold": "folded and certified; nothing is exported",
         "publish.before_artifact": "the graph is exported; nothing is on disk",

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import torch
 from numpy.typing import NDArray
 from torch import nn
@@ -52,6 +51,8 @@ def _strip(proto: Any) -> None:
 
 def run(graph: bytes, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
     """The one output, the logits, that ONNX Runtime computes for `pixels` [n, channels, height, width]."""
+    import onnxruntime  # here: it starts a thread, and a fork server may have none
+
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 3  # errors only

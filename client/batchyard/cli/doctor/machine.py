@@ -20,7 +20,7 @@ LEAST_DISK = 1 * GIB
 ENOUGH_DISK = 5 * GIB
 LEAST_MEMORY = 1 * GIB
 ENOUGH_MEMORY = 4 * GIB
-"""Bytes: Ray's head takes 1, each worker with torch about 0.4."""
+"""Bytes: Ray's head takes 1, the fork server that workers come from 0.3, each worker with torch about 0.4."""
 ENOUGH_SHARED_MEMORY = 256 * 2**20
 """Bytes: Docker gives 64 MiB where nothing is said, which Ray's object store fills at once."""
 ENOUGH_FILES = 4096
