@@ -19,6 +19,7 @@ import pytest
 from batchyard.control.__main__ import main
 from batchyard.control.lease import LEASE_SECONDS
 from batchyard.v1 import models_pb2_grpc, spec_pb2, training_pb2, training_pb2_grpc
+from tests.cluster.test_disk_full import full_disk
 from tests.control.harness import a_spec, kinds
 from tests.control.processes import (
     FREE_PORTS,
@@ -140,6 +141,51 @@ def test_a_control_plane_whose_lock_file_was_removed_is_still_not_doubled(tmp_pa
         assert status == 3
         assert f"in use by another control plane (process {service.process.pid} on" in said
         submit(service)
+
+
+def test_a_job_that_gave_way_ends_like_one_that_was_left_alone(tmp_path: Path) -> None:
+    two = spec_pb2.WorkersSpec(count=2)
+    modest = {"steps": 600, "workers": two, "metrics": spec_pb2.MetricsSpec(every_steps=20)}
+    with serving(tmp_path, ALONE) as service:
+        preempted = submit(service, **modest)
+        next(r for r in watch(service, preempted) if r.event.step_metrics.step >= 40)
+        urgent = submit(service, steps=20, workers=two, priority=5)
+        assert kinds(list(watch(service, urgent)))[-1] == "SUCCEEDED"
+        assert kinds(list(watch(service, preempted)))[-1] == "SUCCEEDED"
+        alone = submit(service, **modest)
+        assert kinds(list(watch(service, alone)))[-1] == "SUCCEEDED"
+        found = training(service).ExplainTrainingJob(training_pb2.ExplainTrainingJobRequest(name=preempted))
+        assert [(each.outcome, each.preempted_by) for each in found.attempts] == [("paused", urgent), ("succeeded", "")]
+        assert points(service, preempted) == points(service, alone)
+
+
+def points(service: Service, job: str) -> list[tuple[int, float, float]]:
+    """Step, loss and accuracy of every metric point, as a new reader gets them."""
+    seen = [response.event.step_metrics for response in watch(service, job, kinds=[training_pb2.STEP_METRICS])]
+    return [(each.step, each.loss, each.accuracy) for each in seen]
+
+
+def test_a_full_disk_refuses_jobs_with_a_reason_and_loses_none_and_no_event(tmp_path: Path) -> None:
+    with serving(tmp_path, ALONE) as service:
+        job = submit(service, steps=3000, metrics=spec_pb2.MetricsSpec(every_steps=20))
+        next(r for r in watch(service, job) if r.event.step_metrics.step >= 20)
+        with full_disk(service.process.pid, 1):
+            with pytest.raises(grpc.RpcError) as refused_:
+                submit(service)
+            assert refused_.value.code() is grpc.StatusCode.UNAVAILABLE  # type: ignore[attr-defined]
+            assert "its disk is full or fails. Make room" in refused_.value.details()  # type: ignore[attr-defined]
+            (events,) = (tmp_path / "executor" / "attempts").glob("*/events.jsonl")
+            reported = events.stat().st_size
+            wait_until(lambda: events.stat().st_size > 2 * reported)  # training goes on, and nobody stores that
+            assert list(watch(service, job, history_only=True))
+        seen = list(watch(service, job))
+        with closing(sqlite3.connect(tmp_path / "batchyard.db")) as database:
+            assert database.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        assert service.stop() == 0
+    assert kinds(seen)[-1] == "SUCCEEDED"
+    assert {response.event.attempt for response in seen} == {0, 1}
+    steps = [response.event.step_metrics.step for response in seen if response.event.HasField("step_metrics")]
+    assert steps == [1, *range(20, 3001, 20)]
 
 
 def test_a_control_plane_that_was_replaced_ends_and_leaves_its_jobs(tmp_path: Path) -> None:

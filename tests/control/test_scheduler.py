@@ -20,6 +20,7 @@ from tests.control.harness import (
     refused,
     state_name,
     until,
+    until_points,
 )
 
 TWO = {"workers": {"count": 2}}
@@ -67,6 +68,14 @@ async def test_progress_is_silent_about_what_it_does_not_know(service: Service) 
     assert not progress.HasField("remaining")
 
 
+async def test_after_a_clock_was_set_back_the_time_that_is_left_is_unknown_and_not_nothing(service: Service) -> None:
+    job = await service.submit()
+    await service.until_started(job)
+    service.cluster.report(job, a_step(1, time=5000.0), a_step(51, time=1400.0))
+    await until_points(service, job, [1, 51])
+    assert not (await service.get(job)).progress.HasField("remaining")
+
+
 async def test_jobs_run_in_order_and_nobody_overtakes(service: Service) -> None:
     first = await service.submit()
     big = await service.submit(**TWO)
@@ -84,7 +93,7 @@ async def test_jobs_run_in_order_and_nobody_overtakes(service: Service) -> None:
 
 
 async def test_a_waiting_job_of_higher_priority_starts_first(service: Service) -> None:
-    first = await service.submit(**TWO)
+    first = await service.submit(**TWO, preemptible=False)
     low, usual, high, also_high = [await service.submit(**TWO, priority=priority) for priority in (-1, 0, 10, 10)]
     for job in (first, high, also_high, usual, low):
         await service.until_started(job)
@@ -225,4 +234,4 @@ async def test_an_attempt_that_the_cluster_has_lost_fails_with_the_next_step(ser
     service.cluster.lose(job)
     failed = await service.until_state(job, "FAILED")
     assert failed.failure.failure_class == training_pb2.Failure.INFRASTRUCTURE
-    assert "batchyard submit" in failed.failure.next_step
+    assert f"batchyard job rerun {job}" in failed.failure.next_step

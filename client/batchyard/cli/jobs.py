@@ -215,6 +215,14 @@ def _version(job: TrainingJob) -> str:
     return job.model_version.removeprefix("models/").replace("/versions/", "/")
 
 
+_FAILURES = {
+    1: "user: the spec or the data, so that a retry would fail again",
+    2: "infrastructure: a process or a machine",
+    3: "preempted: taken away for other work",
+}
+"""What Failure.Class tells people."""
+
+
 def _facts(job: TrainingJob) -> list[tuple[str, str]]:
     from batchyard.client import plain, state_name
 
@@ -222,7 +230,9 @@ def _facts(job: TrainingJob) -> list[tuple[str, str]]:
     facts: list[tuple[str, str]] = [
         ("job", _id(job)),
         ("state", state_name(job)),
+        ("user", job.user),
         ("failed because", job.failure.cause),
+        ("whose failure", _FAILURES.get(job.failure.failure_class, "")),
         ("what to do", job.failure.next_step),
         ("step", _steps(job)),
         ("loss", f"{progress.loss:.4g}" if progress.HasField("loss") else ""),

@@ -10,13 +10,15 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
 
+from batchyard.cluster.event_log import FULL
 from batchyard.cluster.executor import Batch, Executor, UnknownAttemptError
 from batchyard.control.attempts import Attempts, Publication, Try
 from batchyard.control.lease import LeaseLostError
-from batchyard.control.lifecycle import SUBMIT_AGAIN
+from batchyard.control.lifecycle import try_again
 from batchyard.control.publishing import ReadManifest, inspect
 from batchyard.control.records import Failure
 from batchyard.control.states import State
+from batchyard.control.store.full import StorageFullError
 from batchyard.control.store.jobs import StaleWriteError
 from batchyard.failpoints import failpoint
 from batchyard.training.events import Ended, Event, Published
@@ -50,14 +52,26 @@ class Follower:
         self._wake = asyncio.Event()
         self._cancel = given.job.state == State.CANCELLING
         self._cancel_passed_on = False
-        self._pausing = given.job.state == State.PAUSING
+        self._pausing = given.job.state == State.PAUSING or given.preempted_by is not None
         self._pause_passed_on = False
+        self.giving_way_to = given.preempted_by
+        """The id of the job that it makes room for."""
         self._failing_since: float | None = None
 
     def cancel(self) -> None:
         """Has the executor stop the attempt; returns at once."""
         self._cancel = True
         self._wake.set()
+
+    @property
+    def leaving(self) -> bool:
+        """Whether the attempt has been asked to end, for whatever reason."""
+        return self._cancel or self._pausing
+
+    def give_way(self, to: str) -> None:
+        """Has the executor pause the attempt for the job `to`; returns at once."""
+        self.giving_way_to = to
+        self.pause()
 
     def pause(self) -> None:
         """Has the executor pause the attempt; returns at once."""
@@ -82,9 +96,10 @@ class Follower:
             failpoint("start.before_executor")
             await self._call(self._executor.start, self.given.attempt)
             failpoint("start.after_executor")
-        except Exception:
+        except Exception as error:
             await self._abandon()  # whatever there is of it; another attempt may follow
-            await self._fail(_incident("could not be started", self.given))
+            full = isinstance(error, OSError) and error.errno in FULL
+            await self._fail(_no_room(self.given, error) if full else _incident("could not be started", self.given))
             return False
         return True
 
@@ -102,6 +117,9 @@ class Follower:
             log.warning("%s: %s; it is stopped", self.given.id, error)
             await self._abandon()
             return False
+        except StorageFullError as error:
+            self._wait_for_room(error)
+            return True
         except LeaseLostError:
             return False  # another control plane follows it, so nothing may be done to it here
         except Exception:
@@ -137,6 +155,12 @@ class Follower:
         failpoint("record.before_transaction")
         self.given = await self._attempts.record(self.given, batch, publication)
 
+    def _wait_for_room(self, error: StorageFullError) -> None:
+        """However long that takes: the executor keeps the events."""
+        if self._failing_since is None:
+            log.error("%s: %s", self.given.id, error)
+        self._failing_since = asyncio.get_running_loop().time()
+
     async def _retry_or_give_up(self) -> bool:
         now = asyncio.get_running_loop().time()
         self._failing_since = self._failing_since or now
@@ -149,12 +173,20 @@ class Follower:
 
     async def _fail(self, failure: Failure) -> None:
         try:
-            await self._attempts.fail(self.given, failure)
+            await self._store_failure(failure)
         except StaleWriteError:
             log.warning("%s is over already", self.given.id)
         except Exception:
             # The next start of the service finds the job as it is now, and tries again.
             log.exception("%s: its failure could not be stored: %s", self.given.id, failure.cause)
+
+    async def _store_failure(self, failure: Failure) -> None:
+        while True:
+            try:
+                return await self._attempts.fail(self.given, failure)
+            except StorageFullError as error:
+                self._wait_for_room(error)
+            await self._sleep(RETRY_SECONDS)
 
     async def _abandon(self) -> None:
         try:
@@ -192,7 +224,15 @@ def _lost(given: Try) -> Failure:
         failure_class="infrastructure",
         cause=f"attempt {given.id.number} is gone: the executor does not know it any more, so it was lost when the "
         "service, the cluster or the machine stopped",
-        next_step=SUBMIT_AGAIN,
+        next_step=try_again(given.id.job),
+    )
+
+
+def _no_room(given: Try, error: Exception) -> Failure:
+    return Failure(
+        failure_class="infrastructure",
+        cause=f"attempt {given.id.number} could not be started: the disk of the data folder has no room ({error})",
+        next_step=f"make room there, then {try_again(given.id.job)}",
     )
 
 
@@ -203,5 +243,5 @@ def _incident(what: str, given: Try) -> Failure:
     return Failure(
         failure_class="infrastructure",
         cause=f"attempt {given.id.number} {what}; the service's log has the reason as incident {incident}",
-        next_step=f"look into the log, then {SUBMIT_AGAIN}",
+        next_step=f"look into the log, then {try_again(given.id.job)}",
     )

@@ -32,7 +32,10 @@ REPORTED = (PhaseChange, StepMetrics, Evaluation, LayerStatistics, LogLine, Chec
 LONGEST_TEXT = 16384
 """Characters of a log line or a failure's cause: one message must not outgrow what a stream can carry."""
 
-SUBMIT_AGAIN = "submit the job again: batchyard submit JOB.yaml"
+
+def try_again(job_id: str) -> str:
+    """What to do after a failure that was not the job's own."""
+    return f"submit it again: batchyard job rerun {job_id}; what its workers wrote: batchyard job logs {job_id}"
 
 
 @dataclass(frozen=True)
@@ -116,8 +119,15 @@ def report(job: Job, events: Iterable[Event], now: float) -> Step:
     return step
 
 
-def end(job: Job, ended: Ended, now: float, model_version: str | None = None, failures: int = 0) -> Step:
-    """The attempt has ended, and nothing of it runs any more. `failures`: see `fail`."""
+def end(
+    job: Job,
+    ended: Ended,
+    now: float,
+    model_version: str | None = None,
+    failures: int = 0,
+    preempted_by: str | None = None,
+) -> Step:
+    """The attempt has ended, and nothing of it runs any more. `failures`, `preempted_by`: see `fail`."""
     if ended.outcome == "succeeded":
         return _succeed(job, now, model_version)
     if ended.outcome in ("cancelled", "paused"):
@@ -125,9 +135,15 @@ def end(job: Job, ended: Ended, now: float, model_version: str | None = None, fa
     failure = Failure(
         failure_class=ended.failure_class or "infrastructure",
         cause=_text(ended.cause or "the attempt failed and gave no cause"),
-        next_step=_text(ended.next_step or SUBMIT_AGAIN),
+        next_step=_text(ended.next_step or try_again(job.id)),
     )
-    return fail(job, failure, now, failures)
+    return fail(job, failure, now, failures, preempted_by)
+
+
+def give_way(job: Job, to: str, now: float) -> Step:
+    """The job is to make room for one of higher priority: it says so, and is QUEUED again when its workers are gone."""
+    text = f"gives way to {names.job(to)}, which has a higher priority: it goes on when there is room again"
+    return report(job, [LogLine(time=now, level="INFO", text=text)], now)
 
 
 def interrupt(job: Job, now: float) -> Step:
@@ -136,25 +152,32 @@ def interrupt(job: Job, now: float) -> Step:
     return _to(job, wanted.get(job.state, State.QUEUED), now)
 
 
-def fail(job: Job, failure: Failure, now: float, failures: int = 0) -> Step:
+def fail(job: Job, failure: Failure, now: float, failures: int = 0, preempted_by: str | None = None) -> Step:
     """The attempt has failed; so has the job, unless another attempt may do better.
 
     `failures` counts the job's earlier attempts that failed for reasons of the infrastructure: as many as the spec's
-    `retries` are made up for. A user's error would come again. A job that was to stop anyway does as it was asked.
+    `retries` are made up for. A user's error would come again. A job that was to stop anyway, because its user wanted
+    that or to make room for `preempted_by`, does as it was asked.
     """
-    asked = job.state in (State.CANCELLING, State.PAUSING)
+    asked = job.state in (State.CANCELLING, State.PAUSING) or preempted_by is not None
     if failure.failure_class == "user" or not (asked or failures < job.spec.get("retries", 0)):
         return _to(dataclasses.replace(job, failure=failure), State.FAILED, now)
     said = Step(job)
     if job.state != State.CANCELLING:
-        said = report(job, [LogLine(time=now, level="WARNING", text=_retry(job, failure, failures))], now)
+        text = _retry(job, failure, failures, preempted_by)
+        said = report(job, [LogLine(time=now, level="WARNING", text=text)], now)
     return said.then(interrupt(said.job, now))
 
 
-def _retry(job: Job, failure: Failure, failures: int) -> str:
+def _retry(job: Job, failure: Failure, failures: int, preempted_by: str | None) -> str:
     at = job.progress.checkpoint_step if job.progress else None
     where = "the beginning" if at is None else f"the checkpoint of step {at}"
-    when = "when it is resumed" if job.state == State.PAUSING else f"retry {failures + 1} of {job.spec['retries']}"
+    if job.state == State.PAUSING:
+        when = "when it is resumed"
+    elif preempted_by is not None:
+        when = f"after {names.job(preempted_by)}, to which it was giving way"
+    else:
+        when = f"retry {failures + 1} of {job.spec['retries']}"
     return f"attempt {job.attempt} failed ({failure.failure_class}); it goes on from {where}, {when}: {failure.cause}"
 
 

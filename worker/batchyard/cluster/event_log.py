@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import threading
@@ -13,6 +14,8 @@ from batchyard.cluster.executor import Batch
 from batchyard.failpoints import failpoint
 from batchyard.training.events import Ended, Event, from_json
 
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""Errors of a write for which there is no room, now."""
 BATCH_BYTES = 1 << 20
 """A read stops after about this much; ask again with the new cursor."""
 
@@ -35,12 +38,17 @@ class EventLog:
         self.append_json(event.to_json())
 
     def append_json(self, event: dict[str, Any]) -> None:
-        """Adds one event that Event.to_json has made."""
+        """Adds one event that Event.to_json has made, whole or not at all. Raises OSError."""
         line = json.dumps(event).encode() + b"\n"
         failpoint("event.before_append")
         with self._lock:
-            while line:  # a file system may take a part only
-                line = line[os.write(self._file, line) :]
+            written = 0
+            try:
+                while written < len(line):  # a file system may take a part only
+                    written += os.write(self._file, line[written:])
+            except OSError:
+                os.ftruncate(self._file, os.fstat(self._file).st_size - written)  # what follows begins a line
+                raise
         failpoint("event.after_append")
 
     def close(self) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import queue
+import threading
 import time
 import traceback
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 from batchyard.cluster.channel import Exit, Message, Result
-from batchyard.cluster.event_log import EventLog
+from batchyard.cluster.event_log import FULL, EventLog
 from batchyard.cluster.silence import Silence
 from batchyard.cluster.verdict import Member, infrastructure, verdict
 from batchyard.failpoints import failpoint
@@ -24,6 +25,8 @@ LEAVE_S = 2.0
 STACKS_S = 0.3
 """Time for a stuck worker to write where it is, before it is killed."""
 KILL_AGAIN_S = 1.0
+ROOM_S = 1.0
+"""How often it is tried again to write an event that the disk has no room for."""
 INBOX = 10_000
 """Messages that may wait; when the disk is slower than the workers are, they wait too."""
 
@@ -74,6 +77,7 @@ class Supervision:
         self._members = [Member(rank=rank) for rank in range(world_size)]
         self._inbox: queue.Queue[tuple[int, Message]] = queue.Queue(INBOX)
         self._cancel_asked = False
+        self._cancel_told = threading.Event()
         self._pause_asked = False
         self._cancelled = False
         """Cancelled before anything had failed."""
@@ -88,6 +92,7 @@ class Supervision:
     def cancel(self) -> None:
         """Asks the workers to stop; after the grace period they are killed."""
         self._cancel_asked = True
+        self._cancel_told.set()
         self._inbox.put((-1, {"kind": "cancel"}))
 
     def pause(self) -> None:
@@ -113,8 +118,24 @@ class Supervision:
             ended = infrastructure(f"the attempt's supervisor failed:\n{traceback.format_exc()}", self._job)
         ended = self._clear_up(ended)
         failpoint("ended.before_append")
-        self._log.append(ended)
+        self._write(ended.to_json())
         failpoint("ended.after_append")
+
+    def _write(self, event: dict[str, Any]) -> None:
+        """Adds an event to the log. While the disk is full it waits, and in time the workers wait too; an attempt that
+        is to be cancelled loses what it still had to say, all but its end.
+        """
+        last = event["kind"] == Ended.kind
+        while True:
+            try:
+                return self._log.append_json(event)
+            except OSError as error:
+                if error.errno not in FULL:
+                    raise
+            if self._cancel_told.wait(ROOM_S):
+                if not last:
+                    return None
+                time.sleep(ROOM_S)
 
     def _refused(self, refusal: RefusedError) -> Ended:
         """What was not started has nothing to lose."""
@@ -145,7 +166,7 @@ class Supervision:
             self._silence.broken()
         match message.pop("kind"):
             case "event":
-                self._log.append_json(message["event"])
+                self._write(message["event"])
             case "rendezvous":
                 for other in self._members[1:]:
                     self._crew.tell(other.rank, {"kind": "rendezvous", **message})
@@ -193,7 +214,7 @@ class Supervision:
         for member in self._members:
             if not (member.result or member.exit):
                 text = f"worker {member.rank}: no sign of life for {self._silence.limit_s:g} s; it is ended here:"
-                self._log.append(LogLine(level="WARNING", text=text))
+                self._write(LogLine(level="WARNING", text=text).to_json())
                 self._crew.dump_stacks(member.rank)
         self._kill_within(STACKS_S)
 
@@ -208,7 +229,7 @@ class Supervision:
             self._stacks_dumped = True
             for member in stuck:
                 text = f"worker {member.rank} did not stop within {self._grace_s:g} s and is killed; it was here:"
-                self._log.append(LogLine(level="WARNING", text=text))
+                self._write(LogLine(level="WARNING", text=text).to_json())
                 self._crew.dump_stacks(member.rank)
             self._deadline = time.monotonic() + STACKS_S
             return

@@ -47,11 +47,12 @@ def verdict(job: str, members: list[Member], *, cancelled: bool, hung_after_s: f
     if any(member.paused for member in members):
         return Ended(outcome="paused")
     if hung_after_s is not None:
-        return infrastructure(
+        cause = (
             f"no worker gave a sign of life (a step, an event, a printed line) for {hung_after_s:g} s, which is "
-            "workers.hung_after_seconds: all were ended, and the job's log says where each of them was",
-            job,
+            "workers.hung_after_seconds: all were ended, and the job's log says where each of them was"
         )
+        said = next((member for member in members if member.exit and member.exit.tail), None)
+        return infrastructure(cause + (_last_lines(said, f"of worker {said.rank}") if said else ""), job)
     culprit = min((m for m in members if not m.done), key=_suspicion)
     return _accuse(job, culprit, len(members))
 
@@ -79,9 +80,14 @@ def _accuse(job: str, member: Member, world_size: int) -> Ended:
     else:
         assert member.exit is not None
         cause = f"{who} {_death(member.exit)}"
-    if member.exit is not None and member.exit.tail:
-        cause += "; its last lines:\n" + "\n".join(member.exit.tail)[-CAUSE_CHARACTERS:]
-    return infrastructure(cause, job)
+    return infrastructure(cause + _last_lines(member), job)
+
+
+def _last_lines(member: Member, whose: str = "") -> str:
+    if member.exit is None or not member.exit.tail:
+        return ""
+    head = f"; the last lines {whose}" if whose else "; its last lines"
+    return f"{head}:\n" + "\n".join(member.exit.tail)[-CAUSE_CHARACTERS:]
 
 
 def _death(end: Exit) -> str:
@@ -97,7 +103,7 @@ def _death(end: Exit) -> str:
 
 def infrastructure(cause: str, job: str) -> Ended:
     """A failure that is nobody's fault who reads it."""
-    next_step = f"Submit the job again; `batchyard job logs {job}` shows what its workers wrote."
+    next_step = f"Run `batchyard job rerun {job}`; `batchyard job logs {job}` shows what its workers wrote."
     return Ended(outcome="failed", failure_class="infrastructure", cause=cause, next_step=next_step)
 
 

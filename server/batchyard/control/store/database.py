@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.exc import DBAPIError
 
+from batchyard.control.store.full import check_full
 from batchyard.control.store.migrations import upgrade
 
 T = TypeVar("T")
@@ -47,8 +49,12 @@ class Database:
         return await asyncio.get_running_loop().run_in_executor(self._writer, self._transact, "IMMEDIATE", work)
 
     def _transact(self, begin: str, work: Callable[[Connection], T]) -> T:
-        with self._engine.connect().execution_options(sqlite_begin=begin) as connection, connection.begin():
-            return work(connection)
+        try:
+            with self._engine.connect().execution_options(sqlite_begin=begin) as connection, connection.begin():
+                return work(connection)
+        except DBAPIError as error:
+            check_full(error.orig)
+            raise
 
     def close(self) -> None:
         """Waits for what is under way and closes every connection. Blocks."""
