@@ -159,3 +159,21 @@ def chatty(context: WorkerContext) -> None:
         print("line", line)
     context.emit(LogLine(level="INFO", text="y" * 1_000_000, rank=context.rank))
     print("the end")
+
+
+def stain(context: WorkerContext) -> None:
+    """Leaves what would show in whoever comes after in this process."""
+    import torch
+
+    note(context, f"found-{context.rank}", f"{hasattr(sys, 'stain')} {'STAIN' in os.environ} {torch.get_num_threads()}")
+    sys.stain = os.environ["STAIN"] = "ink"  # type: ignore[attr-defined]
+    torch.set_num_threads(7)
+
+
+def draw(context: WorkerContext) -> None:
+    import random
+
+    import numpy as np
+    import torch
+
+    note(context, f"drawn-{context.rank}", f"{random.random()} {np.random.rand()} {torch.rand(()).item()}")

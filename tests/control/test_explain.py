@@ -28,7 +28,7 @@ async def explain(service: Service, job: str) -> TrainingJobExplanation:
 
 
 async def test_a_waiting_job_is_told_what_is_ahead_and_what_the_cluster_has(service: Service) -> None:
-    running = await service.submit()
+    running = await service.submit(preemptible=False)
     await service.until_started(running)
     older = await service.submit(**TWO)
     urgent = await service.submit(priority=5, **TWO)

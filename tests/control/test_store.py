@@ -75,7 +75,7 @@ async def test_opening_twice_changes_nothing(tmp_path: Path) -> None:
     for _ in range(2):
         database = Database.open(tmp_path / "batchyard.db")
         assert (
-            await database.read(lambda c: c.execute(text("SELECT version_num FROM alembic_version")).scalar()) == "0004"
+            await database.read(lambda c: c.execute(text("SELECT version_num FROM alembic_version")).scalar()) == "0005"
         )
         database.close()
 

@@ -70,6 +70,8 @@ def _queueing(queue: Queueing) -> list[tuple[str, str]]:
         ("needs", _amount(queue.needs)),
         ("cluster", cluster),
         ("fits the cluster", ("yes" if queue.fits else "no") if queue.HasField("fits") else ""),
+        ("its user", _share(queue.share) if queue.HasField("share") else ""),
+        ("makes way", "\n".join(name.removeprefix("trainingJobs/") for name in queue.giving_way)),
         ("tried again at", queue.retry_time.ToJsonString() if queue.HasField("retry_time") else ""),
         ("ahead", "\n".join(ahead + ([f"and {left} more"] if left else []))),
     ]
@@ -77,6 +79,12 @@ def _queueing(queue: Queueing) -> list[tuple[str, str]]:
 
 def _amount(given: Queueing.Resources) -> str:
     return f"{given.workers} workers, {given.gpus} GPUs"
+
+
+def _share(given: Queueing.UserShare) -> str:
+    most = {"jobs": "most_jobs", "workers": "most_workers", "GPUs": "most_gpus"}
+    may = ", ".join(f"{getattr(given, key)} {word}" for word, key in most.items() if given.HasField(key))
+    return f"{given.user or 'not named'}: runs {given.jobs} jobs, {_amount(given.used)}; may run {may}"
 
 
 def _attempt(given: AttemptSummary) -> str:
@@ -88,4 +96,5 @@ def _attempt(given: AttemptSummary) -> str:
     at = ""
     if given.HasField("resumed_step"):
         at = f"from step {given.resumed_step}" if given.resumed_step else "from the beginning"
-    return ", ".join(filter(None, (f"{given.outcome or 'runs'}{failed}", at, began, ended)))
+    way = f"gave way to {given.preempted_by.removeprefix('trainingJobs/')}" if given.preempted_by else ""
+    return ", ".join(filter(None, (f"{given.outcome or 'runs'}{failed}", way, at, began, ended)))

@@ -73,6 +73,9 @@ def _service_flags(command: Any) -> Any:
         ),
         click.option("--executor", type=click.Choice(["ray", "local"]), help="What runs the workers [ray]."),
         click.option("--workers", type=click.IntRange(1), help="Workers that may run at once [the CPU cores]."),
+        click.option("--user-jobs", type=click.IntRange(1), help="Jobs of one user that may run at once [any number]."),
+        click.option("--user-workers", type=click.IntRange(1), help="Workers of one user at once [any number]."),
+        click.option("--user-gpus", type=click.IntRange(0), help="GPUs of one user at once [any number]."),
         click.option(
             "--no-warm-workers", is_flag=True, help="Load torch anew for each worker: 0.3 GiB less, 2 s more a job."
         ),

@@ -32,9 +32,18 @@ class Caller:
     """Makes calls to one service. Every call it makes must be idempotent: it is repeated while UNAVAILABLE."""
 
     def __init__(
-        self, peer: str, *, token: str | None, timeout: float, retry_for: float, hints: dict[type[errors.RpcError], str]
+        self,
+        peer: str,
+        *,
+        token: str | None,
+        timeout: float,
+        retry_for: float,
+        hints: dict[type[errors.RpcError], str],
+        user: str = "",
     ) -> None:
-        self.metadata = (("authorization", f"Bearer {token}"),) if token else ()
+        """`user` is who the service is told that the caller is; empty: nobody."""
+        named = {"authorization": f"Bearer {token}" if token else "", "batchyard-user": user}
+        self.metadata = tuple((key, value) for key, value in named.items() if value)
         self.timeout = timeout
         self._peer = peer
         self._retry_for = retry_for

@@ -21,7 +21,14 @@ from batchyard.client.hints import CONTROL_HINTS, INFERENCE_HINTS
 from batchyard.client.inference import Inference, InferResult, Prediction
 from batchyard.client.job_file import read_job
 from batchyard.client.recalibration import recalibration_requests
-from batchyard.client.settings import DEFAULT_CONTROL, DEFAULT_INFERENCE, Settings, read_settings, read_token
+from batchyard.client.settings import (
+    DEFAULT_CONTROL,
+    DEFAULT_INFERENCE,
+    Settings,
+    current_user,
+    read_settings,
+    read_token,
+)
 from batchyard.client.tensors import Array
 from batchyard.client.watch import Watch, WatchOptions
 from batchyard.v1 import models_pb2, training_pb2
@@ -52,6 +59,7 @@ class Client:
         tls_ca: str | None = None,
         timeout: float = 30.0,
         retry_for: float = 10.0,
+        user: str | None = None,
     ) -> None:
         """Connects at the first call.
 
@@ -63,6 +71,7 @@ class Client:
             tls_ca: PEM file of the certificate authority to trust, or "system"; None: no TLS.
             timeout: seconds that one call may take, its retries included.
             retry_for: seconds for which an UNAVAILABLE service is tried again.
+            user: who jobs are submitted for, which quotas count by; None: settings.current_user().
 
         Raises:
             ConfigurationError: one of these cannot be used.
@@ -73,13 +82,15 @@ class Client:
         self.settings = settings
         self._closing = ExitStack()
 
-        def connect(address: str, peer: str, hints: dict[type[errors.RpcError], str]) -> tuple[grpc.Channel, Caller]:
+        def connect(
+            address: str, peer: str, hints: dict[type[errors.RpcError], str], user: str = ""
+        ) -> tuple[grpc.Channel, Caller]:
             channel = self._closing.enter_context(open_channel(address, tls_ca))
-            return channel, Caller(
-                f"the {peer} at {address}", token=token, timeout=timeout, retry_for=retry_for, hints=hints
-            )
+            named = f"the {peer} at {address}"
+            return channel, Caller(named, token=token, timeout=timeout, retry_for=retry_for, hints=hints, user=user)
 
-        channel, self._control = connect(control, "control plane", CONTROL_HINTS)
+        user = current_user() if user is None else user
+        channel, self._control = connect(control, "control plane", CONTROL_HINTS, user)
         self._training, self._models = TrainingServiceStub(channel), ModelServiceStub(channel)
         self.exchange = Exchange(self._models, self._control)
         """Export, import and ensembles of model versions."""

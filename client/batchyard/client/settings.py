@@ -5,9 +5,11 @@ This is the one place that reads the environment.
 
 from __future__ import annotations
 
+import getpass
 import ipaddress
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +25,7 @@ CONTROL_FILE = "control.json"
 """Written by a running service into its data folder."""
 SYSTEM_ROOTS = "system"
 """As tls_ca: TLS with the certificate authorities that the system trusts."""
+_USER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,63}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +49,24 @@ class Settings:
                     f"{name}: a token would travel to {address} unencrypted",
                     hint="Give the certificate authority with --tls-ca (or BATCHYARD_TLS_CA), or leave the token out.",
                 )
+
+
+def current_user(environ: Mapping[str, str] | None = None) -> str:
+    """Who jobs are submitted for: BATCHYARD_USER, or else the name by which the system knows this user; empty where
+    that is none that the service takes. Raises ConfigurationError.
+    """
+    environ = os.environ if environ is None else environ
+    chosen = environ.get("BATCHYARD_USER")
+    if chosen and not _USER.fullmatch(chosen):
+        raise ConfigurationError(
+            f"BATCHYARD_USER: {chosen[:80]!r} given; expected 1 to 64 letters, digits and any of . _ @ + -",
+            hint="Name whom jobs are submitted for, or leave the variable out.",
+        )
+    try:
+        name = chosen or getpass.getuser()
+    except (KeyError, OSError):  # a container's user may have no name
+        return ""
+    return name if _USER.fullmatch(name) else ""
 
 
 def read_settings(

@@ -19,6 +19,7 @@ from batchyard.control.app import ControlPlane
 from batchyard.control.data_folder import FolderInUseError
 from batchyard.control.inference_child import InferenceError
 from batchyard.control.inference_flags import InferenceFlags
+from batchyard.control.quotas import Quota
 from batchyard.control.settings import EXECUTORS, Settings, SettingsError
 from batchyard.control.store.migrations import SchemaError
 from batchyard.endpoint.security import Security, SecurityError
@@ -98,6 +99,9 @@ def _parser() -> argparse.ArgumentParser:
         help=f"where datasets are looked for, in this order (default: ${DATA_VARIABLE})")  # fmt: skip
     add("--allow-python", nargs="+", default=[], metavar="PACKAGE",
         help="packages whose code jobs may name as their network (default: none)")  # fmt: skip
+    add("--user-jobs", type=int, metavar="N", help="most jobs of one user that run at once (default: any number)")
+    add("--user-workers", type=int, metavar="N", help="most workers of one user at once (default: any number)")
+    add("--user-gpus", type=int, metavar="N", help="most GPUs of one user at once (default: any number)")
     add("--standby", action="store_true", help="wait while another control plane has the data folder, then take over")
     add("--tls-cert", type=Path, metavar="FILE", help="PEM certificate chain; with --tls-key")
     add("--tls-key", type=Path, metavar="FILE", help="PEM private key")
@@ -123,6 +127,7 @@ def _settings(given: argparse.Namespace) -> Settings:
         warm_workers=not given.no_warm_workers,
         datasets=tuple(datasets),
         allow_python=tuple(given.allow_python),
+        quota=Quota(jobs=given.user_jobs, workers=given.user_workers, gpus=given.user_gpus),
         standby=given.standby,
         security=Security(
             tls_cert=given.tls_cert, tls_key=given.tls_key, token_file=given.token_file, insecure=given.insecure

@@ -86,8 +86,9 @@ class ControlPlane:
             data_folders=datasets,
             allow_python=allowed,
         )
-        scheduler = Scheduler(ledger, attempts, executor, read_certified_manifest)
-        self.jobs, self.registry = Jobs(ledger, executor.capacity, allowed), Registry(ledger)
+        scheduler = Scheduler(ledger, attempts, executor, read_certified_manifest, self._settings.quota)
+        self.jobs = Jobs(ledger, executor.capacity, allowed, self._settings.quota)
+        self.registry = Registry(ledger)
         retention = Retention(ledger, folder.checkpoints, folder.artifacts)
         self._undo.push_async_callback(retention.stop)
         tasks = TorchTasks(ledger, folder.tasks, folder.artifacts, allowed)

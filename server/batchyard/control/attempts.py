@@ -36,6 +36,8 @@ class Try:
     published: Published | None = None
     over: bool = False
     """Whether it has ended; the job may go on in another one."""
+    preempted_by: str | None = None
+    """The id of the job that it was told to give way to."""
 
     @property
     def id(self) -> AttemptId:
@@ -116,8 +118,8 @@ class Attempts:
         def write(unit: Unit) -> None:
             job, row = _present(unit, given)
             failures = checkpoints.failures(unit.connection, job)
-            unit.save(job, lifecycle.fail(job, failure, unit.now, failures))
-            ending = {"outcome": "failed", "failure_class": failure.failure_class}
+            unit.save(job, lifecycle.fail(job, failure, unit.now, failures, row.preempted_by))
+            ending = {"outcome": "failed", "failure_class": _class(failure.failure_class, row)}
             store.save_attempt(unit.connection, job, row, end_time=unit.now, **ending)
             failpoint("fail.before_commit")
 
@@ -135,6 +137,20 @@ class Attempts:
 
         await self._ledger.write(write)
         failpoint("interrupt.after_commit")
+
+    async def preempt(self, given: Try, by: str) -> Try | None:
+        """Notes that the attempt gives way to the job `by`; None when it has ended or is being stopped anyway."""
+
+        def write(unit: Unit) -> Try | None:
+            job = store.find(unit.connection, given.id.job)
+            if job is None or job.attempt != given.id.number or job.state not in (State.STARTING, State.RUNNING):
+                return None
+            row = store.attempt(unit.connection, job)
+            job = unit.save(job, lifecycle.give_way(job, by, unit.now))
+            store.save_attempt(unit.connection, job, row, preempted_by=by)
+            return dataclasses.replace(given, preempted_by=by)
+
+        return await self._ledger.write(write)
 
     async def warn(self, job_id: str, text: str) -> None:
         """Writes a line for people into the log of a job that waits."""
@@ -161,7 +177,7 @@ class Attempts:
         step = lifecycle.report(job, batch.events, unit.now)
         ended = next((event for event in batch.events if isinstance(event, Ended)), None)
         if ended is not None:
-            step = step.then(_end(unit, step.job, ended, publication))
+            step = step.then(_end(unit, step.job, ended, publication, row.preempted_by))
         job = unit.save(job, step, batch.events)
         checkpoints.record(unit.connection, job, batch.events)
         if job.state == State.SUCCEEDED:
@@ -176,7 +192,7 @@ class Attempts:
             published_sha256=published and published.manifest_sha256,
             end_time=unit.now if ended else None,
             outcome=ended and ended.outcome,
-            failure_class=ended and ended.failure_class,
+            failure_class=ended and _class(ended.failure_class, row),
         )
         failpoint("record.before_commit")
         if ended is not None:
@@ -196,7 +212,7 @@ class Attempts:
         published = None
         if row.published_uri is not None and row.published_sha256 is not None:
             published = Published(artifact_uri=row.published_uri, manifest_sha256=row.published_sha256)
-        return Try(job=job, attempt=attempt, cursor=row.cursor, published=published)
+        return Try(job=job, attempt=attempt, cursor=row.cursor, published=published, preempted_by=row.preempted_by)
 
 
 def _present(unit: Unit, given: Try) -> tuple[Job, AttemptRow]:
@@ -212,7 +228,12 @@ def _present(unit: Unit, given: Try) -> tuple[Job, AttemptRow]:
     return job, row
 
 
-def _end(unit: Unit, job: Job, ended: Ended, publication: Publication | None) -> Step:
+def _class(failure_class: str | None, row: AttemptRow) -> str | None:
+    """What is told of an attempt that failed: while it gave way, that was no failure that counts."""
+    return "preempted" if failure_class == "infrastructure" and row.preempted_by is not None else failure_class
+
+
+def _end(unit: Unit, job: Job, ended: Ended, publication: Publication | None, preempted_by: str | None) -> Step:
     version = None
     if ended.outcome == "succeeded" and publication is not None:
         failpoint("registry.before_row")
@@ -225,4 +246,5 @@ def _end(unit: Unit, job: Job, ended: Ended, publication: Publication | None) ->
         if alias is not None:
             models.set_alias(unit.connection, added.model, alias, added.number)
         unit.models_changed = True
-    return lifecycle.end(job, ended, unit.now, version, checkpoints.failures(unit.connection, job))
+    failures = checkpoints.failures(unit.connection, job)
+    return lifecycle.end(job, ended, unit.now, version, failures, preempted_by)

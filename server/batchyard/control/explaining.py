@@ -11,6 +11,7 @@ from batchyard.control.clock import Clock
 from batchyard.control.explanation import Explanation, Waiting
 from batchyard.control.jobs import Jobs
 from batchyard.control.ledger import Ledger
+from batchyard.control.quotas import NOTHING_SHARED
 from batchyard.control.records import AttemptSummary, Checkpoint, Job
 from batchyard.control.states import State
 from batchyard.control.store import checkpoints
@@ -35,7 +36,10 @@ class Explaining:
         queue = await self._queue()
         job, attempts, checkpoint = await self._ledger.read(lambda connection: _facts(connection, job))
         waiting = self._waiting(job, queue) if job.state == State.QUEUED else None
-        return Explanation(job=job, attempts=attempts, checkpoint=checkpoint, waiting=waiting)
+        gives_way_to = queue.giving_way.get(job.id) if job.state in (State.STARTING, State.RUNNING) else None
+        return Explanation(
+            job=job, attempts=attempts, checkpoint=checkpoint, waiting=waiting, gives_way_to=gives_way_to
+        )
 
     def _waiting(self, job: Job, queue: Queue) -> Waiting:
         ids = [place.job.id for place in queue.places]
@@ -50,6 +54,9 @@ class Explaining:
             used=queue.used,
             running=queue.running,
             retry_time=self._clock.now() + place.seconds if backs_off else None,
+            quota=queue.quota,
+            share=queue.shares.get(job.user, NOTHING_SHARED),
+            giving_way=tuple(each for each, to in queue.giving_way.items() if to == job.id),
         )
 
 
@@ -62,6 +69,7 @@ def _last(job: Job, queue: Queue) -> Place:
     """The place of a job that came into the queue after it was read, or beyond the length that is read of it."""
     workers = job.spec["workers"]
     gpus = workers["count"] * workers["gpus_per_worker"]
-    waits = store.QueuedJob(id=job.id, priority=job.spec.get("priority", 0), workers=workers["count"], gpus=gpus)
+    priority = job.spec.get("priority", 0)
+    waits = store.QueuedJob(id=job.id, user=job.user, priority=priority, workers=workers["count"], gpus=gpus)
     verdict = Verdict.CLUSTER_SILENT if queue.capacity is None else Verdict.BEHIND
     return Place(job=waits, verdict=verdict, fits=None)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from batchyard.cluster.executor import Capacity
 from batchyard.control.admission import Place, Verdict
+from batchyard.control.quotas import NO_QUOTA, NOTHING_SHARED, Quota, Share, amount
 from batchyard.control.records import AttemptSummary, Checkpoint, Job
 from batchyard.control.states import State
 
@@ -27,6 +28,11 @@ class Waiting:
     """The ids of the jobs that use it."""
     retry_time: float | None
     """Until when it backs off, seconds since the epoch."""
+    quota: Quota = NO_QUOTA
+    share: Share = NOTHING_SHARED
+    """What its user has running."""
+    giving_way: tuple[str, ...] = ()
+    """The ids of running jobs that make room for it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,13 +46,19 @@ class Explanation:
     """The newest one."""
     waiting: Waiting | None
     """None unless it is QUEUED."""
+    gives_way_to: str | None = None
+    """The id of the job that it makes room for while it still runs."""
 
     @property
     def summary(self) -> str:
         """A sentence or two for people."""
         if self.waiting is not None:
-            return _waits(self.waiting)
+            last = self.attempts[-1].preempted_by if self.attempts else None
+            gave_way = f"it was preempted by {last}, and costs no retry; " if last else ""
+            return gave_way + _waits(self.waiting)
         job = self.job
+        if self.gives_way_to is not None:
+            return f"it is preempted by {self.gives_way_to}: it writes a checkpoint and waits ({_progress(job)})"
         return _SUMMARIES[job.state].format(
             attempt=job.attempt,
             progress=_progress(job),
@@ -89,11 +101,22 @@ def _waits(waiting: Waiting) -> str:
             return f"the cluster does not answer; it is asked again every few seconds. The job needs {needs}"
         case Verdict.TOO_LARGE:
             return f"it cannot start until the cluster is larger: {_needs_and_has(waiting, needs)}"
+        case Verdict.OVER_QUOTA:
+            return _over_quota(waiting, needs)
         case Verdict.NO_ROOM:
-            return f"it is the next to start, and waits for room: {_needs_and_has(waiting, needs)}"
+            by = f" ({', '.join(waiting.giving_way)} makes way)" if waiting.giving_way else ""
+            return f"it is the next to start, and waits for room{by}: {_needs_and_has(waiting, needs)}"
         case Verdict.BEHIND:
             count = len(waiting.ahead)
             return f"{count} {'job is' if count == 1 else 'jobs are'} ahead of it: {_needs_and_has(waiting, needs)}"
+
+
+def _over_quota(waiting: Waiting, needs: str) -> str:
+    has, user = waiting.share, waiting.place.job.user
+    who = f"user {user}" if user else "those who name no user"
+    running = f"{amount(has.jobs, 'job')} with {_amount(has.workers, has.gpus)}"
+    may = f"{who} may have {waiting.quota} running at once and has {running}"
+    return f"it needs {needs}; {may}: it starts after one ends"
 
 
 def _ever(waiting: Waiting, needs: str) -> str:

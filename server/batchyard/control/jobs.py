@@ -17,6 +17,7 @@ from batchyard.control.feed import Feed, Subscription
 from batchyard.control.ledger import Ledger, Unit
 from batchyard.control.lifecycle import Step
 from batchyard.control.orders import check_order, differences
+from batchyard.control.quotas import NO_QUOTA, Quota, check_user
 from batchyard.control.records import Job, StoredEvent
 from batchyard.control.states import State
 from batchyard.control.store import jobs as store
@@ -54,25 +55,34 @@ class EventPage:
 class Jobs:
     """The jobs of this service."""
 
-    def __init__(self, ledger: Ledger, capacity: Callable[[], Capacity], allow_python: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        capacity: Callable[[], Capacity],
+        allow_python: tuple[str, ...] = (),
+        quota: Quota = NO_QUOTA,
+    ) -> None:
         """`capacity` says what the cluster could run at once; it may block. `allow_python`: packages of users' own
-        networks.
+        networks. `quota`: what each user may have running at once.
         """
+        self._quota = quota
         self._ledger = ledger
         self._capacity = capacity
         self._allow_python = allow_python
         self._feed = Feed(ledger)
 
-    async def create(self, spec: Mapping[str, Any], request_id: str = "") -> Job:
-        """Stores a job as QUEUED. The same request_id with the same spec gives the same job again.
+    async def create(self, spec: Mapping[str, Any], request_id: str = "", user: str = "") -> Job:
+        """Stores a job of `user` as QUEUED. The same request_id with the same spec gives the same job again.
 
         `spec` is what TrainingJobSpec.from_mapping reads. Raises InvalidInputError with every violation (fields
-        "spec...." and "request_id"), AlreadyExistsError when request_id came with another spec, and
+        "spec....", "request_id" and "batchyard-user"), AlreadyExistsError when request_id came with another spec, and
         UnavailableError when the cluster cannot be asked what it has.
         """
         capacity = await self._has()
         order = check_order(spec, request_id, capacity, self._allow_python)
-        job = await self._ledger.write(lambda unit: _create(unit, order, request_id or None))
+        self._quota.check(order.workers.count, order.workers.count * order.workers.gpus_per_worker)
+        check_user(user)
+        job = await self._ledger.write(lambda unit: _create(unit, order, request_id or None, user))
         failpoint("create.after_commit")
         return job
 
@@ -163,7 +173,7 @@ class Jobs:
             await self.wait_for_events(job_id, cursor)
 
 
-def _create(unit: Unit, order: TrainingJobSpec, request_id: str | None) -> Job:
+def _create(unit: Unit, order: TrainingJobSpec, request_id: str | None, user: str) -> Job:
     spec = order.to_mapping()
     earlier = store.find_by_request(unit.connection, request_id) if request_id else None
     if earlier is not None:
@@ -172,7 +182,7 @@ def _create(unit: Unit, order: TrainingJobSpec, request_id: str | None) -> Job:
     job_id = f"{order.name}-{secrets.token_hex(4)}"
     while store.find(unit.connection, job_id) is not None:
         job_id = f"{order.name}-{secrets.token_hex(4)}"
-    job = Job(number=0, id=job_id, spec=spec, state=State.QUEUED, create_time=unit.now)
+    job = Job(number=0, id=job_id, user=user, spec=spec, state=State.QUEUED, create_time=unit.now)
     job = unit.add(lifecycle.accept(job), request_id)
     failpoint("create.before_commit")
     return job

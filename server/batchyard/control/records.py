@@ -42,8 +42,12 @@ class Progress:
     """The step of the newest checkpoint."""
 
     def remaining(self) -> float | None:
-        """Seconds of training left at this attempt's mean speed; None while fewer than two points are known."""
+        """Seconds of training left at this attempt's mean speed; None while fewer than two points are known, or where
+        the workers' clock was set back between them.
+        """
         if self.first_step is None or self.first_time is None or self.last_time is None or self.step <= self.first_step:
+            return None
+        if self.last_time <= self.first_time:
             return None
         seconds = (self.last_time - self.first_time) / (self.step - self.first_step) * (self.steps - self.step)
         return max(0.0, seconds) if math.isfinite(seconds) else None
@@ -56,6 +60,8 @@ class Job:
     number: int
     """Order of creation."""
     id: str
+    user: str = ""
+    """Who created it, as the client said; empty where nobody was named."""
     spec: Mapping[str, Any]
     """TrainingJobSpec.to_mapping(): checked when the job was created, every default filled in."""
     state: State
@@ -111,6 +117,8 @@ class AttemptSummary:
     failure_class: str | None
     resumed_step: int | None
     """The step that it went on from; 0: the beginning; None: not known yet, or the first attempt."""
+    preempted_by: str | None = None
+    """The id of the job that it gave way to."""
 
 
 @dataclass(frozen=True, kw_only=True)

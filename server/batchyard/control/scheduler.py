@@ -13,15 +13,17 @@ from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 
 from batchyard.cluster.executor import AttemptId, Capacity, Executor
-from batchyard.control.admission import NOTHING, Queue, Verdict, admit
+from batchyard.control.admission import NOTHING, Holding, Place, Queue, Verdict, admit, in_use
 from batchyard.control.attempts import Attempts, Try
 from batchyard.control.backoff import Backoff
 from batchyard.control.follower import Follower
 from batchyard.control.ledger import JobChange, Ledger
 from batchyard.control.publishing import ReadManifest
+from batchyard.control.quotas import NO_QUOTA, Quota, shares
 from batchyard.control.states import ACTIVE, State
 from batchyard.control.store.jobs import QueuedJob, StaleWriteError
 from batchyard.failpoints import failpoint
+from batchyard.training.events import Ended
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +40,16 @@ THREADS = 32
 class Scheduler:
     """Between `start` and `stop`, jobs run."""
 
-    def __init__(self, ledger: Ledger, attempts: Attempts, executor: Executor, read_manifest: ReadManifest) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        attempts: Attempts,
+        executor: Executor,
+        read_manifest: ReadManifest,
+        quota: Quota = NO_QUOTA,
+    ) -> None:
+        """`quota` is what each user may have running at once."""
+        self._quota = quota
         self._attempts = attempts
         self._executor = executor
         self._read_manifest = read_manifest
@@ -120,7 +131,7 @@ class Scheduler:
         else:
             self._asked.pop(job.id, None)
         if job.state == State.QUEUED and old != State.QUEUED:
-            if old in ACTIVE:
+            if old in ACTIVE and _failed(change):
                 self._backoff.failed(job.id, job.progress.checkpoint_step if job.progress else None)
             self._wake.set()
         elif job.state == State.PAUSED or job.ended:
@@ -166,11 +177,29 @@ class Scheduler:
         return self._judged(queued, capacity)
 
     def _judged(self, queued: list[QueuedJob], capacity: Capacity | None) -> Queue:
-        running = [follower.given for follower, _ in self._following.values()]
-        used = Capacity(workers=sum(each.workers for each in running), gpus=sum(each.gpus for each in running))
+        running = [self._holding(follower) for follower, _ in self._following.values()]
         waits = {job.id: self._backoff.seconds(job.id) for job in queued}
-        places = admit(queued, capacity, used, self._following, waits)
-        return Queue(places=places, capacity=capacity, used=used, running=tuple(self._following))
+        return Queue(
+            places=admit(queued, capacity, running, waits, self._quota),
+            capacity=capacity,
+            used=in_use(running),
+            running=tuple(self._following),
+            quota=self._quota,
+            shares=shares(running),
+            giving_way={job: f.giving_way_to for job, (f, _) in self._following.items() if f.giving_way_to},
+        )
+
+    def _holding(self, follower: Follower) -> Holding:
+        given = follower.given
+        return Holding(
+            job=given.id.job,
+            user=given.job.user,
+            priority=given.job.spec.get("priority", 0),
+            workers=given.workers,
+            gpus=given.gpus,
+            preemptible=given.job.spec.get("preemptible", True),
+            leaving=follower.leaving,
+        )
 
     async def _admit(self) -> float | None:
         """Begins what may start. Returns after how many seconds to look again, if nothing happens before; None: no
@@ -186,12 +215,23 @@ class Scheduler:
                 begun = await self._attempts.begin(place.job.id)
                 if begun is not None:
                     self._follow(begun)
+            elif place.preempts:
+                await self._preempt(place)
             elif place.verdict == Verdict.TOO_LARGE:
                 seconds.append(CAPACITY_SECONDS)
                 await self._warn(place.job, queue.capacity)
             elif place.verdict == Verdict.BACKING_OFF:
                 seconds.append(place.seconds)
         return min(seconds, default=None)
+
+    async def _preempt(self, place: Place) -> None:
+        """Has running jobs give way: noted first, so that a control plane that comes after this one goes on with it."""
+        for victim in place.preempts:
+            follower, _ = self._following[victim]
+            noted = await self._attempts.preempt(follower.given, place.job.id)
+            if noted is not None:
+                log.info("%s gives way to %s", victim, place.job.id)
+                follower.give_way(place.job.id)
 
     async def _warn(self, job: QueuedJob, capacity: Capacity | None) -> None:
         if job.id in self._warned or capacity is None:
@@ -214,3 +254,9 @@ class Scheduler:
         self._wake.set()
         if not task.cancelled() and task.exception() is not None:
             log.critical("the follower of %s failed", job_id, exc_info=task.exception())
+
+
+def _failed(change: JobChange) -> bool:
+    """Whether an attempt that has ended did so because it failed, and not because it was paused or gave way."""
+    ended = next((event for event in change.reported if isinstance(event, Ended)), None)
+    return ended is None or ended.outcome == "failed"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from batchyard.control.inference_flags import InferenceFlags
+from batchyard.control.quotas import NO_QUOTA, Quota
 from batchyard.endpoint.security import Security
 from batchyard.training.spec import python_architecture
 
@@ -53,6 +54,8 @@ class Settings:
     allow_python: tuple[str, ...] = ()
     """Packages whose code a job may name as its network: it runs in the workers with all that they may do."""
     security: Security = field(default_factory=Security)
+    quota: Quota = NO_QUOTA
+    """What each user may have running at once."""
     standby: bool = False
     """Whether to wait while another control plane has the data folder, and to take over when that one ends."""
 
@@ -73,6 +76,9 @@ class Settings:
             raise SettingsError("--ray-address goes with --executor ray; leave one of the two out")
         if self.workers < 1:
             raise SettingsError(f"--workers {self.workers}: expected 1 or more")
+        for name, most in vars(self.quota).items():
+            if most is not None and most < (0 if name == "gpus" else 1):
+                raise SettingsError(f"--user-{name} {most}: expected {0 if name == 'gpus' else 1} or more")
         for folder in self.datasets:
             if not folder.is_dir():
                 raise SettingsError(f"--datasets {folder}: no such folder; create it or leave the flag out")

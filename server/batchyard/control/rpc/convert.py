@@ -75,7 +75,13 @@ def training_job(job: records.Job) -> training_pb2.TrainingJob:
         start_time=timestamp(job.start_time),
         first_step_time=timestamp(job.first_step_time),
         end_time=timestamp(job.end_time),
+        user=job.user,
     )
+
+
+def user(metadata: Iterable[tuple[str, str | bytes]] | None) -> str:
+    """Who calls, as the client says; empty where it does not."""
+    return str(dict(metadata or ()).get("batchyard-user", ""))
 
 
 def failure(given: records.Failure) -> training_pb2.Failure:

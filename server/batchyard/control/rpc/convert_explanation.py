@@ -6,6 +6,7 @@ from batchyard.cluster.executor import Capacity
 from batchyard.control import names
 from batchyard.control.admission import Place
 from batchyard.control.explanation import Explanation, Waiting
+from batchyard.control.quotas import NO_QUOTA
 from batchyard.control.records import AttemptSummary
 from batchyard.control.rpc.convert import failure, timestamp
 from batchyard.v1 import training_pb2 as pb
@@ -41,6 +42,20 @@ def _queueing(given: Waiting) -> pb.Queueing:
         running=[names.job(job) for job in given.running],
         ahead=[_place(each) for each in given.ahead[-MOST_AHEAD:]],
         retry_time=timestamp(given.retry_time),
+        share=_share(given) if given.quota != NO_QUOTA else None,
+        giving_way=[names.job(job) for job in given.giving_way],
+    )
+
+
+def _share(given: Waiting) -> pb.Queueing.UserShare:
+    has, quota = given.share, given.quota
+    return pb.Queueing.UserShare(
+        user=given.place.job.user,
+        jobs=has.jobs,
+        used=pb.Queueing.Resources(workers=has.workers, gpus=has.gpus),
+        most_jobs=quota.jobs,
+        most_workers=quota.workers,
+        most_gpus=quota.gpus,
     )
 
 
@@ -70,4 +85,5 @@ def _attempt(given: AttemptSummary) -> pb.AttemptSummary:
         outcome=given.outcome or "",
         failure_class=pb.Failure.Class.Value(given.failure_class.upper()) if given.failure_class else unspecified,
         resumed_step=given.resumed_step,
+        preempted_by=names.job(given.preempted_by) if given.preempted_by else "",
     )

@@ -22,7 +22,8 @@ class TrainingServicer(training_pb2_grpc.TrainingServiceServicer):
         self._explaining = explaining
 
     async def CreateTrainingJob(self, request: pb.CreateTrainingJobRequest, context: Any) -> pb.TrainingJob:  # noqa: N802, D102
-        return convert.training_job(await self._jobs.create(convert.spec_mapping(request.spec), request.request_id))
+        spec, user = convert.spec_mapping(request.spec), convert.user(context.invocation_metadata())
+        return convert.training_job(await self._jobs.create(spec, request.request_id, user))
 
     async def GetTrainingJob(self, request: pb.GetTrainingJobRequest, context: Any) -> pb.TrainingJob:  # noqa: N802, D102
         return convert.training_job(await self._jobs.get(names.parse_job(request.name)))

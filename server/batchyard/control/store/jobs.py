@@ -29,6 +29,7 @@ class AttemptRow:
     published_sha256: str | None
     resume_from: str | None
     end_time: float | None
+    preempted_by: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +41,7 @@ class QueuedJob:
     workers: int
     gpus: int
     """Of all its workers."""
+    user: str = ""
 
 
 class StaleWriteError(Exception):
@@ -62,7 +64,8 @@ def add(connection: Connection, job: Job, request_id: str | None) -> Job:
     """Inserts a new job; returns it with its number."""
     workers = job.spec["workers"]
     count, gpus = workers["count"], workers["count"] * workers["gpus_per_worker"]
-    values = {"id": job.id, "request_id": request_id, "spec": dict(job.spec), "workers": count, "gpus": gpus}
+    values = {"id": job.id, "request_id": request_id, "user": job.user, "spec": dict(job.spec)}
+    values |= {"workers": count, "gpus": gpus}
     result = connection.execute(insert(jobs).values(**values, **_columns(job)))
     assert result.inserted_primary_key is not None
     return dataclasses.replace(job, number=result.inserted_primary_key[0])
@@ -103,7 +106,7 @@ def page(connection: Connection, size: int, before: int | None, states: Collecti
 def queued(connection: Connection, limit: int = 1000) -> list[QueuedJob]:
     """The jobs that wait, in order: of higher priority first, then older ones."""
     priority = func.coalesce(jobs.c.spec["priority"].as_integer(), 0)  # specs from before there were priorities lack it
-    columns = (jobs.c.id, priority.label("priority"), jobs.c.workers, jobs.c.gpus)
+    columns = (jobs.c.id, priority.label("priority"), jobs.c.workers, jobs.c.gpus, jobs.c.user)
     query = select(*columns).where(jobs.c.state == State.QUEUED)
     rows = connection.execute(query.order_by(priority.desc(), jobs.c.number).limit(limit))
     return [QueuedJob(**row._mapping) for row in rows]
@@ -186,7 +189,7 @@ def _columns(job: Job) -> dict[str, Any]:
 
 def _job(row: Row[Any]) -> Job:
     values: Mapping[str, Any] = dict(row._mapping)
-    same = ("number", "id", "spec", "attempt", "model_version", "create_time", "start_time", "first_step_time")
+    same = ("number", "id", "user", "spec", "attempt", "model_version", "create_time", "start_time", "first_step_time")
     return Job(
         **{name: values[name] for name in (*same, "end_time", "last_event")},
         state=State(values["state"]),

@@ -38,6 +38,8 @@ jobs = Table(
     metadata,
     Column("number", SERIAL, primary_key=True, autoincrement=True),
     Column("id", String(64), nullable=False, unique=True),
+    # Who created it, as the client said; empty where nobody was named.
+    Column("user", String(64), nullable=False, server_default=""),
     Column("request_id", String(36), unique=True),
     Column("spec", JSON, nullable=False),
     # What the spec asks of the cluster, so that admission reads no specs.
@@ -80,6 +82,8 @@ attempts = Table(
     # The checkpoint that it was told to go on from, and the step at which it did: 0 for the beginning.
     Column("resume_from", Text),
     Column("resumed_step", BigInteger),
+    # The id of the job that it was told to give way to.
+    Column("preempted_by", String(64)),
 )
 
 # What a job can go on from; a row is written when the checkpoint is durable and goes when the checkpoint does.
