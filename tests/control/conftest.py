@@ -1,12 +1,21 @@
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
 from batchyard.cluster.fake_executor import FakeExecutor
 from tests.control.harness import Service, control_plane
+from tests.control.postgres import Postgres, a_server
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A server of this session's own."""
+    with a_server() as server, server.serving():
+        server.migrate_template()
+        yield server
 
 
 @pytest.fixture
