@@ -154,31 +154,50 @@ class TestSaturating:
 
 
 class TestNaive:
-    def history(self, norms: list[float], losses: list[float], *accuracy: float) -> History:
-        points = [LayerPoint(step=i, p15=-1, p50=0, p85=1, saturated=0, bias_norm=norm) for i, norm in enumerate(norms)]
+    def history(self, norms: list[float], losses: list[float], *accuracy: float, width: float = 1) -> History:
+        """Its layers' inputs end `width` times as wide as they began."""
+        points = [
+            LayerPoint(step=i, p15=-1, p50=0, p85=1 if i == 0 else 2 * width - 1, saturated=0, bias_norm=norm)
+            for i, norm in enumerate(norms)
+        ]
         history = accuracies(*accuracy)
         history.layers = {"norm1": points, "norm2": points}
         history.loss = list(enumerate(losses))
         return history
 
     def histories(self, norms: list[float], losses: list[float]) -> dict[str, History]:
-        plain = self.history([0, 1, 1], [2, 1], 0.5, 0.8, 0.9)
-        bn = accuracies(0.92, 0.95)
-        bn.loss = [(0, 1.0)]
-        return {"detached": self.history(norms, losses, 0.3), "plain": plain, "bn": bn, "post": plain}
+        """BN learns at every rate, standardising after the sigmoid at low ones only."""
+        histories = {run.key: self.history([0, 1, 1], [2, 1], 0.5, 0.92, 0.95) for run in naive.runs(True)}
+        histories["naive-x10"] = self.history(norms, losses, 0.1)
+        post = {"x1": self.history([0, 1, 1], [2, 1], 0.5, 0.8, 0.9, 0.93, width=3), "x10": accuracies(0.5)}
+        for rate, history in {**post, "x30": accuracies(0.1)}.items():
+            history.loss = [(1, 1.0)]
+            histories[f"post-{rate}"] = history
+        return histories
 
     def test_a_bias_that_goes_on_growing_while_the_loss_stands_still_is_recognised(self) -> None:
-        histories = self.histories([0, 1, 2, 3, 4], [2, 1, 1, 1])
-        assert outcomes(naive.analyse(histories, {}).findings) == [True, True, True]
+        histories = self.histories([0, 1, 2, 3, 4], [5, 5, 5, 5])
+        assert outcomes(naive.analyse(histories, {}).findings) == [True, True, True, True, True]
 
     def test_a_bias_that_settles_and_a_loss_that_falls_are_recognised(self) -> None:
         histories = self.histories([0, 2, 3, 3.1, 3.1], [2, 1, 0.5, 0.2])
-        assert outcomes(naive.analyse(histories, {}).findings) == [False, False, True]
+        assert outcomes(naive.analyse(histories, {}).findings) == [False, False, True, True, True]
+
+    def test_growth_is_a_power_of_the_number_of_steps(self) -> None:
+        assert naive.power([(step, 3 * step**0.5) for step in range(1, 9)]) == pytest.approx(0.5)
 
     def test_a_model_that_blows_up_counts(self) -> None:
         histories = self.histories([0, 1, 2], [2, 1, 0.5, 0.2])
-        histories["detached"].diverged = "the loss is nan by step 20"
+        histories["naive-x10"].diverged = "the loss is nan by step 20"
         assert outcomes(naive.analyse(histories, {}).findings)[1]
+
+    def test_each_place_of_normalisation_is_taken_at_its_own_best_rate(self) -> None:
+        histories = self.histories([0, 1, 2], [1, 1, 1, 1])
+        histories["post-x10"] = self.history([0, 1, 1], [2, 1], 0.96)
+        assert outcomes(naive.analyse(histories, {}).findings)[4] is False
+        histories["bn-x30"] = self.history([0, 1, 1], [2, 1], 0.97)
+        histories["post-x10"].accuracy.insert(0, (5, 0.2))
+        assert outcomes(naive.analyse(histories, {}).findings)[4] is False, "as fast is not faster"
 
     def test_the_norm_is_that_of_all_biases_together(self) -> None:
         ((step, norm),) = naive.bias_norm(self.history([3], [1]))

@@ -3,45 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from batchyard.cli.paper.experiment import Analysis, Experiment, Figure, Finding, Panel, Run, Table, line, steps
+from batchyard.cli.paper import placement
+from batchyard.cli.paper.experiment import Analysis, Experiment, Figure, Finding, Panel, Table, line, steps
 from batchyard.cli.paper.experiment import percent as p
 from batchyard.cli.paper.history import History, Series
+from batchyard.cli.paper.naive_runs import KINDS, QUICK, RATES, keys, runs
 
-MODES = {
-    "bn": ("batch", "BN"),
-    "detached": ("detached", "normalised outside the gradient"),
-    "post": ("standardize_post", "standardised after the sigmoid"),
-    "plain": ("none", "not normalised"),
-}
-QUICK, FULL = 4_000, 50_000
-STILL_GROWS = 0.5
-"""The second half of training adds at least this share of what the first half added."""
+LEAST_POWER = 0.25
+"""A norm that has grown at least as this power of the number of steps, over the last half, has no bound in sight."""
 STANDS_STILL = 0.9
 """The last quarter's mean loss over the third quarter's, at least: then the loss stands still."""
-
-
-def runs(quick: bool) -> Sequence[Run]:
-    """The network of section 4.1 with each place and kind of normalisation."""
-    length = QUICK if quick else FULL
-    return [_run(key, length) for key in MODES]
-
-
-def _run(key: str, length: int) -> Run:
-    norm, words = MODES[key]
-    spec = {
-        "model": {"architecture": "mlp", "hidden": [100, 100, 100], "activation": "sigmoid", "norm": norm},
-        "data": {"dataset": "mnist", "batch_size": 60},
-        "optimizer": {"name": "sgd", "learning_rate": 0.1},
-        "steps": length,
-        "workers": {"count": 1},
-        "evaluate": {"every_steps": length // 40},
-        "metrics": {"every_steps": length // 40},
-        "seed": 1,
-    }
-    return Run(key=key, label=f"MNIST MLP, {words}", spec=spec, may_diverge=key == "detached")
+GUESSING = math.log(10)
+"""The loss of guessing one of ten classes."""
 
 
 def bias_norm(history: History) -> Series:
@@ -55,108 +31,113 @@ def bias_norm(history: History) -> Series:
 
 
 def analyse(histories: Mapping[str, History], _: Mapping[str, Any]) -> Analysis:
-    """Bias norms and losses side by side."""
+    """Bias norms and losses side by side; then BN beside standardising after the sigmoid."""
     norms = {key: bias_norm(history) for key, history in histories.items()}
-    target = histories["plain"].best_accuracy
     return Analysis(
         findings=[
-            _grows(norms["detached"]),
-            _stands_still(histories["detached"], histories["bn"]),
-            _before_or_after(histories, target),
+            _grows(norms["naive-x10"]),
+            _stands_still(histories["naive-x10"], histories["bn-x10"]),
+            placement.stays_in_place(histories),
+            placement.bears_high_rates(histories),
+            placement.before_or_after(histories),
         ],
-        table=_table(histories, norms, target),
-        figures=[_figure(histories, norms)],
+        table=_table(histories, norms),
+        figures=[_naive(histories, norms), placement.figure(histories)],
         differs=DIFFERS,
-        numbers={"bias_norm": {key: series[-1][1] for key, series in norms.items() if series}},
+        numbers={
+            "bias_norm": {key: series[-1][1] for key, series in norms.items() if series},
+            "bias_power": power(norms["naive-x10"]),
+            "widening": {key: placement.widening(histories[key]) for key in ("bn-x1", "post-x1")},
+            "target": placement.target(histories),
+        },
     )
 
 
-def growth(series: Series) -> tuple[float, float]:
-    """What the first and the second half of the points add."""
-    values = [value for _, value in series]
-    middle = len(values) // 2
-    return values[middle] - values[0], values[-1] - values[middle]
+def power(series: Series) -> float:
+    """The power of the number of steps that a series has grown as over its last half; 0 for one that is too short."""
+    if len(series) < 2:
+        return 0.0
+    (middle, at_middle), (end, at_end) = series[len(series) // 2], series[-1]
+    return math.log(at_end / at_middle) / math.log(end / middle)
 
 
 def _grows(norm: Series) -> Finding:
-    first, second = growth(norm)
+    (_, middle), (_, end) = norm[len(norm) // 2], norm[-1]
+    grown = power(norm)
     return Finding(
         claim="normalised outside the gradient, the bias grows without end",
         paper='"b will grow indefinitely" (section 2)',
-        ours=f"norm {norm[-1][1]:.2f} at the end: the first half of training adds {first:.2f}, the second {second:.2f}",
-        came_out=second > STILL_GROWS * first > 0,
+        ours=f"norm {norm[0][1]:.2f} after the first step, {middle:.1f} half way, {end:.1f} at the end: over the last "
+        f"half as power {grown:.2f} of the number of steps",
+        came_out=grown > LEAST_POWER,
     )
 
 
-def _stands_still(detached: History, bn: History) -> Finding:
-    losses = [value for _, value in detached.loss]
+def _stands_still(naive: History, bn: History) -> Finding:
+    losses = [value for _, value in naive.loss]
     quarter = max(1, len(losses) // 4)
     third, last = losses[-2 * quarter : -quarter], losses[-quarter:]
     ratio = (sum(last) / len(last)) / (sum(third) / len(third))
-    ends = f"at the end {losses[-1]:.3f}, BN's {bn.loss[-1][1]:.3f}"
-    ours = f"the last quarter's loss is {ratio:.2f} of the third's; {ends}"
-    if detached.diverged:
+    ends = f"{losses[-1]:.2f} at the end, BN's {bn.loss[-1][1]:.3f}; guessing has {GUESSING:.2f}"
+    ours = f"the last quarter's loss is {ratio:.2f} of the third's: {ends}"
+    if naive.diverged:
         ours = "the loss was no longer finite: the model blew up"
     return Finding(
         claim="meanwhile the loss stands still, or the model blows up",
         paper='"while the loss remains fixed"; "the model blows up" in their first experiments',
         ours=ours,
-        came_out=bool(detached.diverged) or ratio > STANDS_STILL,
+        came_out=bool(naive.diverged) or ratio > STANDS_STILL,
     )
 
 
-def _before_or_after(histories: Mapping[str, History], target: float) -> Finding:
-    before, after = histories["bn"].steps_to(target), histories["post"].steps_to(target)
-    return Finding(
-        claim="normalising before the nonlinearity beats standardising after it (Gulcehre & Bengio)",
-        paper="argued in sections 3.2 and 5, not measured",
-        ours=f"{steps(before)} against {steps(after)} steps to the plain network's best of {p(target)}; at the end "
-        f"{p(histories['bn'].final_accuracy)} against {p(histories['post'].final_accuracy)}",
-        came_out=before is not None and (after is None or before < after),
-    )
-
-
-def _table(histories: Mapping[str, History], norms: Mapping[str, Series], target: float) -> Table:
-    rows = []
-    for key, (_, words) in MODES.items():
+def _table(histories: Mapping[str, History], norms: Mapping[str, Series]) -> Table:
+    rows, target = [], placement.target(histories)
+    for key, kind, rate in keys():
         history, norm = histories[key], norms[key]
         grown = f"{norm[0][1]:.2f} to {norm[-1][1]:.2f}" if norm else "no bias"
+        width = f"{placement.widening(history):.1f}" if history.layers else ""
         loss = "diverged" if history.diverged else f"{history.loss[-1][1]:.3f}"
-        rows.append([words, grown, loss, p(history.final_accuracy), steps(history.steps_to(target))])
-    columns = ("network", "norm of the biases", "loss at the end", "accuracy at the end", f"steps to {p(target)}")
+        accuracy, reached = p(history.final_accuracy), steps(history.steps_to(target))
+        rows.append([kind.words, f"{rate:g}", grown, width, loss, accuracy, reached])
+    columns = (
+        "network", "learning rate", "norm of the biases", "inputs of a layer widen by", "loss at the end",
+        "accuracy at the end", f"steps to {p(target)}",
+    )  # fmt: skip
     return Table(columns=columns, rows=rows)
 
 
-def _figure(histories: Mapping[str, History], norms: Mapping[str, Series]) -> Figure:
-    numbered = list(enumerate(MODES.items()))
+def _naive(histories: Mapping[str, History], norms: Mapping[str, Series]) -> Figure:
+    compared = [(f"{name}-x10", KINDS[name].words, i) for i, name in enumerate(("bn", "naive", "detached"))]
     panels = [
         Panel(
             title="Norm of the hidden layers' biases",
-            lines=[line(words, norms[key], i) for i, (key, (_, words)) in numbered if norms[key]],
+            lines=[line(words, norms[key], i) for key, words, i in compared if norms[key]],
             y="L2 norm",
         ),
         Panel(
             title="Training loss",
-            lines=[line(words, histories[key].loss, i) for i, (key, (_, words)) in numbered],
+            lines=[line(words, histories[key].loss, i) for key, words, i in compared],
             y="cross-entropy",
             log_y=True,
-        ),
-        Panel(
-            title="Held-out accuracy",
-            lines=[line(words, histories[key].accuracy, i) for i, (key, (_, words)) in numbered],
-            y="accuracy",
+            level=(GUESSING, "guessing"),
         ),
     ]
-    return Figure(name="naive", caption="Biases, loss and accuracy over training steps", panels=panels, columns=3)
+    caption = f"Biases and loss over training steps, all at learning rate {RATES['x10']:g}"
+    return Figure(name="naive", caption=caption, panels=panels)
 
 
 DIFFERS = [
     "Section 2 of the paper is an argument about one layer that subtracts its mean. Here all three hidden layers are "
-    "normalised by mean and variance, both constants to the gradient, and gamma, beta and the weights go on learning: "
-    "the loss need not stand still for the bias to run away.",
-    "The paper's layer has no beta. Ours does, and its gradient is the bias's but for a scale: as beta settles the "
-    "bias slows down. The paper's own case, without beta, is a test of the library: tests/nn/test_normalizers.py.",
+    "normalised by mean and variance, both constants to the gradient, and the weights go on learning.",
+    "Normalisation takes away not only what a step adds to the bias, but also what it adds to the length of the "
+    "weights: both grow. Each step is divided by a deviation that grows with the weights, so that weights and bias "
+    "follow about the square root of the number of steps, not that number. It has no bound either.",
+    "The layer of the paper's argument has no beta. With gamma and beta (the next row) the bias stops growing and the "
+    "training loss falls: beta's gradient is the bias's but for a scale, and as beta settles it ends for both. Held-out "
+    "accuracy, which goes by moving averages of means and variances, stays low. At a learning rate of 0.1 both networks "
+    "learn, badly, while the bias grows; they fail at rates that BN bears well.",
     "BN needs no bias and has none, so it has no curve among the biases.",
+    placement.WHY,
     f"The quick run stops after {QUICK:,} steps.",
 ]
 
