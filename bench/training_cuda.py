@@ -51,7 +51,6 @@ PEERS: dict[str, Callable[[nn.Module], nn.Module]] = {
 def rows(rounds: int) -> list[report.Row]:
     """One row for each network and peer."""
     if not torch.cuda.is_available():
-        print("cuda: left out, torch finds no CUDA device")
         return []
     return [row for case in CASES for row in _rows(case, rounds)]
 

@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from batchyard import data
 from batchyard.nn import SyncBatchNorm
 from batchyard.training import worker
 from bench import (
@@ -23,13 +24,14 @@ from bench import (
     training_cuda,
     training_engine,
     training_ranks,
+    training_to94,
 )
 from bench.naive_sync import NaiveSyncBatchNorm
 from bench.resnet import resnet50, trained_like
 
 BENCHES = Path(__file__).parents[2] / "bench"
 MODULES = sorted(path.stem for path in BENCHES.glob("*.py"))
-COMMANDS = [name for name in MODULES if "def main()" in (BENCHES / f"{name}.py").read_text()]
+COMMANDS = [name for name in MODULES if "def main(" in (BENCHES / f"{name}.py").read_text()]
 
 
 @pytest.fixture(autouse=True)
@@ -173,3 +175,22 @@ def test_two_workers_train_by_turns_with_the_engine_and_by_hand() -> None:
 def test_without_a_cuda_device_training_has_no_cuda_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert training_cuda.rows(rounds=5) == []
+    assert training_to94.rows([]) == []
+
+
+DIGITS = {
+    "model": {"architecture": "lenet", "activation": "relu"},
+    "data": {"dataset": "digits", "batch_size": 60},
+    "optimizer": {"learning_rate": 0.1},
+    "epochs": 2,
+    "precision": "fp32",
+    "compile": False,
+    "evaluate": {"every_steps": 10},
+}
+
+
+@pytest.mark.parametrize(("target", "reached"), [(0.3, True), (1.0, False)], ids=["reached", "never-reached"])
+def test_the_time_to_a_target_is_measured_where_it_is_reached(target: float, reached: bool) -> None:
+    seconds = training_to94.seconds_to(target, data.load("digits", []), "cpu", **DIGITS)
+    assert (seconds is not None) == reached
+    assert not reached or 0 < (seconds or 0) < 60
