@@ -56,8 +56,8 @@ class History:
 class Running:
     """A job's attempts, one after another, in this process."""
 
-    def __init__(self, a_context: Context, spec: dict[str, Any], folder: Path) -> None:
-        self._a_context, self._spec = a_context, spec
+    def __init__(self, a_context: Context, spec: dict[str, Any], folder: Path, device: str = "cpu") -> None:
+        self._a_context, self._spec, self._device = a_context, spec, device
         self.uri = f"file://{folder}/checkpoints"
         self.history = History()
         self.events: list[Event] = []
@@ -82,6 +82,7 @@ class Running:
             emit=emit,
             checkpoint_uri=self.uri,
             resume_from=self.history.newest(),
+            device=self._device,
             pause_requested=lambda: pause_at is not None and next(steps) >= pause_at,
         )
         worker.run(context)
@@ -270,3 +271,20 @@ def test_two_workers_that_are_cut_off_at_random_steps_end_with_the_bits_of_two_n
         chance = random.Random(seed)
         cuts = [chance.randint(1, STEPS // 3 - 1) for _ in range(3)]  # each before the job's end
         assert in_workers("interrupted", 2, spec=spec, cuts=cuts)[0] == expected, cuts
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_deterministic_job_that_is_cut_off_on_a_gpu_ends_with_the_bits_of_one_never_cut_off(
+    job: dict[str, Any], a_context: Context, tmp_path: Path
+) -> None:
+    spec = {**job, "deterministic": True, "workers": {"gpus_per_worker": 1}}
+    never, cut_off = (Running(a_context, spec, tmp_path / name, "cuda") for name in ("never", "cut-off"))
+    never.go_on()
+    for cut_at in (5, 12):
+        with pytest.raises(PowerCutError):
+            cut_off.go_on(cut_at=cut_at)
+    cut_off.go_on()
+    state = cut_off.final_state()
+    assert all(torch.equal(value, state[name]) for name, value in never.final_state().items())
+    assert cut_off.history.measured() == never.history.measured()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import threading
 from collections.abc import Callable
@@ -172,3 +173,21 @@ def test_a_gpu_trains_as_the_cpu_does_and_repeats_itself(a_job: Job, a_context: 
 
     assert losses("cuda") == pytest.approx(losses("cpu"), rel=1e-3)
     assert losses("cuda") == losses("cuda")
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_between_metric_points_the_host_waits_for_nothing(a_job: Job, a_context: Context) -> None:
+    asked = itertools.count(1)
+
+    def stop_requested() -> bool:  # as each step begins
+        torch.cuda.set_sync_debug_mode("error" if next(asked) % 10 in range(2, 10) else "default")
+        return False
+
+    job = a_job(steps=20, workers__gpus_per_worker=1, metrics__every_steps=10)  # within the first epoch
+    context, events = a_context(job, device="cuda", stop_requested=stop_requested)
+    try:
+        worker.run(context)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert [event.step for event in events if isinstance(event, StepMetrics)] == [1, 10, 20]
