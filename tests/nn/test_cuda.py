@@ -84,7 +84,7 @@ def test_a_training_step_is_captured_in_a_cuda_graph_running_statistics_and_all(
     for module in (eager, captured):  # warming up has moved the statistics
         module.reset_running_stats()
     for number in range(3):
-        y, expected = step(x + number), eager(x + number)
+        y, expected = step((x + number).requires_grad_()), eager(x + number)
         torch.testing.assert_close(y, expected)
     for name, value in eager.state_dict().items():
         torch.testing.assert_close(captured.state_dict()[name], value)

@@ -140,6 +140,27 @@ def test_behind_a_concatenation_every_source_takes_its_part() -> None:
     assert "x has other readers" in folded.report[0].reason
 
 
+class Reread(nn.Module):
+    """A concatenation of values that all have other readers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        values = [torch.relu(x + i) for i in range(6)]
+        total: Tensor = self.norm(torch.cat(values, 1)).mean(1, keepdim=True)
+        for value in values:
+            total = total + value
+        return total
+
+
+def test_of_many_reasons_the_report_names_three() -> None:
+    reason = folded_truly(trained(Reread()), torch.randn(2, 1, 3, 3)).report[0].reason
+    assert reason.count("has other readers") == 3
+    assert "and 3 more like these" in reason
+
+
 class CalledTwice(nn.Module):
     def __init__(self) -> None:
         super().__init__()

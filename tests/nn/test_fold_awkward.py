@@ -35,6 +35,7 @@ class Code(nn.Module):
         super().__init__()
         self.code = code
         self.conv, self.bn = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(channels)
+        self.same = nn.Identity()
         self.next, self.head = nn.Conv2d(4, 4, 1), nn.Linear(4 * 36, 5)
         self.gate, self.map = nn.Parameter(torch.randn(4)), nn.Parameter(torch.randn(6, 6))
 
@@ -87,6 +88,7 @@ AWKWARD: dict[str, tuple[Callable[[Any, Any], Any], int, str]] = {
     "a functional mean": (lambda m, x: m.bn(F.dropout(F.adaptive_avg_pool2d(m.conv(x), 2), 0.5, False)), 4, "folded"),
     "a functional average": (lambda m, x: m.bn(F.avg_pool2d(m.conv(x), 2)), 4, "folded"),
     "a mean over places": (lambda m, x: m.bn(m.conv(x).mean((2, 3), keepdim=True)), 4, "folded"),
+    "split behind an identity": (lambda m, x: torch.cat(m.same(m.bn(m.conv(x))).split(2, 1)[::-1], 1), 4, "folded"),
     "a fixed dtype": (lambda m, x: m.bn(m.conv(x.float()).to(torch.float32)), 4, "affine"),
 }
 

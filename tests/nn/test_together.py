@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -191,6 +192,28 @@ def test_a_network_that_shares_compiles_without_a_break_in_one_process() -> None
     compiled = torch.compile(copy.deepcopy(block), backend="aot_eager", fullgraph=True)
     x = torch.randn(4, 3, 5, 5)
     torch.testing.assert_close(compiled(x), block(x))
+
+
+class Pair(nn.Sequential):
+    """Two branches of one normalisation each."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat(run_together(self, x), 1)
+
+
+def train_compiled(rank: int, xs: list[Tensor]) -> tuple[Any, Any]:
+    torch.manual_seed(0)
+    eager = Pair(*[nn.Sequential(nn.Linear(3, 2), SyncBatchNorm(2)) for _ in range(2)])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the compiler's own
+        twin = copy.deepcopy(eager)
+        compiled, _, _ = train(cast(nn.Module, torch.compile(twin, backend="aot_eager")), xs[rank])
+    return {name.removeprefix("_orig_mod."): value for name, value in compiled.items()}, train(eager, xs[rank])[0]
+
+
+def test_a_network_that_shares_is_itself_when_compiled_for_two_workers(workers: Any) -> None:
+    for compiled, eager in workers.run(2, train_compiled, list(torch.split(torch.randn(5, 3), [3, 2]))):
+        torch.testing.assert_close(compiled, eager)
 
 
 def test_a_wrong_number_of_inputs_is_refused() -> None:

@@ -14,6 +14,7 @@ from typing import Any, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
+from torch.utils._pytree import tree_leaves
 
 from batchyard.nn.folding.fold import FoldedModel
 from batchyard.nn.folding.impulses import cropped, probes, reach
@@ -140,15 +141,25 @@ def _evaluate(interpreter: fx.Interpreter, region: list[fx.Node], values: dict[f
 
 
 def _roundings(before: Any, after: Any, size: Any, epsilon: float) -> float:
+    """The largest difference of two results, of one tensor or of several."""
+    befores, afters, sizes = map(tree_leaves, (before, after, size))
+    if len(befores) != len(afters):
+        return math.inf
+    return max((_of_one(*parts, epsilon) for parts in zip(befores, afters, sizes, strict=True)), default=0.0)
+
+
+def _of_one(before: Any, after: Any, size: Any, epsilon: float) -> float:
     if not (isinstance(before, Tensor) and isinstance(after, Tensor)) or before.shape != after.shape:
         return 0.0 if before is after or (not isinstance(before, Tensor) and before == after) else math.inf
+    if not before.numel():
+        return 0.0
     difference = (before.double() - after.double()).abs()
     allowed = epsilon * size.double().sqrt() + torch.finfo(torch.float64).tiny
     if len(size) != len(before):
         allowed = allowed.repeat_interleave(len(before) // len(size), 0)
     # Where nothing but rounding of the original's own fp64 arithmetic is left, a hundred of those are forgiven.
     ratio = (difference - 100 * torch.finfo(torch.float64).eps * before.abs().max()).clamp(min=0) / allowed
-    return float(ratio.nan_to_num(math.inf).max()) if ratio.numel() else 0.0
+    return float(ratio.nan_to_num(math.inf).max())
 
 
 class _Double:
