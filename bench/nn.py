@@ -6,12 +6,14 @@
 #   2 to 4 workers, MLP step     0.95: three BN layers between one set of DDP buckets
 #   statistics at every step     1.5 on the MLP, 1.2 on convolutions; at every 20th step 1.025 and 1.01: the MLP misses
 #   fold + certify, ResNet-50    4 s: about ten fp64 forward passes and sixteen thousand small probes
+#   largest errors               every one below its bar; fp32 y 1e-6, dx 1e-6, variance 3e-7; fp64 1e-14, at 1000 1e-10
 #   CUDA, against nn.BatchNorm   1.3 eager (isfinite, where: a dozen small kernels), 1.05 compiled
 """batchyard.nn against its peers, side by side: `make bench-nn`, or `python -m bench.nn [--only PART ...]`.
 
 Parts: layers (SyncBatchNorm in one process against nn.BatchNorm), ranks (2 to 4 gloo workers against a naive all-gather
-SyncBN), statistics (what ActivationStats adds to a training step), fold (fold and certify a ResNet-50), cuda (where
-there is a device: against nn.BatchNorm and torch.nn.SyncBatchNorm; left out otherwise).
+SyncBN), exactness (the largest errors of several workers against one that has the whole batch), statistics (what
+ActivationStats adds to a training step), fold (fold and certify a ResNet-50), cuda (where there is a device: against
+nn.BatchNorm and torch.nn.SyncBatchNorm; left out otherwise).
 """
 
 from __future__ import annotations
@@ -20,11 +22,12 @@ from collections.abc import Callable
 
 import torch
 
-from bench import nn_cuda, nn_fold, nn_layers, nn_ranks, nn_statistics, report
+from bench import nn_cuda, nn_exactness, nn_fold, nn_layers, nn_ranks, nn_statistics, report
 
 PARTS: dict[str, Callable[[int], list[report.Row]]] = {
     "layers": nn_layers.rows,
     "ranks": nn_ranks.rows,
+    "exactness": nn_exactness.rows,
     "statistics": nn_statistics.rows,
     "fold": nn_fold.rows,
     "cuda": nn_cuda.rows,

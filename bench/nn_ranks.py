@@ -1,22 +1,14 @@
 """SyncBatchNorm over several workers against a naive synchronised BN. A part of bench/nn.py.
 
-Each group of workers is started as processes of this module on 127.0.0.1 (gloo), or on one GPU each (NCCL, where the
-peer is torch.nn.SyncBatchNorm). Every worker makes the same calls in the same order, so that collectives match; the
-times are those of rank 0.
+Over gloo on this machine's cores, or over NCCL on one GPU each, where the peer is torch.nn.SyncBatchNorm. Every worker
+makes the same calls in the same order, so that collectives match; the times are those of rank 0.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import subprocess
-import sys
-import tempfile
 import time
 import warnings
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -27,7 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from batchyard import models
 from batchyard.models.blocks import Branches
 from batchyard.nn import SyncBatchNorm
-from bench import report
+from bench import nn_group, report
 from bench.naive_sync import NaiveSyncBatchNorm
 from bench.nn_layers import Case, forward_backward
 
@@ -44,9 +36,6 @@ APART = "69 collectives each way"
 SLICE_SECONDS, SLICES = 0.01, 3
 """A turn of each contender, and turns for each round asked for: short and many, because where threads outnumber cores
 the scheduler's moods last longer than a call."""
-DEADLINE = 300
-"""Seconds for one group of workers."""
-
 Results = dict[str, report.Rounds]
 
 
@@ -72,46 +61,13 @@ def _rows(rounds: int, sizes: tuple[int, ...], device: str, peer: str) -> list[r
 
 def start_workers(size: int, device: str, rounds: int) -> Results:
     """Runs a group of `size` workers to its end and returns what rank 0 measured."""
-    environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
-    with tempfile.TemporaryDirectory() as folder:
-        options = ["--world-size", str(size), "--folder", folder, "--device", device, "--rounds", str(rounds)]
-        command = [sys.executable, "-m", "bench.nn_ranks", *options, "--rank"]
-        processes = [subprocess.Popen([*command, str(rank)], env=environment) for rank in range(size)]
-        deadline = time.monotonic() + DEADLINE
-        try:
-            codes = [process.wait(max(0.0, deadline - time.monotonic())) for process in processes]
-        finally:
-            for process in processes:
-                process.kill()
-                process.wait()
-        if any(codes):
-            raise RuntimeError(f"workers of a group of {size} ended with {codes}; their messages are above")
-        results: Results = json.loads((Path(folder) / "results.json").read_text())
-        return results
+    results: Results = nn_group.start("bench.nn_ranks", size, device, rounds)
+    return results
 
 
 def main() -> None:
     """One worker."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rank", type=int, required=True)
-    parser.add_argument("--world-size", type=int, required=True)
-    parser.add_argument("--folder", type=Path, required=True, help="where the workers meet and results are written")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--rounds", type=int, default=report.LEAST_ROUNDS)
-    given = parser.parse_args()
-    report.keep_freed_memory()
-    torch.set_num_threads(1)
-    device = f"cuda:{given.rank}" if given.device == "cuda" else "cpu"
-    if given.device == "cuda":
-        torch.cuda.set_device(device)
-    meeting = (given.folder / "store").as_uri()
-    backend = "nccl" if given.device == "cuda" else "gloo"
-    dist.init_process_group(backend, init_method=meeting, rank=given.rank, world_size=given.world_size)
-    results = _measure(device, given.rounds)
-    if given.rank == 0:
-        (given.folder / "results.json").write_text(json.dumps(results))
-    dist.barrier()
-    os._exit(0)  # torch's own teardown of a process group now and then aborts the process (a thread not joined)
+    nn_group.member(__doc__, _measure)
 
 
 def _measure(device: str, rounds: int) -> Results:
