@@ -9,13 +9,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from batchyard.cluster.processes import writing_below
 from batchyard.control.process_watch import command_of
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "BATCHYARD_DATA": ""}
@@ -70,7 +71,8 @@ def serving(data: Path, *arguments: str) -> Iterator[Service]:
     finally:
         service.kill()
         for pid in working_on(data):
-            os.kill(pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # it went with its parent
+                os.kill(pid, signal.SIGKILL)
         wait_until(lambda: not working_on(data))
 
 
@@ -88,9 +90,10 @@ def refused(*arguments: str) -> tuple[int, str]:
 
 
 def working_on(data: Path) -> list[int]:
-    """Processes that name this data folder in their command."""
+    """Processes that name this data folder in their command, or write below it: a fork bears its server's command."""
     pids = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdecimal()]
-    return [pid for pid in pids if any(str(data) in part for part in command_of(pid)) and alive(pid)]
+    named = {pid for pid in pids if any(str(data) in part for part in command_of(pid)) and alive(pid)}
+    return sorted(named | {process.pid for process in writing_below(data)})
 
 
 def alive(pid: int) -> bool:

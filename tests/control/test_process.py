@@ -172,8 +172,8 @@ def test_a_full_disk_refuses_jobs_with_a_reason_and_loses_none_and_no_event(tmp_
         with full_disk(service.process.pid, 1):
             with pytest.raises(grpc.RpcError) as refused_:
                 submit(service)
-            assert refused_.value.code() is grpc.StatusCode.UNAVAILABLE  # type: ignore[attr-defined]
-            assert "its disk is full or fails. Make room" in refused_.value.details()  # type: ignore[attr-defined]
+            assert refused_.value.code() is grpc.StatusCode.UNAVAILABLE
+            assert "its disk is full or fails. Make room" in str(refused_.value.details())
             (events,) = (tmp_path / "executor" / "attempts").glob("*/events.jsonl")
             reported = events.stat().st_size
             wait_until(lambda: events.stat().st_size > 2 * reported)  # training goes on, and nobody stores that

@@ -82,8 +82,10 @@ def _amount(given: Queueing.Resources) -> str:
 
 
 def _share(given: Queueing.UserShare) -> str:
-    most = {"jobs": "most_jobs", "workers": "most_workers", "GPUs": "most_gpus"}
-    may = ", ".join(f"{getattr(given, key)} {word}" for word, key in most.items() if given.HasField(key))
+    jobs = f"{given.most_jobs} jobs" if given.HasField("most_jobs") else ""
+    workers = f"{given.most_workers} workers" if given.HasField("most_workers") else ""
+    gpus = f"{given.most_gpus} GPUs" if given.HasField("most_gpus") else ""
+    may = ", ".join(filter(None, (jobs, workers, gpus)))
     return f"{given.user or 'not named'}: runs {given.jobs} jobs, {_amount(given.used)}; may run {may}"
 
 
