@@ -177,8 +177,10 @@ def existing(
 
 def forks(folder: Path) -> list[int]:
     """Fork servers of the cluster whose TMPDIR this is, and what they have forked."""
-    ours = marked("TMPDIR", str(folder))
-    return [process.pid for process in ours if "fork_server" in (PROC / str(process.pid) / "cmdline").read_text()]
+    commands = {
+        process.pid: (PROC / str(process.pid) / "cmdline").read_text() for process in marked("TMPDIR", str(folder))
+    }
+    return [pid for pid, command in commands.items() if "fork_server" in command or "(forked)" in command]
 
 
 def test_an_existing_cluster_is_used_found_again_and_left_as_it_was(existing: str, tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ def command(pid: int) -> str:
 def test_workers_are_forks_and_carry_the_mark_of_their_attempt(warm_bench: Bench) -> None:
     run = warm_bench.start("until_stopped", grace_s=30.0)
     pids = run.pids()
-    assert all("batchyard.cluster.fork_server" in command(pid) for pid in pids)
+    assert all(command(pid).rstrip().endswith("-m batchyard.cluster.worker_main (forked)") for pid in pids)
     assert set(pids) <= set(run.processes())
     run.executor.cancel(run.attempt.id)
     assert run.log() == []  # which would say why one was started cold
@@ -98,7 +98,8 @@ def test_what_libraries_read_when_they_are_loaded_is_right_or_the_worker_is_a_fr
     monkeypatch.setenv("MKL_NUM_THREADS", "3")
     run = warm_local.start("until_stopped", workers=1, grace_s=30.0)
     (pid,) = run.pids(workers=1)
-    assert "fork_server" not in command(pid)
+    assert "worker_main" in command(pid)
+    assert "(forked)" not in command(pid)
     run.executor.cancel(run.attempt.id)
     assert run.log() == [
         "supervisor and workers start cold, which takes seconds: MKL_NUM_THREADS was not set when the fork server "

@@ -19,7 +19,7 @@ from batchyard.cluster.processes import ProcessId
 
 ANSWER_S = 30.0
 """How long a server may take to answer: it may be loading still, as long as a fresh process would."""
-COMMAND = (sys.executable, "-P", "-u", "-m", "batchyard.cluster.fork_server")
+COMMAND = (sys.executable, "-P", "-u", "-m", "batchyard.cluster.fork_server", "--listener")
 END_S = 5.0
 CHUNK = 1 << 16
 BACKLOG = 64

@@ -1,4 +1,4 @@
-"""Forks processes that have loaded torch already: `python -m batchyard.cluster.fork_server LISTENER_FD`.
+"""Forks processes that have loaded torch already: `python -m batchyard.cluster.fork_server --listener FD`.
 
 A fork takes milliseconds, where a fresh process takes seconds to import what a worker needs; idle, this costs the
 memory of one worker, however many are to come. Every fork serves one attempt and ends with it; none goes back. This
@@ -130,7 +130,7 @@ def main() -> None:
     """Loads, then serves. Requests that came meanwhile have waited."""
     from batchyard.training import warm
 
-    with socket.socket(fileno=int(sys.argv[1])) as listener:
+    with socket.socket(fileno=int(sys.argv[2])) as listener:
         listener.set_inheritable(False)
         warm.load()
         if threads() > 1:

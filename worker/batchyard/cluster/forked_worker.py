@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import os
 import socket
+import sys
 import traceback
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
@@ -16,6 +17,8 @@ from typing import BinaryIO, NoReturn, Self
 
 from batchyard.cluster.attempts import MARK
 
+FORKED = "(forked)"
+"""The last word of a fork's command line."""
 NO_MARK = "0" * 32
 """What stands in a fork server's environment where an attempt's mark is to be."""
 
@@ -109,6 +112,15 @@ def adopt(environment: Mapping[str, str]) -> None:
     show_mark(environment[MARK])
     os.environ.clear()
     os.environ.update(environment)
+
+
+def show_command(module: str) -> None:
+    """Makes ps and /proc show a fork as what it is, in place of the fork server that it comes from."""
+    fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+    begin, end = int(fields[45]), int(fields[46])
+    words = [sys.executable, "-m", f"batchyard.cluster.{module}", FORKED]
+    line = "\0".join(words).encode()[: end - begin - 1]
+    ctypes.memmove(begin, line.ljust(end - begin, b"\0"), end - begin)
 
 
 def show_mark(mark: str) -> None:

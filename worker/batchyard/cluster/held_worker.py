@@ -15,13 +15,14 @@ from typing import Any
 from batchyard.cluster import worker_main
 from batchyard.cluster.channel import Channel, Exit, Message
 from batchyard.cluster.fork_client import ColdError, ask, offer
-from batchyard.cluster.forked_worker import fork_worker
+from batchyard.cluster.forked_worker import fork_worker, show_command
 from batchyard.cluster.worker_process import WorkerProcess
 from batchyard.training.events import LogLine
 
 
 def hold(connection: socket.socket, request: Mapping[str, Any]) -> None:
     """The holder's life: forks the worker while it has one thread, then passes on what either side says."""
+    show_command("held_worker")
     offer(connection)
     environment = request["environment"]
     forked = fork_worker(lambda end, parent: worker_main.serve_forked(end, parent, environment), [connection.close])

@@ -20,7 +20,7 @@ from typing import Any
 from batchyard.cluster.attempts import AttemptFolder
 from batchyard.cluster.event_log import EventLog
 from batchyard.cluster.fork_client import offer
-from batchyard.cluster.forked_worker import adopt, write_to
+from batchyard.cluster.forked_worker import adopt, show_command, write_to
 from batchyard.cluster.gpus import GpuLease
 from batchyard.cluster.local_crew import LocalCrew
 from batchyard.cluster.processes import ProcessId
@@ -76,6 +76,7 @@ def supervise_forked(connection: socket.socket, request: Mapping[str, Any]) -> N
     arguments = request["arguments"]
     folder = AttemptFolder(Path(arguments["folder"]))
     os.setsid()
+    show_command("local_supervisor")
     adopt(request["environment"])
     write_to(folder.log)
     offer(connection)

@@ -24,7 +24,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from batchyard.cluster.channel import Channel, Place, Result
-from batchyard.cluster.forked_worker import adopt
+from batchyard.cluster.forked_worker import adopt, show_command
 from batchyard.cluster.network import interface_of
 from batchyard.cluster.processes import die_with_parent
 from batchyard.failpoints import failpoint
@@ -180,6 +180,7 @@ def serve_forked(end: socket.socket, parent: int, environment: Mapping[str, str]
     """Runs one worker that was forked, with the environment that a fresh one would be born with."""
     from batchyard.training import warm  # here: a fresh worker need not wait for it
 
+    show_command("worker_main")
     adopt(environment)
     warm.begin()
     serve(end, parent)
