@@ -1,9 +1,10 @@
-"""Many seeded histories of a service that is being broken, and what of its invariants did not hold.
+"""Many seeded histories of a service that is being broken, and what of its promises did not hold.
 
-    python -m tests.chaos [--histories 500] [--ray-histories 50] [--seed 1] [--only SEED] [--json FILE]
+    python -m tests.chaos [--histories 500] [--ray-histories 50] [--seed 1] [--seconds S] [--fresh] [--json FILE]
+    python -m tests.chaos --only SEED [--executor ray] [--fresh]
 
-Writes FILE (bench/results/chaos.json) unless it replays the one seed of --only, whose files it keeps and names. Exit
-status 1: an invariant was violated.
+The first writes FILE (bench/results/chaos.json); the second replays one history and keeps its files. Exit status 1: an
+invariant was violated.
 """
 
 from __future__ import annotations
@@ -11,9 +12,11 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
+import math
 import statistics
 import sys
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -26,45 +29,67 @@ from tests.chaos.histories import Ground, Result, references, run, say, summary
 from tests.chaos.service import forging
 
 COMMANDS = {"local": "make chaos", "ray": "make chaos EXECUTOR=ray"}
+RECOVERED = {
+    "control": "control plane: lost to answering",
+    "worker": "worker: killed to the next metric point",
+    "supervisor": "supervisor: killed to the next metric point",
+    "head": "Ray head: killed to the next metric point",
+}
 
 
 def main() -> int:
     """Runs what the arguments ask for; the exit status."""
     given = _arguments()
     if given.only is not None:
-        return int(_broken(histories([given.only], given.executor, keep=True, jobs=1)))
-    seeds = range(given.seed, given.seed + given.histories)
-    found = {"local": histories(seeds, "local", jobs=given.jobs)}
-    if given.ray_histories:
-        found["ray"] = histories(range(given.seed, given.seed + given.ray_histories), "ray", jobs=1)
-    given.json.write_text(json.dumps(report(found), indent=2) + "\n")
-    print(json.dumps({name: part["violations"] or "no violation" for name, part in report(found)["executors"].items()}))
+        return int(_broken(histories([given.only], given.executor, given, keep=True)))
+    counts = {"local": given.histories, "ray": given.ray_histories}
+    found = {
+        executor: histories(range(given.seed, given.seed + count), executor, given)
+        for executor, count in counts.items()
+        if count
+    }
+    given.json.write_text(json.dumps(report(found, given), indent=2) + "\n")
     return int(any(_broken(results) for results in found.values()))
 
 
-def histories(seeds: Sequence[int], executor: str, *, jobs: int, keep: bool = False) -> list[Result]:
-    """Runs the histories of these seeds, `jobs` at a time, and prints a line for each."""
+def histories(seeds: Sequence[int], executor: str, given: argparse.Namespace, *, keep: bool = False) -> list[Result]:
+    """Runs the histories of these seeds, and prints a line for each; begins none after `given.seconds`."""
     with ExitStack() as stack:
         root = Path(tempfile.mkdtemp(prefix="batchyard-chaos-"))
-        ground = Ground(root=root, forge=stack.enter_context(forging(root)), executor=executor, keep=keep)
+        address = None if _fresh(executor, given) else stack.enter_context(forging(root))
+        ground = Ground(root=root, forge=address, executor=executor, keep=keep)
         undisturbed = references(ground)
-        pool = stack.enter_context(ThreadPoolExecutor(jobs))
+        pool = stack.enter_context(ThreadPoolExecutor(given.jobs if executor == "local" else 1))
+        deadline = time.monotonic() + given.seconds
+        futures = [pool.submit(_unless_late, deadline, seed, ground, undisturbed) for seed in seeds]
         done = []
-        for future in as_completed([pool.submit(run, seed, ground, undisturbed) for seed in seeds]):
-            result = future.result()
+        for result in filter(None, (future.result() for future in as_completed(futures))):
             print(say(result, COMMANDS[executor]) if result.violations else summary(result), flush=True)
             done.append(result)
-        print(f"files of histories with violations{', and all others,' if keep else ''} are in {root}")
+        print(f"files of {'all histories' if keep else 'histories with violations'} are in {root}")
     return sorted(done, key=lambda result: result.seed)
 
 
-def report(found: dict[str, list[Result]]) -> dict[str, Any]:
+def _fresh(executor: str, given: argparse.Namespace) -> bool:
+    """Whether every process is started as users start it: on Ray most are Ray's own anyway."""
+    return executor == "ray" or bool(given.fresh)
+
+
+def _unless_late(deadline: float, seed: int, *arguments: Any) -> Result | None:
+    return run(seed, *arguments) if time.monotonic() < deadline else None
+
+
+def report(found: dict[str, list[Result]], given: argparse.Namespace) -> dict[str, Any]:
     """What the results file holds."""
+    ways = {True: "fresh", False: "forked from one that has imported everything, which recovery is quicker by"}
     return {
         "bench": "chaos",
         "machine": machine(),
         "date": datetime.date.today().isoformat(),
-        "executors": {executor: _part(results) for executor, results in found.items()},
+        "executors": {
+            executor: {"processes": ways[_fresh(executor, given)], **_part(results)}
+            for executor, results in found.items()
+        },
     }
 
 
@@ -78,10 +103,8 @@ def _part(results: list[Result]) -> dict[str, Any]:
         "faults": dict(sorted(faults.items())),
         "violations": [violation for result in results for violation in result.violations],
         "recovery_s": {
-            "control plane, lost to answering": _spread([s for r in results for s in r.control_recovery]),
-            "worker or supervisor, killed to the next metric point": _spread(
-                [s for r in results for s in r.worker_recovery]
-            ),
+            says: _spread([seconds for result in results for what, seconds in result.recoveries if what == kind])
+            for kind, says in RECOVERED.items()
         },
     }
 
@@ -104,6 +127,8 @@ def _arguments() -> argparse.Namespace:
     add("--ray-histories", type=int, default=50, help="on a real Ray cluster (%(default)s)")
     add("--seed", type=int, default=1, help="the first one (%(default)s)")
     add("--jobs", type=int, default=3, help="histories at a time, on plain processes (%(default)s)")
+    add("--seconds", type=float, default=math.inf, help="on each executor, none is begun after so many (no limit)")
+    add("--fresh", action="store_true", help="start every process as users do, and not by a fork: takes seconds more")
     add("--only", type=int, metavar="SEED", help="replay this one and keep its files")
     add("--executor", default="local", choices=COMMANDS, help="of --only (%(default)s)")
     add("--json", type=Path, default=RESULTS / "chaos.json", help="results file (%(default)s)")

@@ -24,8 +24,16 @@ GROUPS: dict[str, tuple[Action, ...]] = {
         ONE,
     ),
     "record and end": (
-        _armed("record.before_transaction", "record.before_commit=kill@2", "record.after_commit=kill@3",
-               "end.before_commit", "release.before_executor", "release.after_executor"),
+        _armed("record.before_transaction", "record.before_commit", "record.after_commit",
+               "end.before_commit"),
+        ONE,
+    ),
+    "release": (
+        _armed("release.before_executor"),
+        ONE,
+    ),
+    "released": (
+        _armed("release.after_executor"),
         ONE,
     ),
     "tell and send": (
@@ -43,7 +51,7 @@ GROUPS: dict[str, tuple[Action, ...]] = {
         ONE,
     ),
     "supervisor": (
-        _armed("supervisor.before_crew", "event.before_append=kill@20", "event.after_append=kill@50"),
+        _armed("supervisor.before_crew", "event.before_append=kill@20", "event.after_append=kill@35"),
         ONE,
     ),
     "end of a supervisor": (
@@ -66,12 +74,8 @@ GROUPS: dict[str, tuple[Action, ...]] = {
         _armed("folder.before_rename=kill@2", "folder.after_rename=kill@4"),
         ONE,
     ),
-    "fold": (
-        _armed("publish.before_fold", "publish.after_fold"),
-        PUBLISHED,
-    ),
     "publish": (
-        _armed("publish.before_artifact", "publish.before_report"),
+        _armed("publish.before_fold", "publish.after_fold", "publish.before_artifact", "publish.before_report"),
         PUBLISHED,
     ),
     "registry": (
@@ -96,11 +100,15 @@ GROUPS: dict[str, tuple[Action, ...]] = {
     ),
     "after a worker": (
         ONE,
-        _armed("resume.before_sweep", "resume.before_report=kill@2", after="started"),
+        _armed("resume.before_sweep", "resume.before_report", after="started"),
         _kill("worker", after="checkpoint"),
     ),
     "an executor that does not start": (
-        _armed("start.before_executor=error", "fail.before_commit", "fail.after_commit"),
+        _armed("start.before_executor=error", "fail.before_commit"),
+        ONE,
+    ),
+    "a start that is given up": (
+        _armed("start.before_executor=error", "fail.after_commit"),
         ONE,
     ),
 }  # fmt: skip
@@ -116,6 +124,7 @@ def plans() -> dict[str, Plan]:
         name: Plan(
             seed=FIRST_SEED - number,
             jobs=("published" if PUBLISHED in actions else "one",),
+            users=("ann",),
             actions=actions,
         )
         for number, (name, actions) in enumerate(GROUPS.items())

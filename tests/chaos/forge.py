@@ -69,8 +69,11 @@ def serve(address: str) -> None:
         server.listen()
         while True:
             connection, _ = server.accept()
-            with connection, connection.makefile("rb") as lines:
-                request = json.loads(lines.readline())
+            with connection, connection.makefile("rb") as lines, contextlib.suppress(OSError):
+                line = lines.readline()
+                if not line.endswith(b"\n"):
+                    continue  # it was killed while it asked
+                request = json.loads(line)
                 pid = _fork(lambda request=request: _become(**request))  # type: ignore[misc]
                 connection.sendall(f"{pid}\n".encode())
 

@@ -7,7 +7,9 @@ import json
 import shutil
 import time
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -42,10 +44,8 @@ class Result:
     seconds: float
     faults: Counter[str]
     violations: list[dict[str, Any]]
-    control_recovery: list[float]
-    """Seconds from the loss of a control plane until the next one answers."""
-    worker_recovery: list[float]
-    """Seconds from the death of a worker or its supervisor to the next attempt's first metric point."""
+    recoveries: list[tuple[str, float]]
+    """Kind of process that was lost, and seconds; see _recoveries."""
 
 
 def run(seed: int, ground: Ground, references: dict[str, Reference]) -> Result:
@@ -62,8 +62,7 @@ def run(seed: int, ground: Ground, references: dict[str, Reference]) -> Result:
         seconds=time.monotonic() - began,
         faults=Counter(_faults(evidence.entries)),
         violations=found,
-        control_recovery=[e["seconds"] for e in evidence.entries if e["kind"] == "back" and not e["first"]],
-        worker_recovery=list(_worker_recoveries(evidence.entries)),
+        recoveries=list(_recoveries(evidence.entries)),
     )
 
 
@@ -71,7 +70,7 @@ def references(ground: Ground) -> dict[str, Reference]:
     """An undisturbed job of each spec; kept in a file, for they are the same every time."""
     found = {}
     for number, (name, _spec) in enumerate(SPECS.items()):
-        plan = Plan(seed=-1 - number, jobs=(name,), actions=(Action(do="submit", what=name),))
+        plan = Plan(seed=-1 - number, jobs=(name,), users=("ann",), actions=(Action(do="submit", what=name),))
         folder = folder_of(ground.root, plan.seed)
         evidence = _evidence(plan, folder, ground, {})
         if evidence.not_over is not None:
@@ -116,23 +115,19 @@ def _faults(entries: list[Entry]) -> list[str]:
     return kinds + ["restart" for entry in entries if entry["kind"] == "action" and entry["do"] == "restart"]
 
 
-def _worker_recoveries(entries: list[Entry]) -> list[float]:
-    """For each kill that an attempt was lost to: the time to the first point of a later attempt of that job."""
-    found = []
-    for killed in entries:
-        if killed["kind"] != "killed" or "attempt" not in killed:
-            continue
-        job, _, number = killed["attempt"].rpartition("-")
-        after = [
-            e["time"] - killed["time"]
-            for e in entries
-            if e["kind"] == "event"
-            and e["what"] == "step_metrics"
-            and e["job"].endswith(job)
-            and e["attempt"] > int(number)
-        ]
-        found += after[:1]
-    return found
+def _recoveries(entries: list[Entry]) -> Iterator[tuple[str, float]]:
+    """What was lost, and the seconds until it was made good.
+
+    That is when a control plane answers, or when a later attempt than the one that was lost has its first metric point.
+    """
+    points = [entry for entry in entries if entry["kind"] == "event" and entry["what"] == "step_metrics"]
+    for entry in entries:
+        if entry["kind"] == "back" and not entry["first"]:
+            yield "control", entry["seconds"]
+        for attempt in entry.get("attempts", ()):
+            job, _, number = attempt.rpartition("-")
+            after = (p["time"] for p in points if p["job"].endswith(job) and p["attempt"] > int(number))
+            yield from ((entry["what"], time - entry["time"]) for time in islice(after, 1))
 
 
 def summary(result: Result) -> str:

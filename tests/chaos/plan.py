@@ -54,6 +54,7 @@ OFTEN = ("event.", "record.", "stream.", "ledger.", "folder.before_file", "folde
 """These come many times in a job: they fire at any of the first so many."""
 WITH_ERROR = ("create.before_commit", "request.before_commit", "record.before_commit", "begin.before_commit")
 """An error there is the service's to make good; elsewhere it may well end a job."""
+USERS = ("ann", "bob")
 PROGRESS = ("now", "started", "step", "checkpoint")
 REQUESTS = ("pause", "pause", "cancel", "list", "submit_other", "alias")
 
@@ -81,6 +82,8 @@ class Plan:
     seed: int
     jobs: tuple[str, ...]
     """The spec's name of each."""
+    users: tuple[str, ...]
+    """Who submits each: one may have one job running at a time."""
     actions: tuple[Action, ...]
 
 
@@ -96,7 +99,10 @@ def draw(seed: int, executor: str = "local") -> Plan:
         others += _fault(dice, jobs, executor) if dice.random() < 0.7 else [_request(dice, jobs)]
     others.sort(key=lambda action: PROGRESS.index(action.after))
     first = [action for action in others if action.do == "arm" and action.after == "now" and dice.random() < 0.5]
-    return Plan(seed=seed, jobs=jobs, actions=(*first, *actions, *(each for each in others if each not in first)))
+    users = tuple(random.Random(f"users {seed}").choices(USERS, k=len(jobs)))
+    return Plan(
+        seed=seed, jobs=jobs, users=users, actions=(*first, *actions, *(each for each in others if each not in first))
+    )
 
 
 def _request(dice: random.Random, jobs: tuple[str, ...], kinds: tuple[str, ...] = REQUESTS) -> Action:

@@ -23,6 +23,8 @@ from batchyard.v1.training_pb2_grpc import TrainingServiceStub
 from tests.chaos import forge
 
 WORKERS = 2
+JOBS_OF_A_USER = 1
+"""That may run at once."""
 START_S = 60.0
 STOP_S = 60.0
 
@@ -63,7 +65,7 @@ class Service:
     def __init__(self, data: Path, forge_address: str | None, executor: str = "local") -> None:
         self.data = data
         self._forge = forge_address
-        self._executor = executor
+        self.executor = executor
         self.mark = uuid.uuid4().hex
         self.rules = data.parent / "rules"
         self.state = data.parent / "failpoints"
@@ -75,7 +77,8 @@ class Service:
     def start(self) -> None:
         """Starts a control plane; does not wait until it answers."""
         arguments = ["--data-dir", str(self.data), "--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0", "--no-inference"]
-        arguments += ["--executor", self._executor, "--workers", str(WORKERS)]
+        arguments += ["--executor", self.executor, "--workers", str(WORKERS)]
+        arguments += ["--user-jobs", str(JOBS_OF_A_USER)]
         own = {
             forge.HISTORY_MARK: self.mark,
             "BATCHYARD_FAILPOINTS": f"@{self.rules}",
@@ -108,11 +111,13 @@ class Service:
             return False
         return self.process is not None and facts["pid"] == self.process.pid and self.running
 
-    def call(self, name: str, request: object, *, within_s: float = 5.0) -> object:
+    def call(self, name: str, request: object, *, user: str = "", within_s: float = 5.0) -> object:
         """Calls a method of TrainingService, or SetAlias. Raises grpc.RpcError, also where nobody is there."""
         with self.channel() as channel:
             stub = ModelServiceStub(channel) if name == "SetAlias" else TrainingServiceStub(channel)
-            answer: object = getattr(stub, name)(request, timeout=within_s)
+            answer: object = getattr(stub, name)(
+                request, timeout=within_s, metadata=[("batchyard-user", user)] if user else []
+            )
             return answer
 
     def channel(self) -> grpc.Channel:
@@ -155,9 +160,10 @@ class Service:
             return None
         return ProcessId(**record["process"]) if record.get("process") else None
 
-    def workers(self, attempt: str, mark: str) -> list[ProcessId]:
-        """The attempt's processes, its supervisor aside."""
-        return [process for process in marked(MARK, mark) if process != self.supervisor(attempt)]
+    def crew(self, mark: str) -> tuple[list[ProcessId], list[ProcessId]]:
+        """The attempt's supervisors, one it should be, and its workers: a supervisor leads a session."""
+        found = marked(MARK, mark)
+        return [each for each in found if _leads(each)], [each for each in found if not _leads(each)]
 
     def arm(self, rules: str) -> None:
         """Arms more failpoints, and counts them from now on."""
@@ -188,3 +194,10 @@ class Service:
     def clear(self) -> None:
         """Ends whatever is left."""
         end_all(self.processes)
+
+
+def _leads(process: ProcessId) -> bool:
+    try:
+        return os.getsid(process.pid) == process.pid
+    except ProcessLookupError:
+        return False

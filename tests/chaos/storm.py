@@ -15,6 +15,7 @@ from typing import Any
 import grpc
 
 from batchyard.client.job_file import read_job
+from batchyard.cluster.processes import ProcessId
 from batchyard.v1 import models_pb2, training_pb2
 from batchyard.v1.training_pb2 import TrainingJob
 from batchyard.v1.training_pb2_grpc import TrainingServiceStub
@@ -26,6 +27,8 @@ CALM_S = 90.0
 """From the last fault until every job has to be over."""
 WAIT_S = {"started": 8.0, "step": 8.0, "checkpoint": 8.0, "ended": 60.0}
 """For the progress that an action waits for; then it is done all the same."""
+SLOWER = {"local": 1.0, "ray": 6.0}
+"""How many times as long, by executor: a Ray head alone takes 5 s to start."""
 TERMINAL = {TrainingJob.SUCCEEDED, TrainingJob.FAILED, TrainingJob.CANCELLED}
 PASSING = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN,
            grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED}  # fmt: skip
@@ -103,8 +106,9 @@ class Storm:
     def _submit(self, action: Action) -> None:
         spec = read_job(SPECS[action.what])
         request = training_pb2.CreateTrainingJobRequest(spec=spec, request_id=self._requests[action.job])
+        user = self._plan.users[action.job]
         for _ in range(action.times):
-            job: Any = self._persist("CreateTrainingJob", request, request_id=request.request_id)
+            job: Any = self._persist("CreateTrainingJob", request, user, request_id=request.request_id)
         seen = self._jobs[action.job] = Seen(job.name)
         self._begin(self._watch, seen)
 
@@ -113,7 +117,8 @@ class Storm:
         spec = read_job({**SPECS[self._plan.jobs[action.job]], "seed": 99})
         request = training_pb2.CreateTrainingJobRequest(spec=spec, request_id=self._requests[action.job])
         with contextlib.suppress(grpc.RpcError):
-            self._persist("CreateTrainingJob", request, request_id=request.request_id, other=True)
+            user = self._plan.users[action.job]
+            self._persist("CreateTrainingJob", request, user, request_id=request.request_id, other=True)
 
     def _cancel(self, action: Action) -> None:
         self._ask("CancelTrainingJob", training_pb2.CancelTrainingJobRequest, action)
@@ -134,12 +139,12 @@ class Storm:
         with contextlib.suppress(grpc.RpcError):  # NOT_FOUND: nothing is published yet
             self._persist("SetAlias", models_pb2.SetAliasRequest(model="models/digits", alias="canary", version=1))
 
-    def _persist(self, method: str, request: Any, **about: Any) -> object:
+    def _persist(self, method: str, request: Any, user: str = "", **about: Any) -> object:
         """Calls until there is an answer. Raises grpc.RpcError for one that says no."""
         deadline = time.monotonic() + CALM_S
         while True:
             try:
-                answer: Any = self._service.call(method, request)
+                answer: Any = self._service.call(method, request, user=user)
             except grpc.RpcError as error:
                 code = error.code()
                 self._record.add("refused", method=method, code=code.name, **about)
@@ -166,20 +171,20 @@ class Storm:
     def _kill(self, action: Action) -> None:
         if action.what in ("control", "head"):
             victim = self._service.process if action.what == "control" else self._service.head()
-            if victim is not None:
-                self._record.add("killed", what=action.what)
-                victim.send(signal.SIGKILL)
+            lost = sorted(self._service.attempts()) if action.what == "head" else []
+            self._strike(action.what, victim, lost)
             return
         for attempt, mark in self._service.attempts().items():
-            if not attempt.startswith(self._jobs[action.job].name.rpartition("/")[2]):
-                continue
-            supervisor = self._service.supervisor(attempt)
-            victims = [supervisor] if action.what == "supervisor" else self._service.workers(attempt, mark)[-1:]
-            for victim in victims:
-                if victim is None:
-                    continue
-                self._record.add("killed", what=action.what, attempt=attempt)
-                victim.send(signal.SIGKILL)
+            if attempt.startswith(self._jobs[action.job].name.rpartition("/")[2]):
+                workers = self._service.crew(mark)[1]
+                victim = self._service.supervisor(attempt) if action.what == "supervisor" else next(iter(workers), None)
+                self._strike(action.what, victim, [attempt])
+
+    def _strike(self, what: str, victim: ProcessId | None, attempts: list[str]) -> None:
+        """SIGKILL. `attempts` are those that are lost with it."""
+        if victim is not None and victim.alive():
+            self._record.add("killed", what=what, attempts=attempts)
+            victim.send(signal.SIGKILL)
 
     # What is waited for.
 
@@ -187,16 +192,14 @@ class Storm:
         if action.after == "now" or action.job not in self._jobs:
             return
         with contextlib.suppress(TimeoutError):
-            until(lambda: self._jobs[action.job].has(action.after), WAIT_S[action.after], action.after)
+            within_s = WAIT_S[action.after] * SLOWER[self._service.executor]
+            until(lambda: self._jobs[action.job].has(action.after), within_s, action.after)
         self._look()
 
     def _look(self) -> None:
         """Notes which processes work on which attempt."""
-        running = {
-            attempt: {"supervisor": self._service.supervisor(attempt) is not None,
-                      "workers": len(self._service.workers(attempt, mark))}
-            for attempt, mark in self._service.attempts().items()
-        }  # fmt: skip
+        crews = {attempt: self._service.crew(mark) for attempt, mark in self._service.attempts().items()}
+        running = {name: {"supervisors": len(one), "workers": len(more)} for name, (one, more) in crews.items()}
         self._record.add("processes", running=running)
 
     def _settle(self) -> None:
@@ -211,6 +214,7 @@ class Storm:
                 if job.state == TrainingJob.PAUSED:
                     with contextlib.suppress(grpc.RpcError):
                         self._persist("ResumeTrainingJob", training_pb2.ResumeTrainingJobRequest(name=name), job=name)
+            self._look()
             time.sleep(0.1)
         until(self._service.answers, CALM_S, "the control plane answers")
 

@@ -37,8 +37,8 @@ def evidence() -> Evidence:
     ]
     spec = SPECS["published"] | {"workers": {"count": 1}}
     rows: dict[str, list[dict[str, Any]]] = {
-        "jobs": [{"number": 1, "id": JOB, "request_id": "r", "spec": spec, "state": "SUCCEEDED", "model_version": MODEL}
-                 | {"failure_cause": None}],
+        "jobs": [{"number": 1, "id": JOB, "user": "ann", "request_id": "r", "spec": spec, "state": "SUCCEEDED"}
+                 | {"model_version": MODEL, "failure_cause": None}],
         "attempts": [{"job_number": 1, "number": 1, "start_time": 1.0, "end_time": 2.0}],
         "events": events,
         "versions": [{"model": "digits", "number": 1, "job": JOB, "artifact_uri": f"file:///{JOB}-1"}
@@ -50,7 +50,7 @@ def evidence() -> Evidence:
         for event in events
     ]
     answered = {"kind": "answered", "method": "CreateTrainingJob", "request_id": "r", "name": NAME, "state": "QUEUED"}
-    looked = {"kind": "processes", "running": {f"{JOB}-1": {"supervisor": True, "workers": 1}}}
+    looked = {"kind": "processes", "running": {f"{JOB}-1": {"supervisors": 1, "workers": 1}}}
     outcome = Outcome(
         rows=rows,
         damaged={},
@@ -60,7 +60,7 @@ def evidence() -> Evidence:
         processes=(),
     )
     return Evidence(
-        plan=Plan(seed=1, jobs=("published",), actions=()),
+        plan=Plan(seed=1, jobs=("published",), users=("ann",), actions=()),
         entries=[answered, looked, *watched],
         outcome=outcome,
         references={
@@ -105,8 +105,9 @@ WRONG: dict[str, list[tuple[str, Change]]] = {
     "at_most_one_live_attempt_writes": [
         ("an event of an attempt that is over", lambda f: events(f)[4].update(attempt=0)),
         ("workers of two attempts", lambda f: entry(f, "processes")["running"].update(
-            {f"{JOB}-2": {"supervisor": True, "workers": 1}})),
+            {f"{JOB}-2": {"supervisors": 1, "workers": 1}})),
         ("two crews on one attempt", lambda f: entry(f, "processes")["running"][f"{JOB}-1"].update(workers=2)),
+        ("two supervisors", lambda f: entry(f, "processes")["running"][f"{JOB}-1"].update(supervisors=2)),
     ],
     "metric_history_is_that_of_an_undisturbed_job": [
         ("a point twice", lambda f: events(f)[4]["payload"].update(events(f)[3]["payload"])),
@@ -135,8 +136,9 @@ WRONG: dict[str, list[tuple[str, Change]]] = {
         ("no version", lambda f: f.outcome.rows["versions"].clear()),
     ],
     "capacity_and_quotas_are_never_exceeded": [
-        ("three workers at once", lambda f: f.outcome.rows["attempts"].extend(
-            [{"job_number": 1, "number": n, "start_time": 1.5, "end_time": 1.8} for n in (2, 3)])),
+        ("two jobs of a user", lambda f: f.outcome.rows["attempts"].append(
+            {"job_number": 1, "number": 2, "start_time": 1.5, "end_time": 1.8})),
+        ("three workers", lambda f: f.jobs[0]["spec"]["workers"].update(count=3)),
     ],
 }  # fmt: skip
 
