@@ -26,5 +26,5 @@ def test_another_job_under_the_same_request_id_is_told_what_differs(run: Any, se
     assert result.exit_code == 1
     assert result.stderr.splitlines() == [
         f"batchyard: {message}",
-        "  Submit with another --request-id, or without one, for a new job.",
+        "  Give another --request-id, or none, to make a new one.",
     ]

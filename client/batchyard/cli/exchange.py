@@ -68,6 +68,7 @@ def export_(name: str, file_format: str, out: Path, backend: str, as_json: bool,
 @click.option("--onnx", type=_FILE, help="An ONNX file with its normalisations whole.")
 @click.option("--samples", type=_FILE, help="NPZ with `inputs`, and perhaps `labels`, to certify it on.")
 @click.option("--alias", default="", help="An alias to point at the new version.")
+@click.option("--request-id", metavar="UUID", help="Makes repeating safe: the same id is one version.")
 @as_json
 @connects()
 def import_(
@@ -77,6 +78,7 @@ def import_(
     onnx: Path | None,
     samples: Path | None,
     alias: str,
+    request_id: str | None,
     as_json: bool,
     connection: Connection,
 ) -> None:
@@ -90,7 +92,13 @@ def import_(
         raise click.UsageError("--weights needs --architecture: the file that says what they are the weights of")
     with connection.open() as client:
         version = client.exchange.import_version(
-            name, weights=weights, architecture=architecture, onnx=onnx, samples=samples, alias=alias
+            name,
+            weights=weights,
+            architecture=architecture,
+            onnx=onnx,
+            samples=samples,
+            alias=alias,
+            request_id=request_id,
         )
     _print_version(version, as_json)
 
@@ -99,16 +107,19 @@ def import_(
 @click.argument("name", metavar="MODEL")
 @click.option("--members", required=True, metavar="MODEL[@ALIAS|/VERSION],...", help="2 to 32 versions.")
 @click.option("--alias", default="", help="An alias to point at the new version.")
+@click.option("--request-id", metavar="UUID", help="Makes repeating safe: the same id is one version.")
 @as_json
 @connects()
-def ensemble(name: str, members: str, alias: str, as_json: bool, connection: Connection) -> None:
+def ensemble(
+    name: str, members: str, alias: str, request_id: str | None, as_json: bool, connection: Connection
+) -> None:
     """Publish several versions as one network: the mean of their softmax.
 
     One request, one batch, one reply. Its output are logits, the logarithm of that mean.
     """
     with connection.open() as client:
         chosen = [version_name(client, member.strip()) for member in members.split(",")]
-        version = client.exchange.create_ensemble(name, chosen, alias)
+        version = client.exchange.create_ensemble(name, chosen, alias, request_id=request_id)
     _print_version(version, as_json)
 
 

@@ -76,7 +76,7 @@ def _report_client_error(error: Exception) -> int:
 
 _HINTS = {
     "NotFoundError": "List what there is with `batchyard jobs` or `batchyard models`.",
-    "AlreadyExistsError": "Submit with another --request-id, or without one, for a new job.",
+    "AlreadyExistsError": "Give another --request-id, or none, to make a new one.",
     "InvalidRequestError": "Correct the value and run the command again.",
     "PreconditionError": "See its state with `batchyard job show`.",
     "ServiceError": "Look into the service's log: control.log in its data folder.",

@@ -37,10 +37,17 @@ PRIOR = 16.0
 @click.option(
     "--prior", default=PRIOR, show_default=True, type=click.FloatRange(0), help="Samples the old statistics count as."
 )
+@click.option("--request-id", metavar="UUID", help="Makes repeating safe: the same id is one version.")
 @as_json
 @connects(inference=True)
 def recalibrate(
-    model: str, inputs: Path | None, sampled: bool, prior: float, as_json: bool, connection: Connection
+    model: str,
+    inputs: Path | None,
+    sampled: bool,
+    prior: float,
+    request_id: str | None,
+    as_json: bool,
+    connection: Connection,
 ) -> None:
     """Make a new version with the population statistics of unlabelled inputs.
 
@@ -55,7 +62,7 @@ def recalibrate(
     name = model if "@" in model or "/" in model else f"{model}@production"
     with connection.open() as client:
         rows = _sampled(client, name) if inputs is None else _read(client, name, inputs)
-        version = client.recalibrate(_resource(name), rows, prior=prior)
+        version = client.recalibrate(_resource(name), rows, prior=prior, request_id=request_id)
     if as_json:
         return print_json(plain(version))
     print_facts(_facts(version))

@@ -269,19 +269,28 @@ class Client:
         )
         return self._control(self._models.UpdateModel, request)
 
-    def recalibrate(self, version: str, inputs: Array, *, prior: float = 16.0, timeout: float = 900.0) -> ModelVersion:
-        """A new version with the population statistics of unlabelled `inputs`; no alias moves. Never repeated.
+    def recalibrate(
+        self,
+        version: str,
+        inputs: Array,
+        *,
+        prior: float = 16.0,
+        timeout: float = 900.0,
+        request_id: str | None = None,
+    ) -> ModelVersion:
+        """A new version with the population statistics of unlabelled `inputs`; no alias moves.
 
         Args:
             version: models/{model}/versions/{n} or {model}@{alias}: what to start from.
             inputs: raw pixels [N, C, H, W], N at least 2, uint8 or numbers from 0 to 255.
             prior: how many samples the version's own statistics count as.
             timeout: seconds; a small network takes a few.
+            request_id: a UUID; repeating the call with it makes no second version. None: a new one.
 
-        Raises TensorError; PreconditionError where the model has no alias `production`, so that the new version would
-        answer at once, or where it cannot be certified.
+        Raises TensorError; AlreadyExistsError where the request_id has made another version; PreconditionError where
+        the model has no alias `production`, so that the new version would answer at once, or it cannot be certified.
         """
-        requests = recalibration_requests(model_name(version), inputs, prior)
+        requests = recalibration_requests(model_name(version), inputs, prior, request_id or str(uuid.uuid4()))
         try:
             return self._models.RecalibrateModel(requests, timeout=timeout, metadata=self._control.metadata)
         except grpc.RpcError as error:

@@ -86,6 +86,7 @@ class Exchange:
         onnx: PathLike | None = None,
         samples: PathLike | None = None,
         alias: str = "",
+        request_id: str | None = None,
     ) -> ModelVersion:
         """Publishes a network that was trained elsewhere as a new version of `model`, folded and certified.
 
@@ -97,8 +98,10 @@ class Exchange:
             onnx: an ONNX file with its normalisations whole; `architecture` may then name the classes.
             samples: an NPZ file with `inputs` [n, ...] to certify it on, and perhaps `labels` [n].
             alias: to point at the new version.
+            request_id: a UUID; repeating the call with it makes no second version. None: a new one.
 
         Raises:
+            AlreadyExistsError: the request_id has made a version of something else.
             RpcError: the service refuses, or does not answer.
             JobFileError: the architecture's keys or types are wrong.
             TransferError: a file cannot be read.
@@ -108,7 +111,7 @@ class Exchange:
         if weights is not None and architecture is None:
             raise ValueError("weights given without architecture")
         network = NetworkSpec() if architecture is None else read_message(NetworkSpec(), architecture)
-        spec = ImportSpec(model=model, alias=alias, network=network)
+        spec = ImportSpec(model=model, alias=alias, network=network, request_id=request_id or str(uuid.uuid4()))
         files = {"weights": weights, "onnx": onnx, "samples": samples}
         found = {name: Path(path) for name, path in files.items() if path is not None}
         headers = {name: _header(name, path) for name, path in found.items()}
@@ -118,12 +121,16 @@ class Exchange:
         except grpc.RpcError as error:
             raise self._call.failure(error) from None
 
-    def create_ensemble(self, model: str, members: Sequence[str], alias: str = "") -> ModelVersion:
+    def create_ensemble(
+        self, model: str, members: Sequence[str], alias: str = "", *, request_id: str | None = None
+    ) -> ModelVersion:
         """Publishes the mean of the members' softmax as a new version of `model`. Raises RpcError.
 
-        `members`: models/{model}/versions/{n} or models/{model}@{alias}, of the same input and classes.
+        `members`: models/{model}/versions/{n} or models/{model}@{alias}, of the same input and classes. `request_id`:
+        as import_version's.
         """
-        request = CreateEnsembleRequest(model=model, members=members, alias=alias)
+        request_id = request_id or str(uuid.uuid4())
+        request = CreateEnsembleRequest(model=model, members=members, alias=alias, request_id=request_id)
         try:
             return self._stub.CreateEnsemble(request, timeout=TIMEOUT, metadata=self._call.metadata)
         except grpc.RpcError as error:

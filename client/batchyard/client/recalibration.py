@@ -18,7 +18,9 @@ CHUNK = 1 << 20
 INPUTS = "inputs"
 
 
-def recalibration_requests(name: str, inputs: Array, prior: float) -> Iterator[RecalibrateModelRequest]:
+def recalibration_requests(
+    name: str, inputs: Array, prior: float, request_id: str = ""
+) -> Iterator[RecalibrateModelRequest]:
     """The stream for the version `name` and raw pixels `inputs` [n, channels, height, width], n at least 2.
 
     Raises TensorError.
@@ -31,7 +33,7 @@ def recalibration_requests(name: str, inputs: Array, prior: float) -> Iterator[R
     np.savez(buffer, inputs=inputs if inputs.dtype == np.uint8 else inputs.astype(np.float32))
     content = buffer.getvalue()
     header = FileHeader(path=INPUTS, size=len(content), sha256=hashlib.sha256(content).hexdigest())
-    return _requests(RecalibrationSpec(name=name, prior=prior), header, content)
+    return _requests(RecalibrationSpec(name=name, prior=prior, request_id=request_id), header, content)
 
 
 def _requests(spec: RecalibrationSpec, header: FileHeader, content: bytes) -> Iterator[RecalibrateModelRequest]:

@@ -15,6 +15,7 @@ from batchyard.control import export_files, names, triton, uploads
 from batchyard.control.export_files import TORCH_PROGRAM, Content
 from batchyard.control.records import ModelVersion
 from batchyard.control.registry import Registry
+from batchyard.control.repeats import Request, check_request_id
 from batchyard.control.torch_tasks import TorchTasks
 from batchyard.control.uploads import FileHeader
 from batchyard.endpoint.errors import FieldViolation, InvalidInputError, OverloadedError, PreconditionError
@@ -48,30 +49,42 @@ class Exchange:
                         yield part
 
     async def import_version(
-        self, model: str, alias: str, network: Mapping[str, Any], parts: AsyncIterator[FileHeader | bytes]
+        self,
+        model: str,
+        alias: str,
+        network: Mapping[str, Any],
+        parts: AsyncIterator[FileHeader | bytes],
+        request_id: str = "",
     ) -> ModelVersion:
         """Publishes the network that `parts` hold as a new version of `model`.
 
         Raises InvalidInputError for what the files or `network` (NetworkSpec of the API) say, PreconditionError where
-        the network cannot be certified, OverloadedError.
+        the network cannot be certified, OverloadedError, AlreadyExistsError for a request_id of another import.
         """
         _check_names(model, alias)
+        check_request_id(request_id, "spec.request_id")
         with self._transfer():
             async with self._tasks.folder() as folder:
                 files = await uploads.receive(parts, folder, {WEIGHTS, ONNX, SAMPLES})
-                if len(files & {WEIGHTS, ONNX}) != 1:
+                if len(files.keys() & {WEIGHTS, ONNX}) != 1:
                     expected = f"expected one of {WEIGHTS} and {ONNX}, and perhaps {SAMPLES}"
                     raise _violation("file", f"the files {sorted(files)} given; {expected}")
                 order = {"model": model, "network": dict(network)}
+                spec = {**order, "alias": alias}
+                request = Request(id=request_id, asked={"method": "import", "spec": spec, "files": files})
                 module = "batchyard.training.importing"
-                return await self._tasks.publish(module, order, folder, model=model, alias=alias)
+                return await self._tasks.publish(module, order, folder, request, model=model, alias=alias)
 
-    async def create_ensemble(self, model: str, alias: str, members: Sequence[tuple[str, int | str]]) -> ModelVersion:
+    async def create_ensemble(
+        self, model: str, alias: str, members: Sequence[tuple[str, int | str]], request_id: str = ""
+    ) -> ModelVersion:
         """Publishes the mean of the members' softmax as a new version of `model`.
 
-        Raises NotFoundError, InvalidInputError, PreconditionError, OverloadedError.
+        Raises NotFoundError, InvalidInputError, PreconditionError, OverloadedError, AlreadyExistsError for a request_id
+        of another one.
         """
         _check_names(model, alias)
+        check_request_id(request_id)
         if not FEWEST_MEMBERS <= len(members) <= MOST_MEMBERS:
             expected = f"expected {FEWEST_MEMBERS} to {MOST_MEMBERS}"
             raise _violation("members", f"{len(members)} given; {expected}")
@@ -81,8 +94,11 @@ class Exchange:
                 for place, version in enumerate(versions):
                     await _fetch(version, folder / f"member{place}")
                 order = {"model": model, "members": [_identity(version) for version in versions]}
+                given = ", ".join(f"{name}@{which}" for name, which in members)
+                asked = {"method": "ensemble", "model": model, "alias": alias, "members": given}
+                request = Request(id=request_id, asked=asked)
                 module = "batchyard.training.ensembling"
-                return await self._tasks.publish(module, order, folder, model=model, alias=alias)
+                return await self._tasks.publish(module, order, folder, request, model=model, alias=alias)
 
     async def _exported(self, version: ModelVersion, file_format: str, folder: Path) -> dict[str, Content]:
         artifact = folder / "artifact"

@@ -16,12 +16,13 @@ from batchyard.control import lifecycle, names, tokens
 from batchyard.control.feed import Feed, Subscription
 from batchyard.control.ledger import Ledger, Unit
 from batchyard.control.lifecycle import Step
-from batchyard.control.orders import check_order, differences
+from batchyard.control.orders import check_order
 from batchyard.control.quotas import NO_QUOTA, Quota, check_user
 from batchyard.control.records import Job, StoredEvent
+from batchyard.control.repeats import Request, check_same
 from batchyard.control.states import State
 from batchyard.control.store import jobs as store
-from batchyard.endpoint.errors import AlreadyExistsError, FieldViolation, NotFoundError, UnavailableError
+from batchyard.endpoint.errors import NotFoundError, UnavailableError
 from batchyard.failpoints import failpoint
 from batchyard.training.spec import TrainingJobSpec
 
@@ -177,7 +178,10 @@ def _create(unit: Unit, order: TrainingJobSpec, request_id: str | None, user: st
     spec = order.to_mapping()
     earlier = store.find_by_request(unit.connection, request_id) if request_id else None
     if earlier is not None:
-        _check_same(earlier, spec, request_id)
+        request = Request(id=str(request_id), asked=spec)
+        # A spec from before a key was there stands for that key's default.
+        was = TrainingJobSpec.from_mapping(earlier.spec).to_mapping()
+        check_same(names.job(earlier.id), request, was, root="spec.")
         return earlier
     job_id = f"{order.name}-{secrets.token_hex(4)}"
     while store.find(unit.connection, job_id) is not None:
@@ -186,30 +190,6 @@ def _create(unit: Unit, order: TrainingJobSpec, request_id: str | None, user: st
     job = unit.add(lifecycle.accept(job), request_id)
     failpoint("create.before_commit")
     return job
-
-
-def _check_same(earlier: Job, spec: Mapping[str, Any], request_id: str | None) -> None:
-    # A spec from before a key was there stands for that key's default.
-    different = differences(TrainingJobSpec.from_mapping(earlier.spec).to_mapping(), spec)
-    if not different:
-        return
-    said = {path: f"{_shown(was)} there, {_shown(now)} given" for path, was, now in different}
-    listed = "; ".join(f"{path}: {both}" for path, both in said.items())
-    raise AlreadyExistsError(
-        f"request_id {request_id} has already created {names.job(earlier.id)} with another spec ({listed}): "
-        "send a new request_id for a new job",
-        reason="REQUEST_ID_REUSED",
-        metadata={
-            "name": names.job(earlier.id),
-            "request_id": str(request_id),
-            "fields": ",".join(said),
-        },
-        violations=[FieldViolation(f"spec.{path}", both) for path, both in said.items()],
-    )
-
-
-def _shown(value: object) -> str:
-    return "nothing" if value is None else repr(value)
 
 
 def _get(connection: Connection, job_id: str) -> Job:

@@ -28,9 +28,8 @@ def check_order(
     if spec is not None and (refused := python_architecture.refusal(spec.model.architecture, allow_python)):
         violations.append(Violation("model.architecture", refused))
     found = [FieldViolation(f"spec.{v.field}", v.description) for v in violations]
-    if request_id and not _is_uuid(request_id):
-        expected = "expected a UUID like 123e4567-e89b-12d3-a456-426614174000, or nothing"
-        found.append(FieldViolation("request_id", f"{request_id[:80]!r} given; {expected}"))
+    if problem := no_request_id(request_id):
+        found.append(FieldViolation("request_id", problem))
     if spec is None or found:
         raise InvalidInputError(found)
     return spec
@@ -68,8 +67,11 @@ def _beyond_capacity(workers: object, capacity: Capacity) -> Iterator[Violation]
         yield Violation("workers.count", f"{needed}: lower it, or set workers.gpus_per_worker to 0")
 
 
-def _is_uuid(text: str) -> bool:
+def no_request_id(given: str) -> str:
+    """What is wrong with a request_id; empty: it is a UUID, or empty."""
     try:
-        return str(uuid.UUID(text)) == text.lower()
+        if not given or str(uuid.UUID(given)) == given.lower():
+            return ""
     except ValueError:
-        return False
+        pass
+    return f"{given[:80]!r} given; expected a UUID like 123e4567-e89b-12d3-a456-426614174000, or nothing"

@@ -11,6 +11,7 @@ from batchyard.artifact.reader import fetch_and_verify
 from batchyard.control import names, uploads
 from batchyard.control.records import ModelVersion
 from batchyard.control.registry import Registry
+from batchyard.control.repeats import Request, check_request_id
 from batchyard.control.torch_tasks import TorchTasks
 from batchyard.control.uploads import FileHeader
 from batchyard.endpoint.errors import FieldViolation, InvalidInputError, OverloadedError, PreconditionError
@@ -32,15 +33,23 @@ class Recalibration:
         self._under_way = 0
 
     async def recalibrate(
-        self, model: str, which: int | str, prior: float, parts: AsyncIterator[FileHeader | bytes]
+        self,
+        model: str,
+        which: int | str,
+        prior: float,
+        parts: AsyncIterator[FileHeader | bytes],
+        request_id: str = "",
     ) -> ModelVersion:
         """The new version, made from `which` and the inputs that `parts` hold.
 
-        Raises NotFoundError, InvalidInputError for a wrong prior or wrong inputs, OverloadedError, and
-        PreconditionError where the new version would be promoted at once, or cannot be certified.
+        Raises NotFoundError, InvalidInputError for a wrong prior or wrong inputs, OverloadedError, AlreadyExistsError
+        for a request_id of another recalibration, and PreconditionError where the new version would be promoted at
+        once, or cannot be certified.
         """
         if not (prior >= 0 and math.isfinite(prior)):
             raise InvalidInputError([FieldViolation("spec.prior", f"{prior:g} given; expected samples, 0 or more")])
+        check_request_id(request_id, "spec.request_id")
+        asked = {"method": "recalibrate", "spec": {"name": f"{model}@{which}", "prior": prior}}
         version = await self._registry.get_version(model, which)
         await self._check_alias(model, version)
         if self._under_way >= MOST_AT_ONCE:
@@ -48,7 +57,7 @@ class Recalibration:
             raise OverloadedError(text, reason="RECALIBRATIONS_FULL", retry_after=10.0)
         self._under_way += 1
         try:
-            return await self._publish(version, prior, parts)
+            return await self._publish(version, prior, parts, Request(id=request_id, asked=asked))
         finally:
             self._under_way -= 1
 
@@ -62,11 +71,11 @@ class Recalibration:
             raise PreconditionError(text, reason="NO_DEFAULT_ALIAS")
 
     async def _publish(
-        self, version: ModelVersion, prior: float, parts: AsyncIterator[FileHeader | bytes]
+        self, version: ModelVersion, prior: float, parts: AsyncIterator[FileHeader | bytes], request: Request
     ) -> ModelVersion:
         source = names.version(version.model, version.number)
         async with self._tasks.folder() as folder:
-            if not await uploads.receive(parts, folder, {INPUTS}):
+            if not (files := await uploads.receive(parts, folder, {INPUTS})):
                 problem = f"no file given; expected {INPUTS!r}, an NPZ with the array {INPUTS!r}"
                 raise InvalidInputError([FieldViolation("file", problem)])
             try:
@@ -82,4 +91,5 @@ class Recalibration:
                 "manifest_sha256": version.manifest_sha256,
                 "prior": prior,
             }
-            return await self._tasks.publish(TASK, order, folder, model=version.model)
+            request = Request(id=request.id, asked={**request.asked, "files": files})
+            return await self._tasks.publish(TASK, order, folder, request, model=version.model)

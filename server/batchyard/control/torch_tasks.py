@@ -19,13 +19,18 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy import Connection
+
 from batchyard.artifact import writer
 from batchyard.artifact.errors import ArtifactError
 from batchyard.artifact.manifest import Manifest
 from batchyard.artifact.reader import read_certified_manifest
+from batchyard.control import names
 from batchyard.control.ledger import Ledger, Unit
 from batchyard.control.records import ModelVersion
+from batchyard.control.repeats import Request, Turns, check_same
 from batchyard.control.store import models as store
+from batchyard.control.store import version_requests
 from batchyard.endpoint.errors import (
     DeadlineError,
     DomainError,
@@ -63,6 +68,7 @@ class TorchTasks:
         self._artifacts = artifacts
         self._environment = {python_architecture.VARIABLE: ",".join(allow_python), "PYTHONUNBUFFERED": "1"}
         self._turn = asyncio.Lock()
+        self._repeats = Turns()
         self._in_line = 0
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -96,11 +102,21 @@ class TorchTasks:
             self._in_line -= 1
 
     async def publish(
-        self, module: str, order: Mapping[str, Any], folder: Path, *, model: str, alias: str = ""
+        self, module: str, order: Mapping[str, Any], folder: Path, request: Request, *, model: str, alias: str = ""
     ) -> ModelVersion:
         """Has the task write an artifact to order["artifact_uri"], which is added here, and registers it as the next
-        version of `model`; `alias`, if not empty, is pointed at it in the same transaction. Raises what `run` raises.
+        version of `model`; `alias`, if not empty, is pointed at it in the same transaction.
+
+        A `request` that has made a version already gives that one, and nothing is run.
+        Raises what `run` raises, and AlreadyExistsError where its id has made a version of something else.
         """
+        async with self._repeats.of(request.id):
+            earlier = await self._ledger.read(lambda connection: _made_by(connection, request))
+            return earlier or await self._publish(module, order, folder, request, model, alias)
+
+    async def _publish(
+        self, module: str, order: Mapping[str, Any], folder: Path, request: Request, model: str, alias: str
+    ) -> ModelVersion:
         uri = f"{self._artifacts}/{model}-{uuid.uuid4().hex[:12]}"
         try:
             result = await self.run(module, {**order, "artifact_uri": uri}, folder)
@@ -114,10 +130,21 @@ class TorchTasks:
             version = store.add_version(unit.connection, manifest, uri, digest, unit.now)
             if alias:
                 store.set_alias(unit.connection, model, alias, version.number)
+            if request.id:
+                version_requests.add(unit.connection, request.id, request.asked, version)
             unit.models_changed = True
             return version
 
         return await self._ledger.write(register)
+
+
+def _made_by(connection: Connection, request: Request) -> ModelVersion | None:
+    earlier = version_requests.find(connection, request.id) if request.id else None
+    if earlier is None:
+        return None
+    asked, version = earlier
+    check_same(names.version(version.model, version.number), request, asked)
+    return version
 
 
 def _published(module: str, uri: str, digest: str, model: str) -> Manifest:

@@ -27,12 +27,12 @@ class FileHeader:
     sha256: str
 
 
-async def receive(parts: AsyncIterator[FileHeader | bytes], folder: Path, legal: Collection[str]) -> set[str]:
-    """Writes every file of an upload into `folder` and returns their names, each one of `legal`.
+async def receive(parts: AsyncIterator[FileHeader | bytes], folder: Path, legal: Collection[str]) -> dict[str, str]:
+    """Writes every file of an upload into `folder`; returns their names, each one of `legal`, with their sha256.
 
     Raises InvalidInputError for a file that is unknown, given twice, too large, cut short or damaged.
     """
-    names: set[str] = set()
+    digests: dict[str, str] = {}
     total = 0
     current: _Incoming | None = None
     while (part := await _next(parts)) is not None:
@@ -43,15 +43,15 @@ async def receive(parts: AsyncIterator[FileHeader | bytes], folder: Path, legal:
             continue
         if current is not None:
             current.finish()
-        _check(part, names, legal)
+        _check(part, digests, legal)
         total += part.size
         if total > MOST_BYTES:
             raise _violation("file.size", f"{total} bytes in all; expected at most {MOST_BYTES}")
         current = _Incoming(part, folder)
-        names.add(part.name)
+        digests[part.name] = part.sha256
     if current is not None:
         current.finish()
-    return names
+    return digests
 
 
 async def _next(parts: AsyncIterator[FileHeader | bytes]) -> FileHeader | bytes | None:

@@ -66,11 +66,13 @@ class ModelServicer(models_pb2_grpc.ModelServiceServicer):
     ) -> pb.ModelVersion:
         spec = await convert_upload.import_spec(requests)
         network, parts = convert.mapping(spec.network), convert_upload.parts(requests)
-        return convert.model_version(await self._exchange.import_version(spec.model, spec.alias, network, parts))
+        made = await self._exchange.import_version(spec.model, spec.alias, network, parts, spec.request_id)
+        return convert.model_version(made)
 
     async def CreateEnsemble(self, request: exchange_pb2.CreateEnsembleRequest, context: Any) -> pb.ModelVersion:  # noqa: N802, D102
         members = [names.parse_version(member, f"members[{i}]") for i, member in enumerate(request.members)]
-        return convert.model_version(await self._exchange.create_ensemble(request.model, request.alias, members))
+        made = await self._exchange.create_ensemble(request.model, request.alias, members, request.request_id)
+        return convert.model_version(made)
 
     async def RecalibrateModel(  # noqa: N802, D102
         self, requests: AsyncIterator[recalibration_pb2.RecalibrateModelRequest], context: Any
@@ -78,7 +80,8 @@ class ModelServicer(models_pb2_grpc.ModelServiceServicer):
         spec = await convert_upload.recalibration_spec(requests)
         model, which = names.parse_version(spec.name, "spec.name")
         parts = convert_upload.parts(requests)
-        return convert.model_version(await self._recalibration.recalibrate(model, which, spec.prior, parts))
+        made = await self._recalibration.recalibrate(model, which, spec.prior, parts, spec.request_id)
+        return convert.model_version(made)
 
     async def WatchServedModels(  # noqa: N802, D102
         self, request: pb.WatchServedModelsRequest, context: Any

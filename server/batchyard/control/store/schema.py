@@ -134,6 +134,17 @@ versions = Table(
     Column("manifest", Text, nullable=False),
 )
 
+# What a request_id has asked for, and the version that came of it.
+version_requests = Table(
+    "version_requests",
+    metadata,
+    Column("id", String(36), primary_key=True),
+    Column("asked", JSON, nullable=False),
+    Column("model", String(64), nullable=False),
+    Column("version", BigInteger, nullable=False),
+    ForeignKeyConstraint(["model", "version"], ["versions.model", "versions.number"]),
+)
+
 aliases = Table(
     "aliases",
     metadata,
