@@ -167,7 +167,7 @@ class TestNaive:
 
     def histories(self, norms: list[float], losses: list[float]) -> dict[str, History]:
         """BN learns at every rate, standardising after the sigmoid at low ones only."""
-        histories = {run.key: self.history([0, 1, 1], [2, 1], 0.5, 0.92, 0.95) for run in naive.runs(True)}
+        histories = {run.key: self.history([0, 1, 1], [2, 1], 0.5, 0.92, 0.95) for run in naive.EXPERIMENT.runs(True)}
         histories["naive-x10"] = self.history(norms, losses, 0.1)
         post = {"x1": self.history([0, 1, 1], [2, 1], 0.5, 0.8, 0.9, 0.93, width=3), "x10": accuracies(0.5)}
         for rate, history in {**post, "x30": accuracies(0.1)}.items():
