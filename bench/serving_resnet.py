@@ -29,7 +29,7 @@ from batchyard.serving.engines.catalogue import ENGINE_NAMES
 from batchyard.serving.loading import Loaded, Loader, Wanted
 from batchyard.serving.settings import Limits
 from batchyard.training import graph
-from batchyard.training.publish import certified, fold_entries
+from batchyard.training.fold_record import certified, fold_entries
 from bench.resnet import of_torchs_layers, trained_like
 from bench.small_artifact import SmallNetwork, manifest_of
 

@@ -24,7 +24,7 @@ from batchyard.nn import Certificate, population_statistics
 from batchyard.training import worker
 from batchyard.training.context import WorkerContext
 from batchyard.training.events import Event, Published, TrainingError
-from batchyard.training.publish import certified
+from batchyard.training.fold_record import certified
 
 Job = Callable[..., dict[str, Any]]
 Context = Callable[..., tuple[WorkerContext, list[Event]]]

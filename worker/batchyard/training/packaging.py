@@ -1,4 +1,4 @@
-"""A network into an artifact: folded, certified on samples, exported, written. For versions that no job trains."""
+"""A network into an artifact: folded, certified on samples, exported, written."""
 
 from __future__ import annotations
 
@@ -27,14 +27,16 @@ from batchyard.artifact.manifest import (
     RecalibrationRecord,
     Signature,
 )
+from batchyard.failpoints import failpoint
 from batchyard.nn import FoldError, certify, fold
 from batchyard.training import graph
 from batchyard.training.events import TrainingError
+from batchyard.training.fold_record import certified, fold_entries
 from batchyard.training.network import state_of
 from batchyard.training.oracle_cost import affordable
 from batchyard.training.probe import probe_of
-from batchyard.training.publish import LIBRARIES, certified, fold_entries
 
+LIBRARIES = ("batchyard", "torch", "onnx", "onnxscript", "onnxruntime", "numpy")
 NOT_MEASURED = Evaluated(accuracy=0.0, loss=0.0, samples=0)
 
 
@@ -48,6 +50,9 @@ class About:
     origin: str
     certificate_samples: str
     population_statistics: str
+    job: str = ""
+    attempt: int = 0
+    seed: int = 0
     sources: tuple[str, ...] = ()
     dataset: str = ""
     dataset_sha256: str = ""
@@ -58,6 +63,8 @@ class About:
     recalibration: RecalibrationRecord | None = None
     files: Mapping[str, bytes] = field(default_factory=dict)
     """More files for the artifact."""
+    weights_metadata: Mapping[str, str] | None = None
+    """What the file of the weights says of itself."""
 
 
 def package(uri: str, network: nn.Module, samples: Tensor, about: About) -> tuple[str, Manifest]:
@@ -68,22 +75,24 @@ def package(uri: str, network: nn.Module, samples: Tensor, about: About) -> tupl
     Raises TrainingError where the network cannot be folded or certified, ArtifactError where it cannot be written.
     """
     example = samples[:2] if len(samples) > 1 else samples.repeat(2, *[1] * (samples.dim() - 1))
+    failpoint("publish.before_fold")
     try:
         folded = fold(network, (example,))
         samples = affordable(folded.module, samples)
         certificate = certify(folded, network, (samples,))
     except FoldError as error:
         raise TrainingError(f"the network cannot be folded: {error}", "nothing was published") from error
+    failpoint("publish.after_fold")
     served = graph.export(folded.module, example)
     record = certified(certificate, graph.run(served, samples.numpy()))
     probe, probe_files = probe_of(folded, network, example)
     manifest = Manifest(
         model=about.model,
-        job="",
-        attempt=0,
+        job=about.job,
+        attempt=about.attempt,
         created=time.time(),
         spec=about.spec,
-        seed=0,
+        seed=about.seed,
         libraries={"python": platform.python_version(), **{name: metadata.version(name) for name in LIBRARIES}},
         dataset=about.dataset,
         dataset_sha256=about.dataset_sha256,
@@ -105,10 +114,11 @@ def package(uri: str, network: nn.Module, samples: Tensor, about: About) -> tupl
     files = {
         ONNX_MODEL: _renamed(served, names),
         **{name: _renamed(content, {graph.INPUT: about.input}) for name, content in probe_files.items()},
-        WEIGHTS: safetensors.torch.save(state_of(network)),
+        WEIGHTS: safetensors.torch.save(state_of(network), metadata=about.weights_metadata),
         SAMPLES: safetensors.numpy.save({"inputs": samples.numpy(), "outputs": certificate.expected.numpy()}),
         **about.files,
     }
+    failpoint("publish.before_artifact")
     return writer.write(uri, manifest, files), manifest
 
 
