@@ -14,7 +14,7 @@ from tests.control.postgres import Postgres, a_server
 def postgres() -> Iterator[Postgres]:
     """A server of this session's own."""
     with a_server() as server, server.serving():
-        server.migrate_template()
+        server.make_tables()
         yield server
 
 
@@ -24,7 +24,16 @@ def cluster() -> FakeExecutor:
     return FakeExecutor(workers=2)
 
 
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest) -> str | None:
+    """An empty database, as a setting: None for an SQLite file in the data folder."""
+    if request.param == "sqlite":
+        return None
+    postgres: Postgres = request.getfixturevalue("postgres")
+    return postgres.emptied()
+
+
 @pytest.fixture
-async def service(tmp_path: Path, cluster: FakeExecutor) -> AsyncIterator[Service]:
-    async with control_plane(tmp_path / "data", cluster) as running:
+async def service(tmp_path: Path, cluster: FakeExecutor, database_url: str | None) -> AsyncIterator[Service]:
+    async with control_plane(tmp_path / "data", cluster, database_url=database_url) as running:
         yield running

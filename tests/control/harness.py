@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import pytest
 from google.rpc import error_details_pb2, status_pb2
 
 from batchyard.artifact.manifest import MANIFEST, CertificateRecord, Evaluated, FoldEntry, Manifest, Signature
@@ -23,6 +24,8 @@ from batchyard.control.settings import Settings
 from batchyard.training.events import Checkpointed, Published, StepMetrics
 from batchyard.v1 import models_pb2_grpc, spec_pb2, training_pb2, training_pb2_grpc
 
+on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+"""For tests that look into the file, or copy it."""
 PATIENCE = 30.0
 """Seconds after which a condition that is awaited will not come true."""
 

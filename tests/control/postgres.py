@@ -16,9 +16,9 @@ from typing import Any
 import psycopg
 
 from batchyard.control.store.database import Database
+from batchyard.control.store.schema import metadata
 
-MIGRATED = "migrated"
-"""A database that is only ever copied."""
+SHARED = "shared"
 
 
 class Postgres:
@@ -32,21 +32,22 @@ class Postgres:
     def url(self, name: str) -> str:
         return f"postgresql://postgres@/{name}?host={self._folder}"
 
-    def fresh(self) -> str:
-        """The URL of a new database with our tables, all empty."""
-        name = f"test_{next(self._numbers)}"
-        self._run(f'CREATE DATABASE "{name}" TEMPLATE "{MIGRATED}"')
-        return self.url(name)
+    def emptied(self) -> str:
+        """The URL of a database with our tables, all empty: the same at each call, for making one writes 7 MB."""
+        names = ", ".join(table.name for table in metadata.sorted_tables)
+        with psycopg.connect(self.url(SHARED), autocommit=True, options="-c lock_timeout=10s") as connection:
+            connection.execute(f"TRUNCATE {names} RESTART IDENTITY".encode())
+        return self.url(SHARED)
 
     def empty(self) -> str:
         """The URL of a new database without tables."""
         name = f"empty_{next(self._numbers)}"
-        self._run(f'CREATE DATABASE "{name}"')
+        self._create(name)
         return self.url(name)
 
-    def migrate_template(self) -> None:
-        self._run(f'CREATE DATABASE "{MIGRATED}"')
-        Database.open(self.url(MIGRATED)).close()
+    def make_tables(self) -> None:
+        self._create(SHARED)
+        Database.open(self.url(SHARED)).close()
 
     @contextmanager
     def serving(self) -> Iterator[None]:
@@ -61,9 +62,9 @@ class Postgres:
         """Ends it at once, whoever is connected, and starts it again."""
         self._control("restart", "--wait", "--mode=immediate")
 
-    def _run(self, statement: Any) -> None:
+    def _create(self, name: str) -> None:
         with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
-            connection.execute(statement)
+            connection.execute(f"CREATE DATABASE {name}".encode())
 
 
 @contextmanager

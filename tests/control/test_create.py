@@ -15,7 +15,7 @@ from batchyard.cluster.executor import Capacity
 from batchyard.cluster.fake_executor import FakeExecutor
 from batchyard.training.spec import TrainingJobSpec
 from batchyard.v1 import spec_pb2, training_pb2
-from tests.control.harness import Service, a_spec, control_plane, job_id, refused, until
+from tests.control.harness import Service, a_spec, control_plane, job_id, on_sqlite, refused, until
 
 
 async def create(service: Service, spec: spec_pb2.TrainingJobSpec, request_id: str = "") -> training_pb2.TrainingJob:
@@ -140,6 +140,7 @@ async def test_a_default_written_out_is_the_same_spec(service: Service) -> None:
     assert (await create(service, spelled_out, request_id)).name == first.name
 
 
+@on_sqlite
 async def test_a_spec_from_before_there_was_a_key_is_the_same_as_one_with_its_default(
     service: Service, tmp_path: Path
 ) -> None:

@@ -37,8 +37,8 @@ class Monotonic:
 
 
 @pytest.fixture
-async def database(tmp_path: Path) -> AsyncIterator[Database]:
-    opened = Database.open(tmp_path / "batchyard.db")
+async def database(tmp_path: Path, database_url: str | None) -> AsyncIterator[Database]:
+    opened = Database.open(database_url or tmp_path / "batchyard.db")
     yield opened
     opened.close()
 

@@ -7,13 +7,13 @@ import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, event, text
 
-from batchyard.control.store.database import Database, DatabaseUnreachableError
+from batchyard.control.store.database import Database, DatabaseAwayError, DatabaseUnreachableError
 from batchyard.control.store.postgresql import DatabaseUrlError, check_url
-from batchyard.endpoint.errors import UnavailableError
 from tests.control.postgres import Postgres
 
 INSERT = "INSERT INTO models VALUES (:name, 1.0, 1, '{}')"
@@ -21,7 +21,7 @@ INSERT = "INSERT INTO models VALUES (:name, 1.0, 1, '{}')"
 
 @pytest.fixture
 def database(postgres: Postgres) -> Iterator[Database]:
-    opened = Database.open(postgres.fresh())
+    opened = Database.open(postgres.emptied())
     yield opened
     opened.close()
 
@@ -46,9 +46,8 @@ async def test_two_processes_that_find_an_empty_database_make_its_tables_once(po
 
 
 async def test_two_writers_of_different_processes_wait_for_each_other(database: Database, postgres: Postgres) -> None:
-    other = Database.open(
-        postgres.url(await database.read(lambda c: c.execute(text("SELECT current_database()")).scalar_one()))
-    )
+    name = await database.read(lambda connection: connection.execute(text("SELECT current_database()")).scalar_one())
+    other = Database.open(postgres.url(name))
     inside, go_on = threading.Event(), threading.Event()
     seen: list[int] = []
 
@@ -85,9 +84,32 @@ async def test_a_transaction_that_the_server_breaks_off_says_so(database: Databa
         postgres.restart()
         connection.execute(text("SELECT 1"))
 
-    with pytest.raises(UnavailableError, match="broke the connection"):
+    with pytest.raises(DatabaseAwayError, match="nothing was stored"):
         await database.write(broken)
     assert await models(database) == []
+
+
+@pytest.mark.parametrize("arrived", [True, False], ids=["arrived", "did-not"])
+async def test_after_a_commit_without_an_answer_the_server_is_asked_what_became_of_it(
+    database: Database, arrived: bool
+) -> None:
+    def break_off(connection: Connection) -> None:
+        driver: Any = connection.connection.driver_connection
+        if arrived:
+            driver.commit()
+        driver.close()
+
+    def work(connection: Connection) -> str:
+        connection.execute(text(INSERT), {"name": "digits"})
+        event.listen(connection, "commit", break_off)
+        return "stored"
+
+    if arrived:
+        assert await database.write(work) == "stored"
+    else:
+        with pytest.raises(DatabaseAwayError, match="nothing was stored"):
+            await database.write(work)
+    assert await models(database) == (["digits"] if arrived else [])
 
 
 async def test_a_text_with_nul_is_stored_without(database: Database) -> None:

@@ -20,6 +20,7 @@ from tests.control.harness import (
     a_step,
     control_plane,
     job_id,
+    on_sqlite,
     refused,
     state_name,
     until,
@@ -130,6 +131,7 @@ async def test_a_job_that_is_cancelled_while_it_gives_way_is_cancelled(service: 
     cluster.report(urgent, Ended(outcome="succeeded"))
 
 
+@on_sqlite
 async def test_a_control_plane_that_comes_back_goes_on_with_what_was_to_give_way(
     service: Service, cluster: FakeExecutor, tmp_path: Path
 ) -> None:

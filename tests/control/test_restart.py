@@ -29,6 +29,11 @@ TWO = {"workers": {"count": 2}}
 SUCCESS = Ended(outcome="succeeded")
 
 
+@pytest.fixture
+def database_url() -> None:
+    """SQLite alone: what a killed control plane leaves is a copy of the file."""
+
+
 def copied(data: Path, to: Path) -> Path:
     """The data folder as a control plane that is killed now would leave it."""
     to.mkdir()

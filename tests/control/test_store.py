@@ -32,15 +32,15 @@ from batchyard.control.store.jobs import StaleWriteError
 from batchyard.control.store.migrations import SchemaError
 from batchyard.control.store.schema import metadata
 from batchyard.training.events import Ended
-from tests.control.harness import a_step
+from tests.control.harness import a_step, on_sqlite
 
 MIGRATIONS = Path(migrations.__path__[0]) / "versions"
 SPEC = {"name": "tiny", "model": {"architecture": "mlp"}, "data": {"dataset": "digits"}, "steps": 100}
 
 
 @pytest.fixture
-async def database(tmp_path: Path) -> AsyncIterator[Database]:
-    opened = Database.open(tmp_path / "batchyard.db")
+async def database(tmp_path: Path, database_url: str | None) -> AsyncIterator[Database]:
+    opened = Database.open(database_url or tmp_path / "batchyard.db")
     yield opened
     opened.close()
 
@@ -66,6 +66,7 @@ async def test_an_empty_file_becomes_just_what_the_schema_says(database: Databas
     assert await database.read(differences) == []
 
 
+@on_sqlite
 async def test_check_constraints_are_migrated_too(database: Database) -> None:
     found = await database.read(lambda connection: inspect(connection).get_check_constraints("jobs"))
     declared = [str(c.sqltext) for c in metadata.tables["jobs"].constraints if isinstance(c, CheckConstraint)]
@@ -88,6 +89,7 @@ async def test_a_database_of_a_newer_version_is_refused_and_left_alone(tmp_path:
         Database.open(tmp_path / "batchyard.db")
 
 
+@on_sqlite
 async def test_commits_are_durable_and_references_are_kept(database: Database) -> None:
     def pragma(name: str) -> object:
         return database.read(lambda c: c.execute(text(f"PRAGMA {name}")).scalar())

@@ -21,6 +21,7 @@ from batchyard.control.inference_child import InferenceError
 from batchyard.control.inference_flags import InferenceFlags
 from batchyard.control.quotas import Quota
 from batchyard.control.settings import EXECUTORS, Settings, SettingsError
+from batchyard.control.store.database import DatabaseUnreachableError
 from batchyard.control.store.migrations import SchemaError
 from batchyard.endpoint.security import Security, SecurityError
 
@@ -41,7 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
         return _complain(error, 2)
     except FolderInUseError as error:
         return _complain(error, 3)
-    except (InferenceError, SchemaError) as error:
+    except (InferenceError, SchemaError, DatabaseUnreachableError) as error:
         return _complain(error, 1)
 
 
@@ -83,6 +84,11 @@ def _parser() -> argparse.ArgumentParser:
     defaults = Settings.__dataclass_fields__
     add = parser.add_argument
     add("--data-dir", required=True, type=Path, metavar="DIR", help="database, artifacts and everything else to keep")
+    add(
+        "--database-url",
+        metavar="URL",
+        help="postgresql://[USER@]HOST[:PORT]/NAME (default: a file in the data folder)",
+    )
     add("--grpc", default=defaults["grpc"].default, metavar="HOST:PORT", help="the API (%(default)s)")
     add("--http", default=defaults["http"].default, metavar="HOST:PORT", help="dashboard, /metrics (%(default)s)")
     add("--no-inference", action="store_true", help="run no inference plane beside this process")
@@ -115,6 +121,7 @@ def _settings(given: argparse.Namespace) -> Settings:
     datasets = given.datasets or ([Path(from_environment)] if from_environment else [])
     return Settings(
         data_dir=given.data_dir,
+        database_url=given.database_url,
         grpc=given.grpc,
         http=given.http,
         inference=not given.no_inference,

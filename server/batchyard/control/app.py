@@ -135,9 +135,10 @@ class ControlPlane:
         return None
 
     async def _open(self, folder: DataFolder) -> Ledger:
-        database = await asyncio.to_thread(Database.open, folder.database)
+        where = self._settings.database_url or folder.database
+        database = await asyncio.to_thread(Database.open, where)
         self._undo.push_async_callback(asyncio.to_thread, database.close)
-        lease = Lease(database, folder.holder, str(folder.database))
+        lease = Lease(database, folder.holder, str(where))
         await lease.acquire(standby=self._settings.standby)
         self.lost = lease.lost
         self._undo.push_async_callback(lease.stop)

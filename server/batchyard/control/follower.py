@@ -18,6 +18,7 @@ from batchyard.control.lifecycle import try_again
 from batchyard.control.publishing import ReadManifest, inspect
 from batchyard.control.records import Failure
 from batchyard.control.states import State
+from batchyard.control.store.database import DatabaseAwayError
 from batchyard.control.store.full import StorageFullError
 from batchyard.control.store.jobs import StaleWriteError
 from batchyard.failpoints import failpoint
@@ -27,7 +28,9 @@ P = ParamSpec("P")
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
+FIRST_POLL_SECONDS = 0.01
 POLL_SECONDS = 0.1
+"""A warm worker reports within a tenth of a second, so the first polls come quickly, each after twice the time."""
 RETRY_SECONDS = 1.0
 GIVE_UP_SECONDS = 120.0
 """Longer than an executor itself takes to give a lost attempt its end."""
@@ -84,8 +87,10 @@ class Follower:
         # plane died. To start one that it knows changes nothing.
         if self.given.job.state == State.STARTING and self.given.cursor == 0 and not await self._start():
             return
+        pause = FIRST_POLL_SECONDS
         while not self.given.over:
-            await self._sleep(RETRY_SECONDS if self._failing_since is not None else POLL_SECONDS)
+            await self._sleep(RETRY_SECONDS if self._failing_since is not None else pause)
+            pause = min(2 * pause, POLL_SECONDS)
             if not await self._try_once():
                 return
         await self._release()
@@ -117,8 +122,8 @@ class Follower:
             log.warning("%s: %s; it is stopped", self.given.id, error)
             await self._abandon()
             return False
-        except StorageFullError as error:
-            self._wait_for_room(error)
+        except (StorageFullError, DatabaseAwayError) as error:
+            self._wait_for_the_store(error)
             return True
         except LeaseLostError:
             return False  # another control plane follows it, so nothing may be done to it here
@@ -155,7 +160,7 @@ class Follower:
         failpoint("record.before_transaction")
         self.given = await self._attempts.record(self.given, batch, publication)
 
-    def _wait_for_room(self, error: StorageFullError) -> None:
+    def _wait_for_the_store(self, error: StorageFullError | DatabaseAwayError) -> None:
         """However long that takes: the executor keeps the events."""
         if self._failing_since is None:
             log.error("%s: %s", self.given.id, error)
@@ -184,8 +189,8 @@ class Follower:
         while True:
             try:
                 return await self._attempts.fail(self.given, failure)
-            except StorageFullError as error:
-                self._wait_for_room(error)
+            except (StorageFullError, DatabaseAwayError) as error:
+                self._wait_for_the_store(error)
             await self._sleep(RETRY_SECONDS)
 
     async def _abandon(self) -> None:

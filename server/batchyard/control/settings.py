@@ -9,6 +9,7 @@ from typing import Literal
 
 from batchyard.control.inference_flags import InferenceFlags
 from batchyard.control.quotas import NO_QUOTA, Quota
+from batchyard.control.store.postgresql import DatabaseUrlError, check_url
 from batchyard.endpoint.security import Security
 from batchyard.training.spec import python_architecture
 
@@ -49,6 +50,8 @@ class Settings:
     """Most worker processes at once on this machine. Default: one for each CPU core that this process may use."""
     warm_workers: bool = True
     """Whether a process on this machine holds what workers need to have loaded, about 0.3 GiB, and forks them."""
+    database_url: str | None = None
+    """postgresql://[USER@]HOST[:PORT]/NAME; None: an SQLite file in the data folder."""
     datasets: tuple[Path, ...] = ()
     """Folders where datasets are looked for, in this order."""
     allow_python: tuple[str, ...] = ()
@@ -70,6 +73,8 @@ class Settings:
             share = getattr(self.inference_flags, name)
             if share is not None and not 0 <= share <= 1:
                 raise SettingsError(f"--{name.replace('_', '-')} {share:g}: expected a share, 0 to 1")
+        if self.database_url is not None:
+            _check_database(self.database_url)
         if self.executor not in EXECUTORS:
             raise SettingsError(f"--executor {self.executor}: expected one of {', '.join(EXECUTORS)}")
         if self.ray_address is not None and self.executor != "ray":
@@ -86,6 +91,13 @@ class Settings:
             if not python_architecture.is_package(package):
                 expected = "expected a package's name, for example my_networks"
                 raise SettingsError(f"{python_architecture.FLAG} {package}: {expected}")
+
+
+def _check_database(url: str) -> None:
+    try:
+        check_url(url)
+    except DatabaseUrlError as error:
+        raise SettingsError(f"--database-url {error}") from error
 
 
 def _check_address(flag: str, address: str) -> None:

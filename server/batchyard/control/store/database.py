@@ -7,83 +7,110 @@ a lock in the database. Reads run beside them on a snapshot of their own.
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError, OperationalError
 
-from batchyard.control.store import postgresql, sqlite
 from batchyard.control.store.full import check_full
 from batchyard.control.store.migrations import upgrade
+from batchyard.control.store.postgresql import Postgresql
+from batchyard.control.store.sqlite import Sqlite
 from batchyard.endpoint.errors import UnavailableError
 
 T = TypeVar("T")
 
 READERS = 4
+ASK_SECONDS = 0.2
+"""How often a server that came back is asked what became of a transaction."""
 
 
 class DatabaseUnreachableError(Exception):
     """The database's server does not answer, or lets us not in; the message has its words."""
 
 
+class DatabaseAwayError(UnavailableError):
+    """The database's server does not answer, or broke the connection off. Nothing was stored."""
+
+
+class Kind(Protocol):
+    """What databases differ in: sqlite.py and postgresql.py."""
+
+    engine: Engine
+    read: Mapping[str, Any]
+    write: Mapping[str, Any]
+
+    def number(self, connection: Connection) -> str | None: ...  # noqa: D102 - see postgresql.py
+    def away(self, error: DBAPIError) -> bool: ...  # noqa: D102
+    def committed(self, number: str) -> bool | None: ...  # noqa: D102
+
+
 class Database:
-    """A migrated database, asked from an event loop.
+    """A migrated database, asked from an event loop."""
 
-    Args:
-        read, write: execution options of the two kinds of transactions.
-    """
-
-    def __init__(self, engine: Engine, read: Mapping[str, Any], write: Mapping[str, Any]) -> None:
-        self._engine = engine
-        self._read, self._write = read, write
+    def __init__(self, kind: Kind) -> None:
+        self._kind = kind
         self._writer = ThreadPoolExecutor(1, "store-write")
         self._readers = ThreadPoolExecutor(READERS, "store-read")
+        self._closing = threading.Event()
 
     @classmethod
     def open(cls, where: Path | str) -> Self:
         """Opens an SQLite file, or the PostgreSQL database at a URL, creating or migrating the tables first. Blocks.
         Raises SchemaError, DatabaseUnreachableError.
         """
-        if isinstance(where, Path):
-            opened = cls(sqlite.engine(where, READERS + 1), sqlite.READ, sqlite.WRITE)
-        else:
-            opened = cls(postgresql.engine(where, READERS + 1), postgresql.READ, postgresql.WRITE)
+        kinds = Sqlite(where, READERS + 1) if isinstance(where, Path) else Postgresql(where, READERS + 1)
+        opened = cls(kinds)
         try:
-            opened._transact(opened._write, upgrade)
-        except OperationalError as error:
+            opened._transact(opened._kind.write, upgrade)
+        except (OperationalError, DatabaseAwayError) as error:
             opened.close()
-            raise DatabaseUnreachableError(f"the database {where} cannot be opened: {error.orig}") from error
+            raise DatabaseUnreachableError(f"the database {where} cannot be opened: {error}") from error
         except BaseException:
             opened.close()
             raise
         return opened
 
     async def read(self, work: Callable[[Connection], T]) -> T:
-        """Runs `work` in a thread, in a transaction that sees one state of the database. Raises UnavailableError."""
-        return await asyncio.get_running_loop().run_in_executor(self._readers, self._transact, self._read, work)
+        """Runs `work` in a thread, in a transaction that sees one state of the database. Raises DatabaseAwayError."""
+        return await asyncio.get_running_loop().run_in_executor(self._readers, self._transact, self._kind.read, work)
 
     async def write(self, work: Callable[[Connection], T]) -> T:
-        """Runs `work` in the writing thread, in a transaction that commits unless it raises. Raises UnavailableError,
-        after which it may yet have committed.
+        """Runs `work` in the writing thread, in a transaction that commits unless it raises. Raises StorageFullError,
+        DatabaseAwayError.
         """
-        return await asyncio.get_running_loop().run_in_executor(self._writer, self._transact, self._write, work)
+        return await asyncio.get_running_loop().run_in_executor(self._writer, self._transact, self._kind.write, work)
 
     def _transact(self, options: Mapping[str, Any], work: Callable[[Connection], T]) -> T:
+        number, results = None, []
         try:
-            with self._engine.connect().execution_options(**options) as connection, connection.begin():
-                return work(connection)
+            with self._kind.engine.connect().execution_options(**options) as connection, connection.begin():
+                number = self._kind.number(connection)
+                results.append(work(connection))
+            return results[0]
         except DBAPIError as error:
             check_full(error.orig)
-            if not error.connection_invalidated:
+            if not self._kind.away(error):
                 raise
-            said = f"the database's server broke the connection: {str(error.orig).strip()}"
-            raise UnavailableError(said, reason="DATABASE_UNAVAILABLE") from error
+            if results and number is not None and self._has_committed(number):
+                return results[0]
+            said = f"the database's server does not answer, and nothing was stored: {str(error.orig).strip()}"
+            raise DatabaseAwayError(said, reason="DATABASE_AWAY") from error
+
+    def _has_committed(self, number: str) -> bool:
+        """Waits for the server to come back and say it: neither answer may be guessed."""
+        while (committed := self._kind.committed(number)) is None:
+            if self._closing.wait(ASK_SECONDS):
+                return False  # this process ends; the next one reads what there is
+        return committed
 
     def close(self) -> None:
         """Waits for what is under way and closes every connection. Blocks."""
+        self._closing.set()
         self._writer.shutdown()
         self._readers.shutdown()
-        self._engine.dispose()
+        self._kind.engine.dispose()

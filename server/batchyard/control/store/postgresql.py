@@ -8,19 +8,15 @@ from __future__ import annotations
 
 import importlib.util
 import re
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
-from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy import Connection, create_engine, event, text
+from sqlalchemy.exc import DBAPIError, OperationalError
 
 SCHEMES = ("postgresql", "postgres")
 WRITER_LOCK = 0x6279  # any number will do, as long as it stays the same
 CONNECT_SECONDS = 10
-
-READ = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
-"""Execution options of a transaction that sees one state of the database."""
-WRITE = {"isolation_level": "READ COMMITTED", "batchyard_writes": True}
-"""Execution options of a transaction that has the database to itself, but for those that read."""
 
 
 class DatabaseUrlError(ValueError):
@@ -41,15 +37,41 @@ def check_url(url: str) -> None:
         raise DatabaseUrlError(f"{url} given; psycopg is not installed: pip install 'batchyard[postgresql]'")
 
 
-def engine(url: str, connections: int) -> Engine:
-    """An engine on the database at a URL that check_url accepts."""
-    address = f"postgresql+psycopg:{url.partition(':')[2]}"
-    # A connection that a restart of the server broke is noticed before it is used.
-    options: dict[str, Any] = {"connect_timeout": CONNECT_SECONDS, "application_name": "batchyard"}
-    made = create_engine(address, pool_size=connections, pool_pre_ping=True, connect_args=options)
-    event.listen(made, "connect", _prepare)
-    event.listen(made, "begin", _begin)
-    return made
+class Postgresql:
+    """The database at a URL that check_url accepts."""
+
+    read: ClassVar = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
+    """Execution options of a transaction that sees one state of the database."""
+    write: ClassVar = {"isolation_level": "READ COMMITTED", "batchyard_writes": True}
+    """Execution options of a transaction that has the database to itself, but for those that read."""
+
+    def __init__(self, url: str, connections: int) -> None:
+        address = f"postgresql+psycopg:{url.partition(':')[2]}"
+        options: dict[str, Any] = {"connect_timeout": CONNECT_SECONDS, "application_name": "batchyard"}
+        # A connection that a restart of the server broke is noticed before it is used.
+        self.engine = create_engine(address, pool_size=connections, pool_pre_ping=True, connect_args=options)
+        event.listen(self.engine, "connect", _prepare)
+        event.listen(self.engine, "begin", _begin)
+
+    def number(self, connection: Connection) -> str | None:
+        """By which the server knows the connection's transaction; None for one that only reads."""
+        if not connection.get_execution_options().get("batchyard_writes"):
+            return None
+        return str(connection.execute(text("SELECT pg_current_xact_id()")).scalar_one())
+
+    def away(self, error: DBAPIError) -> bool:
+        """Whether the error means that no server answers, or that it broke the connection off."""
+        return error.connection_invalidated or (isinstance(error, OperationalError) and error.statement is None)
+
+    def committed(self, number: str) -> bool | None:
+        """What became of a transaction whose connection broke while it committed; None: the server cannot say yet."""
+        try:
+            with self.engine.connect() as connection:
+                ask = text("SELECT pg_xact_status(CAST(CAST(:number AS text) AS xid8))")
+                status = connection.execute(ask, {"number": number}).scalar_one()
+        except DBAPIError:
+            return None
+        return {"committed": True, "aborted": False}.get(status)
 
 
 def _prepare(connection: Any, _record: object) -> None:

@@ -3,24 +3,37 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy import Connection, create_engine, event
+from sqlalchemy.exc import DBAPIError
 
 BUSY_MILLISECONDS = 5000
 
-READ = {"sqlite_begin": "DEFERRED"}
-"""Execution options of a transaction that sees one state of the database."""
-WRITE = {"sqlite_begin": "IMMEDIATE"}
-"""Execution options of a transaction that has the database to itself, but for those that read."""
 
+class Sqlite:
+    """A file, made if it is not there, with WAL, foreign keys and a busy timeout."""
 
-def engine(file: Path, connections: int) -> Engine:
-    """An engine on a file, made if it is not there, with WAL, foreign keys and a busy timeout."""
-    made = create_engine(f"sqlite:///{file}", pool_size=connections)
-    event.listen(made, "connect", _prepare)
-    event.listen(made, "begin", _begin)
-    return made
+    read: ClassVar = {"sqlite_begin": "DEFERRED"}
+    """Execution options of a transaction that sees one state of the database."""
+    write: ClassVar = {"sqlite_begin": "IMMEDIATE"}
+    """Execution options of a transaction that has the database to itself, but for those that read."""
+
+    def __init__(self, file: Path, connections: int) -> None:
+        self.engine = create_engine(f"sqlite:///{file}", pool_size=connections)
+        event.listen(self.engine, "connect", _prepare)
+        event.listen(self.engine, "begin", _begin)
+
+    def number(self, connection: Connection) -> None:
+        """Transactions have none, and need none: who commits to a file knows whether it has."""
+
+    def away(self, error: DBAPIError) -> bool:
+        """Whether the error means that no database answers: a file always does."""
+        return False
+
+    def committed(self, number: str) -> bool | None:
+        """Never asked, for there are no numbers."""
+        raise AssertionError(number)
 
 
 def _prepare(connection: Any, _record: object) -> None:
