@@ -26,7 +26,15 @@ INLINE_BELOW_SECONDS = 0.0005
 
 FP32_BYTES = 4
 
-PLATFORMS = {"onnxruntime": "onnxruntime_onnx", "openvino": "openvino", "torch": "pytorch_libtorch"}
+PLATFORMS = {
+    "onnxruntime": "onnxruntime_onnx",
+    "onnxruntime-cuda": "onnxruntime_onnx",
+    "tensorrt": "onnxruntime_onnx",
+    "openvino": "openvino",
+    "torch": "pytorch_libtorch",
+    "torch-cuda": "pytorch_libtorch",
+    "torch-cuda-bf16": "pytorch_libtorch",
+}
 """Engine -> the name that clients written for Triton know."""
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from batchyard.endpoint.security import Security
-from batchyard.serving.engines.catalogue import ENGINE_NAMES
+from batchyard.serving.engines.catalogue import CATALOGUE, DEFAULT_ENGINES
 
 Transport = Literal["auto", "native", "grpcio"]
 ModelControlMode = Literal["none", "explicit"]
@@ -74,7 +74,7 @@ class Settings:
     """Where to write the addresses once everything answers."""
     security: Security = field(default_factory=Security)
     limits: Limits = field(default_factory=Limits)
-    engines: tuple[str, ...] = ENGINE_NAMES
+    engines: tuple[str, ...] = DEFAULT_ENGINES
     """Those that may serve; on each version the installed ones are measured and the fastest serves."""
     shared_memory: str = ""
     """Keys of this machine's shared memory that clients may register, as a shell pattern; empty: none."""
@@ -103,9 +103,9 @@ class Settings:
             if not host or not port.isdigit() or int(port) > 65535:
                 raise SettingsError(f"{flag} {address}: expected HOST:PORT, for example 127.0.0.1:0")
             self.security.check_bind(address)
-        unknown = [name for name in self.engines if name not in ENGINE_NAMES]
+        unknown = [name for name in self.engines if name not in CATALOGUE]
         if unknown or not self.engines:
-            raise SettingsError(f"--engines {','.join(self.engines)}: expected some of {', '.join(ENGINE_NAMES)}")
+            raise SettingsError(f"--engines {','.join(self.engines)}: expected some of {', '.join(CATALOGUE)}")
         if self.max_message_bytes < 4096:
             raise SettingsError(f"--max-message-bytes {self.max_message_bytes}: expected at least 4096")
         if self.otlp_endpoint and not self.otlp_endpoint.startswith(("http://", "https://")):

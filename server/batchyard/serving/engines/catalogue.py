@@ -1,14 +1,20 @@
-"""The engines by name: which are installed, in which version, and how to open one. Imports none of their libraries."""
+"""The engines by name: which can run here, in which version, and how to open one. Imports none of their libraries."""
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
+from collections.abc import Collection
 from dataclasses import dataclass
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 from batchyard.serving.engines.interface import Engine, EngineError, Network
+
+NVIDIA_DEVICES = (Path("/dev/nvidiactl"), Path("/dev/dxg"))
+"""What NVIDIA's driver shows on Linux, and on Linux inside Windows."""
+NVIDIA_CARDS = Path("/proc/driver/nvidia/gpus")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,32 +23,66 @@ class Entry:
 
     module: str
     libraries: tuple[str, ...]
-    """Their import names; those of the packages on PyPI are the same."""
+    """Their import names; those of the packages on PyPI are the same, or have `-gpu` behind them."""
+    opener: str = "open_engine"
+    """What its module calls the way in."""
+    cuda: bool = False
+    """Whether it computes on an NVIDIA GPU: the number of threads then means nothing."""
 
 
 CATALOGUE = {
     "onnxruntime": Entry(module="onnxruntime_engine", libraries=("onnxruntime",)),
     "openvino": Entry(module="openvino_engine", libraries=("openvino",)),
     "torch": Entry(module="torch_engine", libraries=("torch", "onnx")),
+    "torch-cuda": Entry(module="torch_cuda_engine", libraries=("torch", "onnx"), cuda=True),
+    "onnxruntime-cuda": Entry(
+        module="onnxruntime_cuda_engine", libraries=("onnxruntime",), opener="open_cuda", cuda=True
+    ),
+    "tensorrt": Entry(module="onnxruntime_cuda_engine", libraries=("onnxruntime",), opener="open_tensorrt", cuda=True),
+    "torch-cuda-bf16": Entry(module="torch_cuda_engine", libraries=("torch", "onnx"), opener="open_bf16", cuda=True),
 }
-ENGINE_NAMES = tuple(CATALOGUE)
+ENGINE_NAMES = tuple(name for name, entry in CATALOGUE.items() if not entry.cuda)
+"""Those that any machine can run."""
+REDUCED_PRECISION = ("torch-cuda-bf16",)
+"""Serve only where they are named: they are held to a wider bound than the certificate's."""
+DEFAULT_ENGINES = tuple(name for name in CATALOGUE if name not in REDUCED_PRECISION)
 
 
 def open_engine(name: str, network: Network, threads: int) -> Engine:
     """Imports the engine's library and loads the network. Raises EngineError."""
-    if missing := missing_libraries(name):
-        raise EngineError(f"not installed: {', '.join(missing)}")
+    if reason := why_not_here(name):
+        raise EngineError(reason)
+    entry = CATALOGUE[name]
     try:
-        module: Any = importlib.import_module(f"batchyard.serving.engines.{CATALOGUE[name].module}")
+        module: Any = importlib.import_module(f"batchyard.serving.engines.{entry.module}")
     except (ImportError, OSError) as error:
         raise EngineError(f"the library of {name} cannot be imported: {error}") from error
-    engine: Engine = module.open_engine(network, threads)
+    engine: Engine = getattr(module, entry.opener)(network, threads)
     return engine
+
+
+def why_not_here(name: str) -> str:
+    """Why this machine cannot run the engine, as far as that shows without its libraries; empty: it may."""
+    if missing := missing_libraries(name):
+        return f"not installed: {', '.join(missing)}"
+    if CATALOGUE[name].cuda and not any(device.exists() for device in NVIDIA_DEVICES):
+        return "needs an NVIDIA GPU and its driver; this machine shows none"
+    return ""
 
 
 def missing_libraries(name: str) -> list[str]:
     """What the engine needs and this installation lacks."""
     return [library for library in CATALOGUE[name].libraries if importlib.util.find_spec(library) is None]
+
+
+def thread_counts(name: str, cores: int) -> list[int]:
+    """With how many threads an engine is worth trying."""
+    return [1] if CATALOGUE[name].cuda else sorted({1, cores})
+
+
+def on_gpu(names: Collection[str]) -> bool:
+    """Whether one of these engines computes on a GPU."""
+    return any(CATALOGUE[name].cuda for name in names)
 
 
 def library_versions(names: tuple[str, ...]) -> dict[str, str]:
@@ -51,8 +91,16 @@ def library_versions(names: tuple[str, ...]) -> dict[str, str]:
     return {library: _version(library) for library in libraries}
 
 
+def gpus() -> list[str]:
+    """The GPUs' names as NVIDIA's driver tells them; empty where it tells of none."""
+    told = (line for file in sorted(NVIDIA_CARDS.glob("*/information")) for line in file.read_text().splitlines())
+    return [line.partition(":")[2].strip() for line in told if line.startswith("Model:")]
+
+
 def _version(library: str) -> str:
-    try:
-        return metadata.version(library)
-    except metadata.PackageNotFoundError:
-        return ""
+    for package in (library, f"{library}-gpu"):
+        try:
+            return metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return ""

@@ -12,7 +12,9 @@ from batchyard.serving.engines.interface import Engine, EngineError
 def check_against_certificate(engine: Engine, samples: Samples, bound: float, max_batch: int) -> float:
     """The largest absolute error of the engine's outputs against the fp64 oracle's.
 
-    Raises EngineError unless it is within `bound` and every sample keeps its argmax.
+    An engine of reduced precision says as `error_share` how large its error may be instead, as a share of the largest
+    absolute output.
+    Raises EngineError unless the error is within `bound` and every sample keeps its argmax.
     """
     expected = samples.outputs
     if not len(samples.inputs) or len(samples.inputs) != len(expected):
@@ -20,6 +22,7 @@ def check_against_certificate(engine: Engine, samples: Samples, bound: float, ma
     outputs = _run_in_batches(engine, samples.inputs, max_batch)
     if outputs.shape != expected.shape:
         raise EngineError(f"{engine.name} answers {outputs.shape}; the certificate's samples have {expected.shape}")
+    bound = max(bound, getattr(engine, "error_share", 0.0) * float(np.abs(expected).max()))
     error = float(np.abs(outputs - expected).max())
     if not error <= bound:  # so that NaN fails too
         raise EngineError(f"{engine.name} is {error:g} off the certificate's samples; its bound is {bound:g}")

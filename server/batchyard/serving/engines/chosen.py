@@ -25,6 +25,8 @@ class EngineByBatch:
         self._bounds = [up_to for up_to, _ in shares[:-1]]  # a batch larger than all is the last one's, too
         self._engines = [engine for _, engine in shares]
         self.name = "+".join(dict.fromkeys(engine.name for engine in self._engines))
+        self.error_share = max(getattr(engine, "error_share", 0.0) for engine in self._engines)
+        """See engines/certificate.py."""
 
     def run(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
         """[n, *row_shape] -> [n, outputs]."""

@@ -32,7 +32,7 @@ class OnnxRuntimeEngine:
         except Exception as error:  # ONNX Runtime's exceptions share no base of their own
             raise EngineError(f"ONNX Runtime cannot load {network.model.name}: {error}") from error
         self._source, self._results = network.source.name, [network.result.name]
-        check_graph(network, _tensors(self._session.get_inputs()), _tensors(self._session.get_outputs()))
+        check_graph(network, tensors_of(self._session.get_inputs()), tensors_of(self._session.get_outputs()))
 
     def run(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
         """[n, *row_shape] -> [n, outputs]."""
@@ -44,7 +44,8 @@ class OnnxRuntimeEngine:
         del self._session
 
 
-def _tensors(found: list[onnxruntime.NodeArg]) -> list[GraphTensor]:
+def tensors_of(found: list[onnxruntime.NodeArg]) -> list[GraphTensor]:
+    """A session's inputs or outputs."""
     return [
         GraphTensor(
             name=tensor.name,

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from batchyard.serving.engines.catalogue import library_versions, missing_libraries
+from batchyard.serving.engines.catalogue import gpus, library_versions, why_not_here
 
 SCHEMA_VERSION = 2
 FILE = "engines.json"
@@ -71,7 +71,7 @@ class Timings:
     @property
     def holds_for_other_weights(self) -> bool:
         """Not where an engine that is installed was refused: with other weights it may pass."""
-        return all(trial.passed or missing_libraries(trial.engine) for trial in self.trials)
+        return all(trial.passed or why_not_here(trial.engine) for trial in self.trials)
 
     def to_json(self) -> str:
         """What the file and ModelConfig hold."""
@@ -103,6 +103,7 @@ def conditions_here(engines: tuple[str, ...], max_batch: int) -> dict[str, Any]:
         "machine": platform.machine(),
         "processor": _processor(),
         "cores": cores(),
+        "gpus": gpus(),
         "libraries": library_versions(engines),
         "engines": list(engines),
         "max_batch": max_batch,

@@ -1,8 +1,8 @@
 """Torch on the CPU, running the published ONNX graph operator by operator.
 
 A torch.export archive would hold the same network a second time, and its example inputs as a pickle; the graph that is
-certified is the graph that runs. The only module of the inference plane that imports torch, and loaded only when the
-measurements call for it.
+certified is the graph that runs. This module and its sister for CUDA are the only ones of the inference plane that
+import torch, and they are loaded only when the measurements call for them.
 """
 
 from __future__ import annotations
@@ -23,14 +23,7 @@ class TorchEngine:
 
     def __init__(self, network: Network, threads: int) -> None:
         """Raises EngineError."""
-        try:
-            model = onnx.load(network.model)
-        except Exception as error:  # protobuf's, onnx's and the file system's
-            raise EngineError(f"torch cannot load {network.model.name}: {error}") from error
-        constants = {constant.name for constant in model.graph.initializer}
-        inputs = [_tensor(value) for value in model.graph.input if value.name not in constants]
-        check_graph(network, inputs, [_tensor(value) for value in model.graph.output])
-        self._graph = TorchGraph(model.graph, network.source.name, network.result.name)
+        self._graph = read_graph(network)
         self._threads = threads
 
     def run(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -45,6 +38,18 @@ class TorchEngine:
     def close(self) -> None:
         """Frees the weights."""
         del self._graph
+
+
+def read_graph(network: Network) -> TorchGraph:
+    """The published graph, on the CPU. Raises EngineError."""
+    try:
+        model = onnx.load(network.model)
+    except Exception as error:  # protobuf's, onnx's and the file system's
+        raise EngineError(f"torch cannot load {network.model.name}: {error}") from error
+    constants = {constant.name for constant in model.graph.initializer}
+    inputs = [_tensor(value) for value in model.graph.input if value.name not in constants]
+    check_graph(network, inputs, [_tensor(value) for value in model.graph.output])
+    return TorchGraph(model.graph, network.source.name, network.result.name)
 
 
 def _tensor(value: onnx.ValueInfoProto) -> GraphTensor:

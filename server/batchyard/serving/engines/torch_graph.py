@@ -38,6 +38,14 @@ class TorchGraph:
             raise EngineError(f"torch: no operator for the graph's {', '.join(unknown)}")
         self._steps = _steps(nodes, kept={*self._constants, result, ""})
 
+    def to(self, device: torch.device, dtype: torch.dtype) -> TorchGraph:
+        """Its weights there and of that type; shapes and axes stay integers on the CPU. Returns itself."""
+        self._constants = {
+            name: value.to(device, dtype) if value.is_floating_point() else value
+            for name, value in self._constants.items()
+        }
+        return self
+
     def __call__(self, rows: Tensor) -> Tensor:
         """Runs the graph."""
         values: dict[str, Tensor | None] = {"": None, **self._constants, self._source: rows}

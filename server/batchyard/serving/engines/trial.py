@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from batchyard.artifact.manifest import MANIFEST, Manifest
 from batchyard.artifact.reader import read_samples
-from batchyard.serving.engines.catalogue import open_engine
+from batchyard.serving.engines.catalogue import open_engine, thread_counts
 from batchyard.serving.engines.certificate import check_against_certificate
 from batchyard.serving.engines.interface import Engine, EngineError, Network
 from batchyard.serving.engines.stopwatch import undisturbed_seconds
@@ -74,7 +74,7 @@ def main(arguments: list[str] | None = None) -> int:
 def open_all(task: Task, network: Network) -> tuple[list[Trial], dict[int, Engine]]:
     """A trial for each number of threads, and those engines that passed. Raises ArtifactError or ManifestError."""
     trials, engines = [], {}
-    for threads in sorted({1, cores()}):
+    for threads in thread_counts(task.engine, cores()):
         try:
             engine = open_engine(task.engine, network, threads)
             error = _check(engine, task)

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import IO, Any
 
-from batchyard.serving.engines.catalogue import missing_libraries
+from batchyard.serving.engines.catalogue import why_not_here
 from batchyard.serving.engines.timings import Trial, trial_from_json
 from batchyard.serving.engines.trial import Task
 
@@ -62,8 +62,8 @@ class TrialProcess:
 @asynccontextmanager
 async def trying(task: Task) -> AsyncIterator[TrialProcess]:
     """Starts the process; nothing of it is left at the end. Raises TrialError."""
-    if missing := missing_libraries(task.engine):
-        raise TrialError(f"not installed: {', '.join(missing)}")
+    if reason := why_not_here(task.engine):
+        raise TrialError(reason)
     command = (sys.executable, "-m", "batchyard.serving.engines.trial", *task.arguments())
     with tempfile.TemporaryFile() as errors:  # a file, not a pipe: nobody has to drain it
         process = await asyncio.create_subprocess_exec(

@@ -12,6 +12,7 @@ from typing import Any
 from batchyard.artifact.manifest import ONNX_MODEL
 from batchyard.oip import messages
 from batchyard.serving.batching import BatchPolicy
+from batchyard.serving.engines.catalogue import on_gpu
 from batchyard.serving.model import ServedVersion
 from batchyard.serving.repository import Repository
 
@@ -29,6 +30,8 @@ class Configuration:
         served = self._repository.resolve(request.name, request.version)
         numbers = map(int, self._repository.versions_of(served.name))
         tensors, types = served.input, messages.DataType
+        gpu = on_gpu({share.engine for share in served.timings.chosen})
+        kind = messages.ModelInstanceGroup.KIND_GPU if gpu else messages.ModelInstanceGroup.KIND_CPU
         return messages.ModelConfigResponse(
             config=messages.ModelConfig(
                 name=served.name,
@@ -48,9 +51,7 @@ class Configuration:
                         dims=served.output.shape[1:],
                     )
                 ],
-                instance_group=[
-                    messages.ModelInstanceGroup(name=served.name, count=1, kind=messages.ModelInstanceGroup.KIND_CPU)
-                ],
+                instance_group=[messages.ModelInstanceGroup(name=served.name, count=1, kind=kind)],
                 default_model_filename=ONNX_MODEL,
                 dynamic_batching=_batching(served.policy),
                 parameters={name: messages.ModelParameter(string_value=value) for name, value in _parameters(served)},
