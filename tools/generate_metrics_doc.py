@@ -17,6 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from batchyard.control import metrics as control
 from batchyard.control.states import State
 from batchyard.serving import metrics as serving
+from batchyard.serving import triton_metrics
 from batchyard.serving.shadow import ShadowReport
 from batchyard.serving.shadow_comparison import Comparison
 from batchyard.serving.shift_report import LayerReport, ShiftReport
@@ -28,8 +29,8 @@ PAGE = Path(__file__).parents[1] / "docs" / "metrics.md"
 HEAD = """# Metrics
 
 Both planes answer `GET /metrics` in Prometheus' text format: the control plane on its HTTP port (8080), the inference
-plane on its own (8002). `promtool check metrics` has nothing to say against either. deploy/prometheus scrapes both
-and holds alert rules; deploy/grafana draws them.
+plane on its own (8002). `promtool check metrics` has nothing to say against either, but for Triton's names.
+deploy/prometheus scrapes both and holds alert rules; deploy/grafana draws them.
 
 This page is generated from the code by tools/generate_metrics_doc.py; a test compares them.
 """
@@ -50,6 +51,13 @@ INFERENCE = """## Inference plane
 
 Series of one served version (labels `model`, `version`) exist while it is served. Requests that name nothing that is
 served count under `model=""`.
+"""
+
+TRITON = """### By Triton's names
+
+The same numbers of each served version (labels `model`, `version`; with `reason` for failures), so that dashboards
+made for Triton work: times in microseconds, counters without `_total`. Triton's reasons are REJECTED (a full queue, a
+deadline that passed in it), CANCELED, BACKEND (the engine failed) and OTHER.
 """
 
 
@@ -90,7 +98,21 @@ def _parse(text: bytes) -> list[Metric]:
     families = list(text_string_to_metric_families(text.decode()))
     if bare := [family.name for family in families if not family.samples]:
         raise SystemExit(f"no sample of {', '.join(bare)}: teach {Path(__file__).name} to make one")
-    return [family for family in families if not family.name.endswith("_created")]
+    return [family for family in families if not family.name.endswith("_created") and not _is_tritons(family)]
+
+
+def _is_tritons(family: Metric) -> bool:
+    """They have a table of their own: the parser would give them names that they do not have."""
+    return family.name.startswith("nv_")
+
+
+def triton_table() -> str:
+    """A Markdown table."""
+    counters = [(name, "counter", text) for name, text in triton_metrics.COUNTERS]
+    others = [(*triton_metrics.FAILURES, "counter"), (*triton_metrics.PENDING, "gauge")]
+    names = [*counters, *((name, kind, text) for name, text, kind in others)]
+    lines = ["| metric | kind | meaning |", "|---|---|---|"]
+    return "\n".join([*lines, *(f"| `{name}` | {kind} | {text} |" for name, kind, text in names)]) + "\n"
 
 
 def table(families: Iterable[Metric]) -> str:
@@ -106,7 +128,9 @@ def table(families: Iterable[Metric]) -> str:
 
 def page() -> str:
     """The whole page."""
-    return "\n".join((HEAD, CONTROL, table(control_families()), INFERENCE, table(inference_families())))
+    return "\n".join(
+        (HEAD, CONTROL, table(control_families()), INFERENCE, table(inference_families()), TRITON, triton_table())
+    )
 
 
 def main(arguments: list[str]) -> int:

@@ -94,7 +94,38 @@ async def test_promtool_finds_nothing_to_complain_about(mnist: Serving) -> None:
     checked = await asyncio.to_thread(
         subprocess.run, [promtool, "check", "metrics"], input=text, capture_output=True, text=True, check=False
     )
-    assert (checked.returncode, checked.stdout, checked.stderr) == (0, "", "")
+    words = (checked.stdout + checked.stderr).splitlines()
+    assert [line for line in words if not line.startswith("nv_inference_")] == []  # those names are not ours to choose
+
+
+async def test_dashboards_made_for_triton_find_its_names(mnist: Serving) -> None:
+    for _ in range(4):
+        await mnist.infer(PIXELS)
+    await refusal(mnist.infer(PIXELS.reshape(3, 28, 28)))
+    series = dict(line.rsplit(" ", 1) for line in (await scrape(mnist)).splitlines() if line.startswith("nv_"))
+    of_version = '{model="mnist",version="1"}'
+    assert series[f"nv_inference_request_success{of_version}"] == "4"
+    assert series[f"nv_inference_count{of_version}"] == "12"
+    assert series[f"nv_inference_exec_count{of_version}"] == "4"
+    assert series[f"nv_inference_pending_request_count{of_version}"] == "0"
+    assert series['nv_inference_request_failure{model="mnist",version="1",reason="OTHER"}'] == "1"
+    assert series['nv_inference_request_failure{model="mnist",version="1",reason="REJECTED"}'] == "0"
+    whole, queue, infer = (
+        float(series[f"nv_inference_{part}_duration_us{of_version}"]) for part in ("request", "queue", "compute_infer")
+    )
+    assert 0 < queue + infer < whole < 10e6
+    assert {f"nv_inference_compute_{part}_duration_us{of_version}" for part in ("input", "output")} <= set(series)
+
+
+async def test_a_full_queue_counts_for_triton_as_rejected(mnist: Serving) -> None:
+    metrics = mnist.plane.repository.resolve("mnist", "").metrics
+    for code in ("RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED", "CANCELLED", "INTERNAL"):
+        metrics.failed(code)
+    text = await scrape(mnist)
+    failures = {reason: f'failure{{model="mnist",version="1",reason="{reason}"}}' for reason in
+                ("REJECTED", "CANCELED", "BACKEND", "OTHER")}  # fmt: skip
+    counts = {reason: text.split(series)[1].split()[0] for reason, series in failures.items()}
+    assert counts == {"REJECTED": "2", "CANCELED": "1", "BACKEND": "1", "OTHER": "0"}
 
 
 async def test_healthz_tells_by_its_status_whether_models_are_served(serving: Serving) -> None:

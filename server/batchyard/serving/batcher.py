@@ -92,6 +92,11 @@ class Batcher:
         """Rows that wait."""
         return self._queue.rows
 
+    @property
+    def queued_requests(self) -> int:
+        """Requests that wait; a large one as its parts."""
+        return self._queue.requests
+
     def change(self, policy: BatchPolicy, plan: BatchPlan) -> None:
         """From the next batch on. What waits stays, even where the new policy would not have let it in."""
         self.policy, self._plan = policy, plan

@@ -20,6 +20,7 @@ from batchyard.serving.shadow import ShadowReport
 from batchyard.serving.shadow_metrics import shadow_families
 from batchyard.serving.shift_metrics import shift_families
 from batchyard.serving.shift_report import ShiftReport
+from batchyard.serving.triton_metrics import triton_text
 
 SECONDS = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 """Upper bounds of the buckets of every duration."""
@@ -86,6 +87,7 @@ class VersionMetrics:
         self.last_batch = 0.0
         """Seconds since the epoch when a batch ended; 0: none has."""
         self.queued_rows: Callable[[], int] = lambda: 0
+        self.queued_requests: Callable[[], int] = lambda: 0
         self.shift: Callable[[], ShiftReport] | None = None
         """Tells the shift of live data; None: nobody measures it."""
         self.shadow: Callable[[], ShadowReport] | None = None
@@ -178,7 +180,8 @@ class Metrics(Collector):
 
     def render(self) -> bytes:
         """The text format."""
-        return generate_latest(self._registry)
+        served = (version for version in self._versions.values() if version.labels != UNKNOWN_MODEL)
+        return generate_latest(self._registry) + triton_text(served).encode()
 
     def collect(self) -> Iterable[Metric]:
         """Called by the registry for each scrape."""

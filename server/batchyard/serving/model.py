@@ -65,6 +65,7 @@ class ServedVersion:
         self.input_spec = self._input_spec(policy)
         self.batcher = Batcher(self._engine.run, self._plan(policy), policy, executor, metrics)
         metrics.queued_rows = lambda: self.batcher.queued_rows
+        metrics.queued_requests = lambda: self.batcher.queued_requests
         self.shift: ShiftMonitor | None = None
         self.shadow: Shadow | None = None
         self._ran_before_shadow = 0, 0.0

@@ -91,6 +91,11 @@ class RequestQueue:
     def __bool__(self) -> bool:
         return self.rows > 0
 
+    @property
+    def requests(self) -> int:
+        """That wait."""
+        return sum(len(line.requests) for line in (*self._lines, self._late))
+
     def change(self, max_rows: int, levels: int) -> None:
         """New bounds; what waits stays, at the lowest level there is if its own is gone."""
         self._max_rows = max_rows
