@@ -63,7 +63,7 @@ class About:
     recalibration: RecalibrationRecord | None = None
     files: Mapping[str, bytes] = field(default_factory=dict)
     """More files for the artifact."""
-    weights_metadata: Mapping[str, str] | None = None
+    weights_metadata: dict[str, str] | None = None
     """What the file of the weights says of itself."""
 
 
