@@ -3,9 +3,10 @@
 The first engine that holds the certificate serves at once; the others are tried afterwards, and the fastest takes over.
 A table of times from before, of the same graph on the same machine, saves the detour.
 
-What works hard works at low priority: fetching, verifying and warming up on a thread that yields the cores, the
-measurements in processes of their own. Only the opening of an engine is done at normal priority, because the threads
-that it starts for its batches inherit the priority of the thread that opens it, and keep it.
+What works hard works at low priority: fetching and verifying on a thread that yields the cores, the measurements in
+processes of their own. The opening of an engine is done at normal priority, because the threads that it starts for its
+batches inherit the priority of the thread that opens it, and keep it; so it is held against its certificate in short
+runs with rests between.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from typing import Any, TypeVar
 from batchyard.artifact.manifest import Manifest
 from batchyard.artifact.reader import Samples, fetch_and_verify, read_samples
 from batchyard.serving.engines import timings as tables
+from batchyard.serving.engines.beside import Unhurried
 from batchyard.serving.engines.certificate import check_against_certificate
 from batchyard.serving.engines.choice import choose
 from batchyard.serving.engines.chosen import open_chosen, open_first, warm_up
@@ -102,6 +104,8 @@ class Loader:
         self._engines = engines
         self._quiet = ThreadPoolExecutor(1, thread_name_prefix="batchyard-load", initializer=_lower_priority)
         self._measuring = asyncio.Lock()
+        self._others_serve = False
+        """Whether a version was loaded before."""
 
     async def load(self, wanted: Wanted, max_batch: int) -> Loaded:
         """Fetches and verifies the artifact and opens an engine that holds its certificate, warmed up.
@@ -110,8 +114,13 @@ class Loader:
         `improve` should follow. Raises LoadError, or ArtifactError, which name the file, the tensor, or each engine and
         why it was refused.
         """
+        loaded = await self._load(wanted, max_batch)
+        self._others_serve = True
+        return loaded
+
+    async def _load(self, wanted: Wanted, max_batch: int) -> Loaded:
         fetched = await self._quietly(_fetch, wanted, folder_of(wanted, self._cache))
-        conditions = tables.conditions_here(self._engines, max_batch)
+        conditions = await asyncio.to_thread(tables.conditions_here, self._engines, max_batch)  # reads files
         known = self._known(fetched, conditions)
         if known is not None and (loaded := await self._open_fastest(fetched, known, max_batch)):
             return loaded
@@ -119,7 +128,7 @@ class Loader:
         for name in self._engines:
             try:
                 engine, share = await asyncio.to_thread(open_first, _network(fetched), name, max_batch)
-                seconds = await self._quietly(_prove, engine, fetched, max_batch)
+                seconds = await self._quietly(_prove, engine, fetched, max_batch, self._others_serve)
             except EngineError as error:
                 refused[name] = str(error)
             else:
@@ -166,7 +175,7 @@ class Loader:
         while timings.chosen:
             try:
                 engine = await asyncio.to_thread(open_chosen, _network(fetched), timings.chosen)
-                await self._quietly(_prove, engine, fetched, max_batch)
+                await self._quietly(_prove, engine, fetched, max_batch, self._others_serve)
             except EngineError as error:
                 timings = _without_the_chosen(timings, str(error), max_batch)
             else:
@@ -196,10 +205,11 @@ def _network(fetched: Fetched) -> Network:
     return Network.of(fetched.manifest, fetched.folder)
 
 
-def _prove(engine: Engine, fetched: Fetched, max_batch: int) -> float:
+def _prove(engine: Engine, fetched: Fetched, max_batch: int, others_serve: bool) -> float:
     """Checks the engine that will serve, wherever another one like it was tried; seconds of a full batch."""
     try:
-        check_against_certificate(engine, fetched.samples, fetched.manifest.certificate.bound, max_batch)
+        checked = Unhurried(engine) if others_serve else engine
+        check_against_certificate(checked, fetched.samples, fetched.manifest.certificate.bound, max_batch)
         return warm_up(engine, fetched.manifest.inputs[0].shape[1:], max_batch)
     except Exception:
         engine.close()
