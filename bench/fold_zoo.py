@@ -1,5 +1,7 @@
 # Predicted before the first run: every network of torchvision and of timm that torch.fx can trace folds and gets its
 # certificate; DenseNets keep one layer in two as an affine node, everything else at most a tenth.
+# Seen: DenseNets as predicted; networks that normalise a sum, or a value that a shortcut reads too, keep a sixth to a
+# half: wide ResNet, DPN, RepVGG, MobileOne, FastViT. EfficientViT asks for its device and is not traced.
 """What becomes of the batch normalisations of well-known networks: `python -m bench.fold_zoo [--only NAME ...]`.
 
 Runs over the architectures of this library, and over those of torchvision and timm where they are installed; nothing
