@@ -29,6 +29,7 @@ from batchyard.serving.metrics import Metrics, VersionMetrics
 from batchyard.serving.naming import WantedModel
 from batchyard.serving.oip.infer import Inference
 from batchyard.serving.repository import Repository
+from batchyard.serving.request_bytes import receive
 from batchyard.serving.settings import Limits
 from batchyard.serving.shadow_watch import ShadowWatch
 from batchyard.serving.shared_memory import SharedMemory
@@ -109,7 +110,7 @@ async def requests(inference: Inference) -> float:
         if number >= UNDER_WAY and isinstance(reply := await replies.get(), Exception):
             raise reply
         if number < REQUESTS:
-            inference.begin(messages.ModelInferRequest.FromString(packed), None, (), replies.put_nowait)
+            inference.begin(receive(packed), None, (), replies.put_nowait)
     return (time.process_time() - began) / REQUESTS
 
 

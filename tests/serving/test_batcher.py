@@ -153,6 +153,34 @@ async def test_the_callers_of_a_failed_batch_who_have_left_are_not_tried_again(b
     assert bench.engine.batches == [1, 5, 2]
 
 
+async def test_a_queue_without_room_for_a_row_has_one_refusal_for_all_until_it_moves(bench: Bench) -> None:
+    running = await bench.occupy()
+    bench.submit(rows_of(QUEUE_ROWS - 1, 1))
+    await bench.until_queued(QUEUE_ROWS - 1)
+    assert bench.batcher.refusal is None
+    last = bench.submit(rows_of(1, 2))
+    await bench.until_queued(QUEUE_ROWS)
+    refusal = bench.batcher.refusal
+    assert refusal is not None
+    assert (refusal.reason, refusal.metadata) == ("QUEUE_FULL", {"model": "'m' version 1"})
+    assert bench.batcher.refusal is refusal
+    last.cancel()
+    await bench.until_queued(QUEUE_ROWS - 1)
+    assert bench.batcher.refusal is None
+    bench.engine.let(1000)
+    await running
+
+
+async def test_where_priorities_may_displace_nobody_is_refused_unread(bench: Bench) -> None:
+    bench.change(levels=2)
+    running = await bench.occupy()
+    bench.submit(rows_of(QUEUE_ROWS, 1))
+    await bench.until_queued(QUEUE_ROWS)
+    assert bench.batcher.refusal is None
+    bench.engine.let(1000)
+    await running
+
+
 async def test_draining_answers_what_is_queued_and_refuses_what_comes(bench: Bench) -> None:
     await bench.occupy()
     queued = bench.submit(rows_of(2, 1))

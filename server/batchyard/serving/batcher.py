@@ -19,7 +19,7 @@ from typing import Protocol
 
 import numpy as np
 
-from batchyard.endpoint.errors import UnavailableError
+from batchyard.endpoint.errors import OverloadedError, UnavailableError
 from batchyard.serving.answers import Ticket, Whole, settle
 from batchyard.serving.batching import BatchPolicy
 from batchyard.serving.request_queue import Answer, Request, RequestQueue, Scores
@@ -91,6 +91,11 @@ class Batcher:
     def queued_rows(self) -> int:
         """Rows that wait."""
         return self._queue.rows
+
+    @property
+    def refusal(self) -> OverloadedError | None:
+        """What any request is told while the queue is as full as it is; None: there may be room."""
+        return self._queue.refusal(self._seconds_per_row)
 
     @property
     def queued_requests(self) -> int:

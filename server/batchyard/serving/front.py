@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, Protocol
 
 import grpc
 
-from batchyard.endpoint.errors import UnavailableError
+from batchyard.endpoint.errors import OverloadedError, UnavailableError
 from batchyard.endpoint.status import DETAILS_KEY, describe, malformed
 
 MOST_EVENTS = 256
@@ -32,6 +32,8 @@ Done = Callable[[bytes | Exception], None]
 Metadata = Iterable[tuple[str, str | bytes]]
 Details = tuple[Metadata, str, float | None]
 """Metadata, peer, seconds until the deadline."""
+Status = tuple[int, str, list[tuple[str, bytes]]]
+"""A call's end without an answer: code, message, trailing metadata."""
 Event = tuple[int, int, int, bytes, Any, Details | None]
 """Kind, call, method, the request's bytes, the caller, and the call's details; without them: the caller has left."""
 
@@ -43,6 +45,10 @@ class Cancellable(Protocol):
         """The caller has left."""
 
 
+def _never(packed: bytes) -> None:
+    """No request is refused unread."""
+
+
 class Method(NamedTuple):
     """A unary method that is called back."""
 
@@ -51,6 +57,10 @@ class Method(NamedTuple):
     parse: Callable[[bytes], Any]
     begin: Callable[[Any, float | None, Metadata, Done], Cancellable]
     """Takes the request, the seconds that it has (None: any), its metadata, and what is to be called once."""
+    refusal: Callable[[bytes], Exception | None] = _never
+    """Whether a request is refused for overload, from its bytes; asked once a call was, and until one is not. In an
+    overload most are, and to parse them takes the time from those that are answered. One and the same error for many
+    calls is encoded once."""
 
 
 class FrontServer:
@@ -73,6 +83,10 @@ class FrontServer:
         self._calls: dict[int, Cancellable | None] = {}
         """Under way; None: it has not begun wholly."""
         self._at_rest = asyncio.Event()
+        self._overloaded = False
+        """Whether a call was refused for overload, and none was let in since."""
+        self._refusal: tuple[Exception, Status] | None = None
+        """What was told last to a call that was not parsed."""
         self._stopping = False
         self._answered_late = False
         """Whether anything was answered after stop() was called."""
@@ -157,6 +171,8 @@ class FrontServer:
             self._found_nothing.release()
 
     def _begin(self, call_id: int, packed: bytes, details: Details) -> None:
+        if self._overloaded and self._turned_away(call_id, packed, details[0]):
+            return
         self._calls[call_id] = None
         finish = partial(self._finish, call_id)
         try:
@@ -172,6 +188,21 @@ class FrontServer:
             return
         if call_id in self._calls:
             self._calls[call_id] = call
+
+    def _turned_away(self, call_id: int, packed: bytes, metadata: Metadata) -> bool:
+        """Whether the call is refused without its request being parsed."""
+        try:
+            self._check(packed, metadata)
+        except Exception:
+            return False  # it is told when it begins
+        refusal = self._method.refusal(packed)
+        self._overloaded = refusal is not None
+        if refusal is None:
+            return False
+        if self._refusal is None or self._refusal[0] is not refusal:
+            self._refusal = refusal, self._status_of(refusal)
+        self._front.fail(call_id, *self._refusal[1])
+        return True
 
     def _check(self, packed: bytes, metadata: Metadata) -> None:
         """Whether the call may begin."""
@@ -198,11 +229,14 @@ class FrontServer:
         return call
 
     def _fail(self, call_id: int, error: Exception) -> None:
+        self._overloaded = isinstance(error, OverloadedError)
+        self._front.fail(call_id, *self._status_of(error))
+
+    def _status_of(self, error: Exception) -> Status:
         if isinstance(error, _TooLargeError):
-            self._front.fail(call_id, grpc.StatusCode.RESOURCE_EXHAUSTED.value[0], str(error))
-            return
+            return grpc.StatusCode.RESOURCE_EXHAUSTED.value[0], str(error), []
         code, status = describe(error, self._method.path)
-        self._front.fail(call_id, code.value[0], status.message, [(DETAILS_KEY, status.SerializeToString())])
+        return code.value[0], status.message, [(DETAILS_KEY, status.SerializeToString())]
 
 
 class _TooLargeError(Exception):

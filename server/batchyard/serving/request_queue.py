@@ -85,6 +85,8 @@ class RequestQueue:
         self._loop = asyncio.get_running_loop()
         self._lines = [Line() for _ in range(levels)]
         self._late = Line()
+        self._refusal: OverloadedError | None = None
+        """What is told while the queue stays as full as it is."""
         self.rows = 0
         """Rows that wait."""
 
@@ -99,6 +101,7 @@ class RequestQueue:
     def change(self, max_rows: int, levels: int) -> None:
         """New bounds; what waits stays, at the lowest level there is if its own is gone."""
         self._max_rows = max_rows
+        self._refusal = None
         kept, gone = self._lines[:levels], self._lines[levels:]
         if gone:
             lowest = Line()
@@ -109,6 +112,15 @@ class RequestQueue:
                 lowest.append(request)
             kept[-1] = lowest
         self._lines = kept + [Line() for _ in range(levels - len(kept))]
+
+    def refusal(self, seconds_per_row: float) -> OverloadedError | None:
+        """What every request is told now, however small it is; None: there may be room. The same one many times."""
+        if self.rows < self._max_rows or len(self._lines) > 1:
+            return None
+        if self._refusal is None:
+            problem = f"{self.rows} rows wait and the queue holds {self._max_rows}"
+            self._refusal = self._overloaded(problem, seconds_per_row)
+        return self._refusal
 
     def make_room(self, count: int, level: int, deadline: float | None, seconds_per_row: float) -> None:
         """Raises OverloadedError if `count` more rows are too many, DeadlineError if the deadline is over already.
@@ -153,6 +165,7 @@ class RequestQueue:
         if not request.line.remove(request):
             return False
         self.rows -= request.count
+        self._refusal = None
         return True
 
     def next_batch(self, room: int, preferred: Collection[int] = ()) -> tuple[list[Request], bool]:

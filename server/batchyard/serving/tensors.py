@@ -46,12 +46,17 @@ class InputSpec:
         return InvalidInputError([FieldViolation(where, f"model {self.model}: {problem}")], reason="INVALID_TENSOR")
 
 
-def read_rows(request: ModelInferRequest, spec: InputSpec, shared_memory: SharedMemory) -> Pixels:
+def read_rows(
+    request: ModelInferRequest, spec: InputSpec, shared_memory: SharedMemory, left_out: memoryview | None = None
+) -> Pixels:
     """The request's pixels, [rows, features], all finite, a view of the message's own bytes where they came raw.
+
+    `left_out`: the one entry of raw_input_contents, where that was not parsed with the rest.
 
     Raises InvalidInputError naming model, tensor and field; NotFoundError for an unknown region of shared memory.
     """
-    rows = _read(request, spec, shared_memory)
+    raw = request.raw_input_contents if left_out is None else (left_out,)
+    rows = _read(request, raw, spec, shared_memory)
     if rows.dtype.kind == "f":
         _check_finite(rows, spec)
     return rows
@@ -65,7 +70,9 @@ def _check_finite(rows: Pixels, spec: InputSpec) -> None:
         raise spec.invalid("", f"row {int(finite.argmin())} holds NaN or infinity; every value must be finite")
 
 
-def _read(request: ModelInferRequest, spec: InputSpec, shared_memory: SharedMemory) -> Pixels:
+def _read(
+    request: ModelInferRequest, raw: Sequence[bytes | memoryview], spec: InputSpec, shared_memory: SharedMemory
+) -> Pixels:
     tensors = request.inputs
     if len(tensors) != 1:
         names = ", ".join(shown(tensor.name) for tensor in tensors[:3])
@@ -79,7 +86,6 @@ def _read(request: ModelInferRequest, spec: InputSpec, shared_memory: SharedMemo
             "datatype", f"got {shown(datatype)}; expected {' or '.join(DATATYPES)} with raw pixels, 0 to 255"
         )
     rows = _rows_of(tensor.shape, spec)
-    raw = request.raw_input_contents
     if tensor.parameters and REGION in tensor.parameters:
         if raw or tensor.HasField("contents"):
             raise spec.invalid("", "got both a shared memory region and contents; send one of them")
@@ -115,7 +121,7 @@ def _shape_text(shape: Sequence[int]) -> str:
     return f"{list(shape[:8])}" if len(shape) <= 8 else f"{len(shape)} dimensions"
 
 
-def _from_raw(raw: bytes, datatype: str, rows: int, spec: InputSpec) -> Pixels:
+def _from_raw(raw: bytes | memoryview, datatype: str, rows: int, spec: InputSpec) -> Pixels:
     dtype, _ = DATATYPES[datatype]
     expected = rows * spec.features * dtype.itemsize
     if len(raw) != expected:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from functools import lru_cache
 from typing import Any
 
 import grpc
@@ -44,7 +45,15 @@ def triton_method(method: Method) -> Method:
 
         return method.begin(request, seconds, metadata, translated)
 
-    return method._replace(begin=begin)
+    @lru_cache(1)  # an overload has one error for many calls
+    def translation(refusal: Exception) -> Exception:
+        return as_triton_says(refusal)
+
+    def refusal(packed: bytes) -> Exception | None:
+        ours = method.refusal(packed)
+        return None if ours is None else translation(ours)
+
+    return method._replace(begin=begin, refusal=refusal)
 
 
 class TritonErrors:

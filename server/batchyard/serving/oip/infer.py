@@ -8,7 +8,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
-from batchyard.endpoint.errors import FieldViolation, InvalidInputError
+from batchyard.endpoint.errors import DomainError, FieldViolation, InvalidInputError
 from batchyard.endpoint.status import code_of
 from batchyard.oip import SERVICE_NAME, messages
 from batchyard.serving.answers import Ticket, settle
@@ -16,6 +16,7 @@ from batchyard.serving.front import Method
 from batchyard.serving.metrics import Metrics
 from batchyard.serving.model import ServedVersion
 from batchyard.serving.repository import Repository
+from batchyard.serving.request_bytes import Received, read_addressee, receive
 from batchyard.serving.request_queue import Scores
 from batchyard.serving.request_terms import NO_TERMS, read_terms
 from batchyard.serving.shared_memory import REGION, SharedMemory, Span, note_span, span_of
@@ -36,22 +37,37 @@ class Inference:
         self.shared_memory = shared_memory
         self.tracing = tracing
 
-    def begin(self, request: messages.ModelInferRequest, seconds: float | None, metadata: Metadata, done: Done) -> Call:
+    def begin(self, received: Received, seconds: float | None, metadata: Metadata, done: Done) -> Call:
         """Begins one inference that has so many seconds, None: any. `done` is called once, perhaps at once."""
-        call = Call(self, request, done)
+        call = Call(self, received, done)
         call.begin(seconds, metadata)
         return call
 
     @property
     def as_method(self) -> Method:
         """For a transport that has no coroutine for each call."""
-        return Method(f"/{SERVICE_NAME}/ModelInfer", messages.ModelInferRequest.FromString, self.begin)
+        path = f"/{SERVICE_NAME}/ModelInfer"
+        return Method(path, receive, self.begin, self.refusal)
+
+    def refusal(self, packed: bytes) -> Exception | None:
+        """What a request can be told unread because its model's queue is full; None: it has to be read."""
+        addressee = None if self.tracing.active else read_addressee(packed)
+        if addressee is None:
+            return None
+        try:
+            served = self.repository.resolve(*addressee)
+        except DomainError:
+            return None
+        refusal = served.batcher.refusal
+        if refusal is not None:
+            served.metrics.failed(code_of(refusal).name)
+        return refusal
 
     async def ModelInfer(self, request: messages.ModelInferRequest, context: Any) -> messages.ModelInferResponse:
         """One inference. Raises the domain errors of reading, batching and resolving."""
         reply: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         metadata = context.invocation_metadata() or () if self.tracing.active else ()
-        call = self.begin(request, context.time_remaining(), metadata, partial(settle, reply))
+        call = self.begin(Received(request), context.time_remaining(), metadata, partial(settle, reply))
         try:
             return messages.ModelInferResponse.FromString(await reply)
         except asyncio.CancelledError:
@@ -67,6 +83,7 @@ class Call:
         "_done",
         "_inference",
         "_metrics",
+        "_raw",
         "_request",
         "_served",
         "_terms",
@@ -75,10 +92,10 @@ class Call:
         "_wish",
     )
 
-    def __init__(self, inference: Inference, request: messages.ModelInferRequest, done: Done) -> None:
+    def __init__(self, inference: Inference, received: Received, done: Done) -> None:
         self._began = time.perf_counter()
         self._inference = inference
-        self._request = request
+        self._request, self._raw = received
         self._done = done
         self._metrics = inference.metrics.unknown
         self._served: ServedVersion
@@ -98,7 +115,7 @@ class Call:
                 self._trace = inference.tracing.begin(Subject(served.name, served.version, request.id), metadata)
             if request.outputs:
                 self._wish = read_wish(request, served, inference.shared_memory)
-            rows = read_rows(request, served.input_spec, inference.shared_memory)
+            rows = read_rows(request, served.input_spec, inference.shared_memory, self._raw)
             if self._trace is not None:
                 self._trace.mark("QUEUE_START")
             self._terms = read_terms(request, seconds, served.policy, served.wanted.label)
