@@ -43,8 +43,10 @@ class Outcome:
     answered: int
     """With a message, so with status OK."""
     seconds: float
+    begins: NDArray[np.float64]
+    """When each request was sent, refused ones too, as time.time() tells it."""
     latencies: NDArray[np.float64]
-    """Seconds of every request, refused ones too."""
+    """The seconds that each of them took."""
 
     @property
     def rate(self) -> float:
@@ -54,6 +56,11 @@ class Outcome:
     def quantile(self, fraction: float) -> float:
         """Seconds that this fraction of the requests did not exceed."""
         return float(np.quantile(self.latencies, fraction))
+
+    def quantile_between(self, begin: float, end: float, fraction: float) -> float:
+        """The same of those that were under way at some time between two moments."""
+        meanwhile = (self.begins + self.latencies >= begin) & (self.begins <= end)
+        return float(np.quantile(self.latencies[meanwhile], fraction))
 
 
 def frame(message: bytes) -> bytes:
@@ -89,10 +96,11 @@ def _read(output: str, log: NDArray[np.int64], answer_bytes: int) -> Outcome:
     answered, rest = divmod(int(data[1]), answer_bytes)
     if rest:
         raise RuntimeError(f"{data[1]} bytes of replies are no multiple of {answer_bytes}:\n{output}")
-    ends = log[:, 0] + log[:, 2]
+    begins, latencies = log[:, 0] / 1e6, log[:, 2] / 1e6
     return Outcome(
         sent=len(log),
         answered=answered,
-        seconds=float(ends.max() - log[:, 0].min()) / 1e6,
-        latencies=log[:, 2] / 1e6,
+        seconds=float((begins + latencies).max() - begins.min()),
+        begins=begins,
+        latencies=latencies,
     )

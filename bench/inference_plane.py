@@ -131,9 +131,9 @@ def until_measured(stub: Stub, model: str) -> None:
 
 
 @contextmanager
-def serving(folder: Path, target: Target, artifact: Path, sha256: str) -> Iterator[Target]:
+def serving(folder: Path, target: Target, artifact: Path, sha256: str, *options: str) -> Iterator[Target]:
     """The target, its address filled in, once it answers. Raises RuntimeError at the end when a request failed."""
-    with running(folder) as plane:
+    with running(folder, *options) as plane:
         plane.control.want(target.model, 1, artifact, sha256)
         target = dataclasses.replace(target, address=plane.grpc)
         target.wait_until_ready(plane.process, folder / "log")

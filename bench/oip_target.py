@@ -25,6 +25,19 @@ Rows = NDArray[np.float32] | NDArray[np.uint8]
 
 
 @dataclass(frozen=True, kw_only=True)
+class Artifact:
+    """What is served, and what it is asked."""
+
+    name: str
+    """The model's."""
+    folder: Path
+    sha256: str
+    """Of the manifest."""
+    rows: Rows
+    """[n, features]"""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Target:
     """One model of one server."""
 

@@ -215,6 +215,18 @@ def publish(
     print(table(rows))
     for name, why in (left_out or {}).items():
         print(f"not measured: {name}: {why}")
+    write(bench, rows, packages, path, device, left_out)
+
+
+def write(
+    bench: str,
+    rows: Sequence[Row],
+    packages: Sequence[str],
+    path: Path,
+    device: str | None = None,
+    left_out: Mapping[str, str] | None = None,
+) -> None:
+    """Writes the results file, also of a bench that has not come to its end. Arguments as of `result`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(result(bench, rows, packages, device, left_out), indent=2) + "\n")
 

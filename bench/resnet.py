@@ -14,9 +14,9 @@ def resnet50() -> nn.Sequential:
     return of_torchs_layers("resnet50", models.Plan(image_shape=(3, 224, 224), classes=1000, activation="relu"))
 
 
-def of_torchs_layers(architecture: str, plan: models.Plan) -> nn.Sequential:
+def of_torchs_layers(architecture: str, plan: models.Plan, seed: int = 0) -> nn.Sequential:
     """The network with torch's batch normalisation in place of ours."""
-    network = models.build(architecture, plan, seed=0)
+    network = models.build(architecture, plan, seed=seed)
     for name, module in list(network.named_modules()):
         if isinstance(module, SyncBatchNorm):
             network.set_submodule(name, nn.BatchNorm2d(module.num_features))

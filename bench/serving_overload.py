@@ -3,14 +3,19 @@
 Answers must come nearly as fast as at the peak, and the rest must be refused at once, with RESOURCE_EXHAUSTED and a
 RetryInfo, in bounded memory. ResNet-18 is limited by its engine and has a short queue here; the MLP is limited by the
 transport, which slows its callers down before its queue, of the default length, is full.
+
+The plane has one half of the cores and its clients the other, at the peak, too: four times as many requests cost h2load
+four times as much, and that must not be taken from the server.
 """
 
 from __future__ import annotations
 
+import os
 import statistics
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -20,11 +25,14 @@ import grpc
 import numpy as np
 from google.rpc import error_details_pb2, status_pb2
 
+from batchyard.artifact.manifest import ONNX_MODEL
 from batchyard.endpoint.status import DETAILS_KEY
+from batchyard.oip import Stub
 from bench import h2load, inference_plane, report
+from bench.contest import onnxruntime_logits
 from bench.h2load import Outcome, Shape
 from bench.inference_plane import Plane
-from bench.oip_target import Rows, Target
+from bench.oip_target import Artifact, Rows, Target
 
 FACTOR = 4
 GOODPUT_BAR = 0.9
@@ -34,7 +42,7 @@ MEMORY_BAR = 1.25
 PEAK_SHAPE = Shape(connections=4, streams=16)
 SHAPE = Shape(connections=8, streams=256)
 """Enough streams that the offered rate is not held back by requests that wait for their answers."""
-SHORT_QUEUE = ("--max-batch", "32", "--queue-rows", "64")
+SHORT_QUEUE = ("--queue-rows", "128")
 SECONDS = 2.0
 """One run takes about this."""
 PAUSE = 0.02
@@ -78,24 +86,16 @@ def _has_retry_info(error: grpc.RpcError) -> bool:
     return any(detail.Is(error_details_pb2.RetryInfo.DESCRIPTOR) for detail in details)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Artifact:
-    """What is served."""
-
-    name: str
-    folder: Path
-    sha256: str
-    rows: Rows
-    """One, [1, features]."""
-
-
 def rows(name: str, artifact: Artifact, folder: Path, rounds: int, *options: str) -> list[report.Row]:
     """Goodput, refusals and memory against the peak's. Raises RuntimeError for whatever is no answer and no refusal."""
-    with inference_plane.running(folder, *options) as plane:
+    for_plane, for_clients = _halves()
+    with on(for_plane), inference_plane.running(folder, *options) as plane, on(for_clients):
         plane.control.want(artifact.name, 1, artifact.folder, artifact.sha256)
         target = Target(name="ours", address=plane.grpc, model=artifact.name, tensor="pixels", pixels=np.uint8)
         target.wait_until_ready(plane.process, folder / "log")
-        load = Overload(target, artifact.rows)
+        with grpc.insecure_channel(plane.grpc) as channel:
+            inference_plane.until_measured(Stub(channel), artifact.name)
+        load = Overload(target, artifact)
         before = plane.resident_bytes()
         measured = report.alternate({"4x": load.overload, "peak": load.peak}, rounds)
         _check(plane, measured["4x"] + measured["peak"], load.probes)
@@ -112,6 +112,24 @@ def rows(name: str, artifact: Artifact, folder: Path, rounds: int, *options: str
     return found
 
 
+def _halves() -> tuple[set[int], set[int]]:
+    """The cores that this process may use, shared out; both halves are all of them where there is only one."""
+    cores = sorted(os.sched_getaffinity(0))
+    half = len(cores) // 2
+    return (set(cores[:half]), set(cores[half:])) if half else (set(cores), set(cores))
+
+
+@contextmanager
+def on(cores: set[int]) -> Iterator[None]:
+    """Keeps this thread, and what it starts meanwhile, to these cores."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
 def _row(name: str, ours: float, peer: str, value: float, unit: str, bar: float) -> report.Row:
     return report.Row(name=name, ours=ours, peer=peer, peer_value=value, unit=unit, bar=bar)
 
@@ -119,11 +137,10 @@ def _row(name: str, ours: float, peer: str, value: float, unit: str, bar: float)
 class Overload:
     """Loads one target."""
 
-    def __init__(self, target: Target, rows: Rows) -> None:
-        self._target, self._rows = target, rows
+    def __init__(self, target: Target, artifact: Artifact) -> None:
+        self._target, self._rows = target, artifact.rows
+        self._expected = onnxruntime_logits(artifact.folder / ONNX_MODEL, artifact.rows)
         self.probes: list[Probe] = []
-        with grpc.insecure_channel(target.address) as channel:
-            self._reply_bytes = target.ask(channel, rows)[1]
         self._rate = self._run(PEAK_SHAPE, 200).rate
         self._rate = self.peak().rate
 
@@ -145,8 +162,11 @@ class Overload:
             asking.join()
 
     def _run(self, shape: Shape, requests: int, rate: float | None = None) -> Outcome:
-        body = self._target.request(self._rows)
-        return h2load.run(self._target.address, body, self._reply_bytes, shape, requests, rate)
+        """Between two checks of the answers."""
+        body, reply_bytes = self._target.request(self._rows), self._target.check(self._rows, self._expected)
+        outcome = h2load.run(self._target.address, body, reply_bytes, shape, requests, rate)
+        self._target.check(self._rows, self._expected)
+        return outcome
 
 
 def _check(plane: Plane, outcomes: Sequence[Outcome], probes: Sequence[Probe]) -> None:

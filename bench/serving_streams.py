@@ -19,8 +19,7 @@ import numpy as np
 
 from batchyard.oip import SERVICE_NAME
 from bench import inference_plane, report
-from bench.oip_target import Target
-from bench.serving_overload import Artifact
+from bench.oip_target import Artifact, Target
 
 PATH = f"/{SERVICE_NAME}/ModelStreamInfer"
 REQUESTS, UNDER_WAY = 3000, 64

@@ -1,132 +1,178 @@
 """A new version takes over while requests come in. A part of bench/serving.py.
 
-Two loads: half of what the server can do, at a steady rate, and all of it. Each swap is compared with a while without
-one. The versions have different weights, and answers are checked before and after.
+Two loads: half of what the server can do, at a steady rate, and all of it. Half a second into a load the control plane
+wants another version; what counts is the p99 of the requests from then until a while after that version answers,
+against the p99 of a load without a swap. The versions have different weights of one graph: as after every training,
+the engines need not be tried anew. Another client asks all the while and checks each answer.
 """
 
 from __future__ import annotations
 
+import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import grpc
 import numpy as np
+from numpy.typing import NDArray
 
+from batchyard.artifact.manifest import ONNX_MODEL
+from batchyard.oip import Stub
 from bench import h2load, inference_plane, report
-from bench.contest import Cell
+from bench.contest import Cell, onnxruntime_logits
 from bench.h2load import Outcome, Shape
-from bench.oip_target import TOLERANCE, Target
-from bench.small_artifact import SmallNetwork, publish
+from bench.oip_target import TOLERANCE, Artifact, Target
 
 BAR = 1.5
 CELL = Cell(shape=Shape(connections=4, streams=16))
 FIRST_VERSION = 11
 """Every version has two digits, so that replies are of one size."""
-CHUNK_SECONDS, STEADY_CHUNKS = 1.5, 2
-"""The load comes in chunks, so that it lasts as long as the swap does, and no longer."""
-SWAP_SECONDS = 90
-PEAK_REQUESTS = 20_000
+WISH_AFTER = 0.5
+"""Seconds from the beginning of a load to the wish for another version."""
+COUNTED_SECONDS, AFTER_SWAP = 1.0, 0.2
+"""What counts of a load with a swap: at least so long, and so long after the new version's first answer, while the old
+one drains and is freed."""
+PAUSE = 0.01
+"""Seconds between two questions of the client that checks."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Load:
-    """What one chunk sends."""
+    """What one run sends."""
 
+    seconds: float
     requests: int
     rate: float | None
     """A second; None: as many as are answered."""
 
 
-@dataclass(kw_only=True)
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """One run."""
+
+    p99: float
+    seconds: float
+    """From the wish to the new version's first answer; 0 without a swap."""
+
+
 class Swapping:
-    """A plane that serves `mnist`, and the version that it serves."""
+    """A plane that serves one of two networks, and then the other."""
 
-    plane: inference_plane.Plane
-    target: Target
-    folder: Path
-    version: int = FIRST_VERSION - 1
+    def __init__(self, plane: inference_plane.Plane, networks: Sequence[Artifact], folder: Path) -> None:
+        """`networks`: two of one model, for the same rows; `folder` has the plane's log."""
+        self._control = plane.control
+        self._networks = networks
+        self._expected = [onnxruntime_logits(each.folder / ONNX_MODEL, each.rows) for each in networks]
+        self._version = FIRST_VERSION
+        name, kind = networks[0].name, networks[0].rows.dtype.type
+        self._target = Target(name="ours", address=plane.grpc, model=name, tensor="pixels", pixels=kind)
+        self._want()
+        self._target.wait_until_ready(plane.process, folder / "log")
+        with self._channel() as channel:
+            inference_plane.until_measured(Stub(channel), name)
 
-    def swap(self) -> None:
-        """Publishes the next version and asks for it."""
-        self.version += 1
-        uri = self.folder / f"artifact-{self.version}"
-        sha256 = publish(uri, self._network(self.version))
-        self.plane.control.want("mnist", self.version, uri, sha256)
+    def peak(self, requests: int) -> float:
+        """Answers a second when so many are sent as are answered."""
+        load = Load(seconds=0, requests=requests, rate=None)
+        return [self._load(load, self._check()) for _ in range(2)][-1].rate
 
-    def check(self) -> int:
-        """Checks the current version's answers, and returns the size of its reply to one row."""
-        network = self._network(self.version)
-        pixels = network.pixels(4)
-        self.target.check(pixels, network.oracle(pixels))
-        with grpc.insecure_channel(self.target.address) as channel:
-            return self.target.ask(channel, pixels[:1])[1]
+    def steady(self, load: Load) -> Measured:
+        """A load while nothing else happens."""
+        with self._loading(load) as running, self._channel() as channel:
+            time.sleep(WISH_AFTER)
+            begin = time.time()
+            end = self._ask_until(channel, begin + load.seconds / 2, running)
+        return Measured(p99=running.result().quantile_between(begin, end, 0.99), seconds=0.0)
 
-    def answers(self) -> bool:
-        """Whether requests are answered by the current version now."""
-        network = self._network(self.version)
-        pixels = network.pixels(1)
-        with grpc.insecure_channel(self.target.address) as channel:
-            logits = self.target.ask(channel, pixels)[0]
-        return bool(abs(logits - network.oracle(pixels)).max() < TOLERANCE)
+    def swap(self, load: Load) -> Measured:
+        """A load during which the other network takes over. Raises RuntimeError when the load ends before."""
+        with self._loading(load) as running, self._channel() as channel:
+            time.sleep(WISH_AFTER)
+            begin = time.time()
+            self._version += 1
+            self._want()
+            seconds = self._ask_until(channel, begin, running) - begin
+            end = self._ask_until(channel, begin + max(COUNTED_SECONDS, seconds + AFTER_SWAP), running)
+        return Measured(p99=running.result().quantile_between(begin, end, 0.99), seconds=seconds)
 
-    @staticmethod
-    def _network(seed: int) -> SmallNetwork:
-        return SmallNetwork(seed=seed, row_shape=(784,))
+    def _want(self) -> None:
+        network = self._networks[self._version % 2]
+        self._control.want(network.name, self._version, network.folder, network.sha256)
+
+    def _check(self) -> int:
+        """Checks the answers, and returns the size of the reply."""
+        network, expected = self._networks[self._version % 2], self._expected[self._version % 2]
+        return self._target.check(network.rows, expected)
+
+    def _load(self, load: Load, reply_bytes: int) -> Outcome:
+        """One run of h2load. Raises RuntimeError when a request is not answered."""
+        body = self._target.request(self._networks[0].rows)
+        outcome = h2load.run(self._target.address, body, reply_bytes, CELL.shape, load.requests, load.rate)
+        if outcome.answered != outcome.sent:
+            raise RuntimeError(f"{outcome.sent - outcome.answered} of {outcome.sent} requests failed")
+        return outcome
+
+    @contextmanager
+    def _loading(self, load: Load) -> Iterator[Future[Outcome]]:
+        """While a load runs; waits for its end."""
+        with ThreadPoolExecutor(1) as executor:
+            yield executor.submit(self._load, load, self._check())
+
+    def _ask_until(self, channel: grpc.Channel, until: float, running: Future[Outcome]) -> float:
+        """Asks until the wanted version answers and that moment has passed; returns the time of the last answer.
+
+        Raises RuntimeError when the load ends first, or when an answer is no network's.
+        """
+        rows = self._networks[0].rows
+        while True:
+            logits = self._target.ask(channel, rows)[0]
+            answered_by = [index for index, expected in enumerate(self._expected) if _is_near(logits, expected)]
+            if not answered_by:
+                raise RuntimeError(f"an answer is of neither version: {logits}")
+            if (now := time.time()) >= until and answered_by == [self._version % 2]:
+                return now
+            if running.done():
+                raise RuntimeError(f"version {self._version} did not answer for as long as the load lasted")
+            time.sleep(PAUSE)
+
+    def _channel(self) -> grpc.Channel:
+        return grpc.insecure_channel(self._target.address)
 
 
-def rows(folder: Path, rounds: int) -> list[report.Row]:
-    """p99 with a swap against p99 without one. Raises RuntimeError when a request failed."""
+def rows(
+    name: str, networks: Sequence[Artifact], folder: Path, rounds: int, seconds: float, peak_requests: int
+) -> list[report.Row]:
+    """p99 with a swap against p99 without one, in loads of so many seconds. Raises RuntimeError when a request failed.
+
+    `networks`: two for the same rows.
+    """
     with inference_plane.running(folder) as plane:
-        target = Target(name="ours", address=plane.grpc, model="mnist", tensor="pixels")
-        swapping = Swapping(plane=plane, target=target, folder=folder)
-        swapping.swap()
-        target.wait_until_ready(plane.process, folder / "log")
-        full = Load(requests=PEAK_REQUESTS, rate=None)
-        peak = [_chunk(swapping, full) for _ in range(2)][-1].rate
+        swapping = Swapping(plane, networks, folder)
+        peak = swapping.peak(peak_requests)
         found = []
-        for name, rate in (("half load", peak / 2), ("full load", None)):
-            load = Load(requests=round((rate or peak) * CHUNK_SECONDS), rate=rate)
-            contenders = {"swap": partial(_with_swap, swapping, load), "steady": partial(_steady, swapping, load)}
-            label = f"version swap under {name}, {CELL}, p99"
-            measured = report.alternate(contenders, rounds)
-            found.append(report.compare(label, measured, "swap", "steady", unit="ms", bar=BAR, scale=1e3))
+        for label, rate in (("half load", peak / 2), ("full load", None)):
+            load = Load(seconds=seconds, requests=round((rate or peak) * seconds), rate=rate)
+            found += _rows(f"{name}, version swap under {label}, {CELL}", swapping, load, rounds)
         if failures := plane.failures():
             raise RuntimeError(f"requests failed during version swaps: {failures}")
         return found
 
 
-def _steady(swapping: Swapping, load: Load) -> float:
-    """The p99 while nothing else happens."""
-    return _p99([_chunk(swapping, load) for _ in range(STEADY_CHUNKS)])
+def _rows(name: str, swapping: Swapping, load: Load, rounds: int) -> list[report.Row]:
+    contenders = {"swap": partial(swapping.swap, load), "steady": partial(swapping.steady, load)}
+    measured = report.alternate(contenders, rounds)
+    p99 = {contender: [each.p99 for each in runs] for contender, runs in measured.items()}
+    seconds = statistics.median(each.seconds for each in measured["swap"])
+    return [
+        report.compare(f"{name}, p99", p99, "swap", "steady", unit="ms", bar=BAR, scale=1e3),
+        report.Row(name=f"{name}, until it answers", ours=seconds, peer="a second", peer_value=1.0, unit="s"),
+    ]
 
 
-def _with_swap(swapping: Swapping, load: Load) -> float:
-    """The p99 from the wish for a new version until a chunk after it. Raises RuntimeError when it never answers."""
-    chunks, deadline = [], time.monotonic() + SWAP_SECONDS
-    reply_bytes = swapping.check()
-    swapping.swap()
-    while not swapping.answers():
-        if time.monotonic() > deadline:
-            raise RuntimeError(f"version {swapping.version} does not answer after {SWAP_SECONDS} s of load")
-        chunks.append(_send(swapping, load, reply_bytes))
-    return _p99([*chunks, _chunk(swapping, load)])
-
-
-def _chunk(swapping: Swapping, load: Load) -> Outcome:
-    """A part of a run; the current version's answers are checked before."""
-    return _send(swapping, load, swapping.check())
-
-
-def _send(swapping: Swapping, load: Load, reply_bytes: int) -> Outcome:
-    body = swapping.target.request(SmallNetwork(row_shape=(784,)).pixels(1))
-    outcome = h2load.run(swapping.target.address, body, reply_bytes, CELL.shape, load.requests, load.rate)
-    if outcome.answered != outcome.sent:
-        raise RuntimeError(f"{outcome.sent - outcome.answered} of {outcome.sent} requests failed during a version swap")
-    return outcome
-
-
-def _p99(chunks: Sequence[Outcome]) -> float:
-    return float(np.quantile(np.concatenate([chunk.latencies for chunk in chunks]), 0.99))
+def _is_near(logits: NDArray[np.float32], expected: NDArray[np.float32]) -> bool:
+    return bool(np.abs(logits - expected).max() < TOLERANCE)

@@ -79,7 +79,8 @@ def test_a_wrong_answer_is_an_error(ours: Target, tmp_path: Path) -> None:
 
 def test_a_comparison_has_rate_median_and_p99_and_only_the_bars_asked_for() -> None:
     def outcome(rate: float) -> Outcome:
-        return Outcome(sent=100, answered=100, seconds=100 / rate, latencies=np.full(100, 1 / rate))
+        begins, latencies = np.arange(100) / rate, np.full(100, 1 / rate)
+        return Outcome(sent=100, answered=100, seconds=100 / rate, begins=begins, latencies=latencies)
 
     outcomes = {"ours": [outcome(2000.0)] * 5, "Triton": [outcome(500.0)] * 5}
     rate, p50, p99 = contest.rows("MLP", outcomes, "ours", {"Triton rate": 2.0, "Triton p99": 1.0})
