@@ -12,8 +12,9 @@
 #   MLP, 4x16               36,000 requests/s, 0.82 of the prototype that had no event loop, 3.0 of Triton's
 #   MLP, 32 rows, 4x4       p99 1.1 of Triton's, not 1.25: no thread waits for the interpreter to be switched
 #   MLP at 4x its peak      0.85 of the peak: fewer objects for each of the 2,048 requests that wait
-# Predicted before the certificate of a new version was held against it in short runs with rests (engines/beside.py), its
-# predecessor freed on a thread, and requests to a full queue refused unread:
+# Predicted before a new version was held against its certificate in short runs with rests (engines/beside.py), its
+# predecessor freed on a thread, and requests to a full queue refused unread; the first was written after a run with the
+# rests alone (1.48):
 #   ResNet-18, swap         p99 1.3 of the steady state's at half load, not 2.7; MLP 1.2 to 1.3 as it is
 #   ResNet-18 at 4x         0.95 of the peak; a refusal in 2 ms
 # Predicted before large tensors were left out of the parsing (request_bytes.py):
