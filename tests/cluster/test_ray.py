@@ -17,9 +17,11 @@ from typing import Any
 import grpc
 import pytest
 
+from batchyard.cluster.forked_worker import FORKED
 from batchyard.cluster.processes import PROC, ProcessId, marked
 from batchyard.cluster.ray_link import MARK
 from batchyard.cluster.ray_settings import LONGEST_FOLDER, environment, temporary_folder
+from batchyard.control.process_watch import command_of
 from tests.cluster.entries import listening
 from tests.cluster.harness import WORKERS, Bench, Run, eventually, ray_bench
 
@@ -177,10 +179,8 @@ def existing(
 
 def forks(folder: Path) -> list[int]:
     """Fork servers of the cluster whose TMPDIR this is, and what they have forked."""
-    commands = {
-        process.pid: (PROC / str(process.pid) / "cmdline").read_text() for process in marked("TMPDIR", str(folder))
-    }
-    return [pid for pid, command in commands.items() if "fork_server" in command or "(forked)" in command]
+    commands = {process.pid: command_of(process.pid) for process in marked("TMPDIR", str(folder))}
+    return [pid for pid, words in commands.items() if {"batchyard.cluster.fork_server", FORKED} & set(words)]
 
 
 def test_an_existing_cluster_is_used_found_again_and_left_as_it_was(existing: str, tmp_path: Path) -> None:

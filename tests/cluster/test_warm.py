@@ -15,6 +15,7 @@ import pytest
 from batchyard.cluster.fork_client import ColdError, ForkServer, ask
 from batchyard.cluster.forked_worker import show_mark
 from batchyard.cluster.processes import PROC, ProcessId
+from batchyard.control.process_watch import command_of
 from tests.children import running
 from tests.cluster import test_conformance as conformance
 from tests.cluster.harness import Bench, ray_bench
@@ -42,13 +43,13 @@ def test_with_warm_workers_it_is_the_same(test: Callable[[Bench], None], warm_be
 
 
 def command(pid: int) -> str:
-    return (PROC / str(pid) / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+    return " ".join(command_of(pid)).rstrip()
 
 
 def test_workers_are_forks_and_carry_the_mark_of_their_attempt(warm_bench: Bench) -> None:
     run = warm_bench.start("until_stopped", grace_s=30.0)
     pids = run.pids()
-    assert all(command(pid).rstrip().endswith("-m batchyard.cluster.worker_main (forked)") for pid in pids)
+    assert all(command(pid).endswith("-m batchyard.cluster.worker_main (forked)") for pid in pids)
     assert set(pids) <= set(run.processes())
     run.executor.cancel(run.attempt.id)
     assert run.log() == []  # which would say why one was started cold
