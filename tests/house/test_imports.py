@@ -22,7 +22,7 @@ ROOMS: dict[str, set[str]] = {
     "training": {"nn", "models", "data", "artifact", "failpoints"},
     "cluster": {"training", "failpoints"},
     "endpoint": set(),
-    "control": {"v1", "endpoint", "artifact", "cluster", "failpoints", "training.spec", "training.events"},
+    "control": {"v1", "oip", "endpoint", "artifact", "cluster", "failpoints", "training.spec", "training.events"},
     "serving": {"v1", "oip", "endpoint", "artifact"},
     "client": {"v1", "oip"},
     "cli": {"client", "v1"},

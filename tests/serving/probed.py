@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -74,8 +75,11 @@ class ProbedNetwork(SmallNetwork):
         onnx.checker.check_model(model)
         return model.SerializeToString()
 
-    def published(self, uri: Path, probe: bytes | None = None) -> str:
-        """Writes the artifact to `uri`, with `probe` in place of the real one if given; its manifest's sha256."""
+    def published(self, uri: Path, probe: bytes | None = None, **about: Any) -> str:
+        """Writes the artifact to `uri`, with `probe` in place of the real one if given; its manifest's sha256.
+
+        `about` are other fields of the manifest.
+        """
         inputs = self.pixels(SAMPLE_COUNT, seed=2).astype(np.float32)
         layers = tuple(
             ProbedLayer(layer=name, channels=tuple(range(units)))
@@ -89,6 +93,7 @@ class ProbedNetwork(SmallNetwork):
             manifest_of(self, "mnist"),
             fold_report=report,
             probe=ProbeRecord(layers=layers, left_out={"norm3": "its gamma is near 0"}),
+            **about,
         )
         files = {
             ONNX_MODEL: self.onnx_model(),

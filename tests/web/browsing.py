@@ -16,6 +16,8 @@ FLAGS = [
 ]  # fmt: skip
 PICTURES = Path(__file__).parents[2] / "test-output" / "dashboard"
 WIDTHS = {"wide": (1280, 900), "narrow": (390, 844)}
+AXE = (Path(__file__).parent / "vendor/axe-core/axe.min.js").read_text()
+"""https://github.com/dequelabs/axe-core; into the page it comes by the debugger, not by the page's policy."""
 
 
 class Troubles:
@@ -44,3 +46,35 @@ async def ink(page: Page, canvas: int = 0) -> int:
 
 def row(page: Page, job: Job) -> Any:
     return page.get_by_role("row").filter(has_text=job.id)
+
+
+async def barriers(page: Page) -> list[str]:
+    """What keeps people from using the page as it stands, by what axe-core applies: WCAG A and AA, good practice."""
+    await page.evaluate(f"{AXE}; 0")
+    found = await page.evaluate("axe.run({ resultTypes: ['violations'] })")
+    return [
+        f"{violation['id']}: {node['target']}: {node['failureSummary']}"
+        for violation in found["violations"]
+        for node in violation["nodes"]
+    ]
+
+
+async def unreached(page: Page) -> list[str]:
+    """What can be used on the page and does not get the focus by the Tab key."""
+    usable = "a[href], button, input, select, textarea, [tabindex='0']"
+    count = int(
+        await page.evaluate(
+            """usable => {
+                window.toReach = [...document.querySelectorAll(usable)].filter(n => !n.disabled && n.checkVisibility());
+                document.activeElement.blur();
+                return window.toReach.length;
+            }""",
+            usable,
+        )
+    )
+    for _ in range(2 * count + 4):  # from wherever the focus was, through the browser's own, once round
+        await page.keyboard.press("Tab")
+        left = "(window.toReach = window.toReach.filter(n => n !== document.activeElement)).length"
+        if not await page.evaluate(left):
+            break
+    return list(await page.evaluate("window.toReach.map(n => n.outerHTML.slice(0, 120))"))

@@ -21,17 +21,24 @@ from prometheus_client import CollectorRegistry
 from batchyard.artifact.manifest import CertificateRecord, Evaluated, FoldEntry, Manifest, Signature
 from batchyard.cluster.executor import Capacity
 from batchyard.control import lifecycle, names
+from batchyard.control.admission import Queue
 from batchyard.control.clock import SystemClock
+from batchyard.control.explaining import Explaining
+from batchyard.control.inference_calls import InferenceCalls
+from batchyard.control.inference_plane import Addresses, InferencePlane
 from batchyard.control.jobs import Jobs
 from batchyard.control.ledger import JobChange, Ledger, Unit
 from batchyard.control.metrics import Metrics
 from batchyard.control.notices import Notices
+from batchyard.control.recalibration import Recalibration
 from batchyard.control.records import Failure, Job
 from batchyard.control.registry import Registry
 from batchyard.control.store import jobs as job_rows
 from batchyard.control.store import models as model_rows
 from batchyard.control.store.database import Database
-from batchyard.control.web import add_routes
+from batchyard.control.torch_tasks import TorchTasks
+from batchyard.control.traffic.watch import TrafficWatch
+from batchyard.control.web import Sources, add_routes
 from batchyard.endpoint.security import Security, web_middleware
 from batchyard.training.events import Evaluation, Event, Layer, LayerStatistics, LogLine, PhaseChange, StepMetrics
 
@@ -57,7 +64,25 @@ class Yard:
         self.jobs = Jobs(self.ledger, lambda: Capacity(workers=8, gpus=0))
         self.registry = Registry(self.ledger)
         self.metrics = Metrics(CollectorRegistry(), version="test")
+        self.plane_at: Addresses | None = None
+        """Where an inference plane runs, if a test has started one."""
+        self.plane = InferencePlane(lambda: self.plane_at, Security())
+        self.tasks = TorchTasks(self.ledger, folder / "tasks", f"file://{folder / 'artifacts'}")
+        self.traffic = TrafficWatch(self.plane, self.notices, SystemClock(), seconds=0.1)
         self.ledger.listen(self._measure)
+
+    @property
+    def sources(self) -> Sources:
+        """What the web site is built from."""
+        explaining = Explaining(self.ledger, self.jobs, self._queue, SystemClock())
+        return Sources(
+            jobs=self.jobs, explaining=explaining, registry=self.registry, metrics=self.metrics, traffic=self.traffic,
+            inference=InferenceCalls(self.plane), recalibration=Recalibration(self.registry, self.tasks),
+        )  # fmt: skip
+
+    async def _queue(self) -> Queue:
+        """Of no scheduler, and so of a cluster that nobody can ask."""
+        return Queue(places=(), capacity=None, used=Capacity(workers=0, gpus=0), running=())
 
     def _measure(self, change: JobChange) -> None:
         self.metrics.job_state(change.job.id, change.old_state, change.job.state)
@@ -101,6 +126,8 @@ class Yard:
 
     async def close(self) -> None:
         self.notices.close()
+        await self.traffic.stop()
+        await self.plane.close()
         await self.ledger.close()
         self.database.close()
 
@@ -204,7 +231,7 @@ async def serve(folder: Path, security: Security | None = None, port: int = 0) -
     yard = Yard(folder)
     security = security or Security()
     app = web.Application(middlewares=[web_middleware(security)])
-    add_routes(app, yard.jobs, yard.registry, yard.metrics, security)
+    add_routes(app, yard.sources, security)
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", port).start()

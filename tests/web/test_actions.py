@@ -52,6 +52,18 @@ async def test_a_paused_job_waits_again_once_it_is_resumed(site: Site, yard: Yar
     assert (await ask(site, f"/api/jobs/{job.id}/resume", OWN))["state"] == "QUEUED"
 
 
+async def test_a_rerun_is_a_new_job_of_the_same_spec_once_for_one_request_id(site: Site, yard: Yard) -> None:
+    first = await yard.create(seed=3)
+    path = f"/api/jobs/{first.id}/rerun?request_id=7d1f8c1e-52f5-4a39-9be5-0d9f2bb1c111"
+
+    again, retried = await ask(site, path, OWN), await ask(site, path, OWN)
+
+    assert again == retried
+    assert again["name"] != f"trainingJobs/{first.id}"
+    assert (await yard.jobs.get(again["name"].removeprefix("trainingJobs/"))).spec == first.spec
+    assert (await ask(site, f"/api/jobs/{first.id}/rerun?request_id=x", OWN, 400))["error"]["reason"] == "INVALID_INPUT"
+
+
 async def test_what_a_state_does_not_allow_is_refused_with_the_reason(site: Site, yard: Yard, running: Tell) -> None:
     pausing, done = await running(until=20), await running(until=1000)
     await yard.jobs.pause(pausing.id)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from playwright.async_api import Browser, Locator, Page, Route, expect
 
-from .browsing import PICTURES, WIDTHS
+from .browsing import PICTURES, WIDTHS, barriers
 from .conftest import Site, Tell, Yard
 
 pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="module")]
@@ -46,7 +46,7 @@ async def test_a_job_is_paused_resumed_and_cancelled_and_the_page_says_so(site: 
     await expect(state).to_have_text("Cancelled")
     await expect(page.get_by_text("Cancelled.", exact=True)).to_be_visible()
     await expect(page.get_by_role("dialog")).to_have_count(0)
-    assert await offered(page) == []
+    assert await offered(page) == ["Rerun"]
     assert (await yard.jobs.get(job.id)).state == "CANCELLED"
 
 
@@ -68,6 +68,25 @@ async def test_a_running_job_is_asked_to_stop_and_offers_nothing_once_it_has_end
     await yard.succeed(job.id)  # its last step was done first
     await expect(page.locator("h1 + .state")).to_have_text("Succeeded")
     await expect(told).to_have_count(0)
+
+
+async def test_an_ended_job_is_submitted_again_as_a_new_one(site: Site, yard: Yard, page: Page, running: Tell) -> None:
+    job = await running(until=400, seed=7)
+    await yard.succeed(job.id)
+    await page.goto(f"{site.url}/#/jobs/{job.id}")
+    await action(page, "Rerun").click()
+    dialog = page.get_by_role("dialog", name="Rerun this job?")
+    await expect(dialog).to_contain_text("publishes a new version of mnist, and production moves to it")
+
+    await dialog.get_by_role("button", name="Rerun job").click()
+
+    told = page.get_by_text("Submitted again as")
+    await expect(told).to_be_focused()
+    await told.get_by_role("link").click()
+    await expect(page.locator("h1 + .state")).to_have_text("Queued")
+    first, again = reversed((await yard.jobs.list()).jobs)
+    assert (first.id, first.state) == (job.id, "SUCCEEDED")
+    assert (again.spec, again.spec["seed"]) == (job.spec, 7)
 
 
 async def test_nothing_is_asked_for_until_it_is_confirmed(site: Site, yard: Yard, page: Page) -> None:
@@ -123,11 +142,12 @@ async def test_pictures_of_the_question_fit_their_width(
     page = await browser.new_page(viewport={"width": size[0], "height": size[1]}, color_scheme=theme)
     PICTURES.mkdir(parents=True, exist_ok=True)
     await page.goto(f"{site.url}/#/jobs/{job.id}")
-    await expect(page.locator(".chart canvas")).to_have_count(5)
+    await expect(page.locator(".chart canvas")).to_have_count(8)
 
     await action(page, "Cancel").click()
 
     await expect(page.get_by_role("button", name="Leave it")).to_be_visible()
     await page.screenshot(path=PICTURES / f"job-cancel-{theme}-{width}.png")
     assert await page.evaluate("document.documentElement.scrollWidth") <= size[0]
+    assert await barriers(page) == []
     await page.context.close()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
+import math
 import re
 from pathlib import Path
 
@@ -12,9 +14,10 @@ from google.protobuf import json_format
 
 from batchyard.control.web.assets import FOLDER
 from batchyard.endpoint.security import Security
+from batchyard.training.events import Resumed, StepMetrics
 from batchyard.v1 import models_pb2, training_pb2
 
-from .conftest import Site, Tell, Yard, manifest, serve
+from .conftest import Site, Tell, Yard, manifest, serve, story
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -173,3 +176,17 @@ async def test_with_a_token_the_page_is_open_and_what_it_shows_is_not(tmp_path: 
         headers = {"Authorization": "Bearer correct-horse-battery"}
         async with site.session.get(site.url + "/api/jobs", headers=headers) as response:
             assert response.status == 200
+
+
+async def test_the_course_of_a_loss_is_told_in_few_numbers(site: Site, yard: Yard, running: Tell) -> None:
+    job, silent = await running(until=1000), await yard.create()
+    point = next(event for event in story(1000, 520)[::-1] if isinstance(event, StepMetrics))
+    await yard.report(job.id, Resumed(step=500), dataclasses.replace(point, loss=math.nan))
+
+    told = (await site.json(f"/api/losses?jobs={job.id}&jobs={silent.id}&jobs=none-such"))["losses"]
+
+    assert told.keys() == {job.id, silent.id}
+    assert told[silent.id] == []
+    assert 15 <= len(told[job.id]) <= 40
+    assert (told[job.id][0] > 2, told[job.id][-2] < 0.3, told[job.id][-1]) == (True, True, None)
+    assert "jobs" in (await site.json("/api/losses", status=400))["error"]["violations"][0]["field"]

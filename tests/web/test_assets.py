@@ -16,6 +16,7 @@ def test_the_page_has_no_inline_script_or_style_and_names_no_other_host() -> Non
     assert not re.search(r"<style|\sstyle=|\son\w+=|<script(?![^>]*\ssrc=)", index)
     for file in [*FOLDER.glob("js/*.js"), *FOLDER.glob("style/*.css"), FOLDER / "index.html"]:
         text = re.sub(r"^\s*(//|\*|/\*).*$", "", file.read_text(), flags=re.MULTILINE)
+        text = text.replace('"http://www.w3.org/2000/svg"', "")  # a name, not an address
         assert not re.search(r"(https?:)?//[a-z0-9-]+\.", text), file
         assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function", text), (
             file

@@ -13,7 +13,7 @@ from playwright.async_api import Browser, Page, expect
 from batchyard.control.records import Job
 from batchyard.training.events import Evaluation, Event, Resumed, StepMetrics
 
-from .browsing import PICTURES, WIDTHS, ink
+from .browsing import PICTURES, WIDTHS, barriers, ink
 from .conftest import Site, Tell, Yard, begin_training, story
 
 pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="module")]
@@ -220,6 +220,7 @@ async def test_pictures_of_a_comparison_fit_their_width(
         await box(page, job).check()
     await page.screenshot(path=PICTURES / f"jobs-chosen-{theme}-{width}.png")
     assert await page.evaluate("document.documentElement.scrollWidth") <= size[0]
+    assert await barriers(page) == []
 
     await page.goto(f"{site.url}/#/compare/{','.join(job.id for job in jobs)}")
     await expect(page.locator(".chart canvas")).to_have_count(2)
@@ -230,4 +231,5 @@ async def test_pictures_of_a_comparison_fit_their_width(
 
     await page.screenshot(path=PICTURES / f"compare-{theme}-{width}.png", full_page=True)
     assert await page.evaluate("document.documentElement.scrollWidth") <= size[0]
+    assert await barriers(page) == []
     await page.context.close()

@@ -12,9 +12,9 @@ from playwright.async_api import Browser, Page, expect
 
 from batchyard.control.records import Failure
 from batchyard.endpoint.security import Security
-from batchyard.training.events import Layer, LayerStatistics, LogLine, PhaseChange
+from batchyard.training.events import Layer, LayerStatistics, LogLine, PhaseChange, Resumed
 
-from .browsing import PICTURES, WIDTHS, ink, row
+from .browsing import PICTURES, WIDTHS, barriers, ink, row, unreached
 from .conftest import Site, Tell, Yard, begin_training, manifest, serve, story
 
 pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="module")]
@@ -34,6 +34,8 @@ async def test_the_list_shows_every_job_and_follows_what_happens(
     await expect(shown).to_contain_text("left")
     await expect(shown).to_contain_text("held out")
     await expect(shown.get_by_role("progressbar")).to_have_attribute("aria-valuenow", "40")
+    course = re.compile(r"^M0\.0 1\.0(L[\d.]+ [\d.]+){15,40}$")
+    await expect(shown.locator(".spark path")).to_have_attribute("d", course)
     await expect(page.get_by_role("status")).to_have_text("live")
 
     queued = await yard.create(name="queued-later")
@@ -88,12 +90,12 @@ async def test_one_job_is_drawn_with_its_curves_bands_log_and_spec(
     await expect(page.get_by_role("img", name=re.compile("^Accuracy over steps.*held out 9"))).to_be_visible()
     bands = page.get_by_role("img", name=re.compile("^Activation percentiles of layers"))
     await expect(bands).to_have_count(3)
-    await expect(page.locator(".chart canvas")).to_have_count(5)
-    for canvas in range(5):
+    await expect(page.locator(".chart canvas")).to_have_count(8)
+    for canvas in range(8):
         assert await ink(page, canvas) > 1000
     # A band covers an area that a few lines never would.
-    assert await ink(page, 2) > 0.4 * int(
-        await page.evaluate("(c => c.width * c.height)(document.querySelectorAll('.chart canvas')[2])")
+    assert await ink(page, 5) > 0.4 * int(
+        await page.evaluate("(c => c.width * c.height)(document.querySelectorAll('.chart canvas')[5])")
     )
     await expect(page.get_by_role("log")).to_contain_text("mnist: 60000 samples")
     await expect(page.get_by_text("architecture: mlp")).to_be_visible()
@@ -103,6 +105,22 @@ async def test_one_job_is_drawn_with_its_curves_bands_log_and_spec(
     await expect(page.get_by_role("img", name=re.compile("^Loss over steps; at step 700"))).to_be_visible()
     await expect(page.get_by_role("log")).to_contain_text("worker 1WARNING slow disk")
     await expect(page.get_by_role("progressbar")).to_have_attribute("aria-valuenow", "70")
+
+
+async def test_restarts_are_marked_and_what_they_make_void_goes(
+    site: Site, yard: Yard, page: Page, running: Tell
+) -> None:
+    job = await running(until=400)
+    await page.goto(f"{site.url}/#/jobs/{job.id}")
+    await expect(page.get_by_role("img", name=re.compile("^Loss over steps; at step 400"))).to_be_visible()
+    before = await ink(page, 3)
+
+    await yard.report(job.id, Resumed(step=200), *story(1000, 300)[-4:])
+
+    words = re.compile("^Time per step over steps; now 16.7.ms; attempt 1 goes on from step 200$")
+    await expect(page.get_by_role("img", name=words)).to_be_visible()
+    await expect(page.get_by_role("img", name=re.compile("^Loss over steps; at step 300"))).to_be_visible()
+    assert await ink(page, 3) != before
 
 
 async def test_all_layers_are_seen_at_once_in_a_heat_map(site: Site, yard: Yard, page: Page, running: Tell) -> None:
@@ -120,6 +138,7 @@ async def test_all_layers_are_seen_at_once_in_a_heat_map(site: Site, yard: Yard,
         page.get_by_role("img", name=re.compile("^Dead units, largest now: layers.2.norm, 2.0"))
     ).to_be_visible()
     assert await dark_pixels(page) == 0  # 2% are pale
+    await page.locator(".heat canvas").scroll_into_view_if_needed()
     box = await page.locator(".heat canvas").bounding_box()
     assert box is not None
     await page.mouse.move(box["x"] + box["width"] - 3, box["y"] + 30)
@@ -167,20 +186,35 @@ async def test_charts_reach_the_last_step_of_a_job_that_goes_on(
 ) -> None:
     job = await running(until=100)
     await page.goto(f"{site.url}/#/jobs/{job.id}")
-    await expect(page.locator(".chart canvas")).to_have_count(5)
+    await expect(page.locator(".chart canvas")).to_have_count(8)
 
     for until in (300, 600, 1000):
         await yard.report(job.id, *story(1000, until)[-3:])
         await expect(page.get_by_role("img", name=re.compile(f"^Loss over steps; at step {until:,}"))).to_be_visible()
 
     # The pointer at the right end of a chart is at the last step that is drawn.
-    for place, words in ((0, "at step 1,000"), (2, "at step 1,000")):
+    for place, words in ((0, "at step 1,000"), (5, "at step 1,000")):
         over = page.locator(".u-over").nth(place)
         await over.scroll_into_view_if_needed()
         box = await over.bounding_box()
         assert box is not None
         await page.mouse.move(box["x"] + box["width"] - 2, box["y"] + 20)
         await expect(page.get_by_text(words).first).to_be_visible()
+
+
+async def test_the_log_is_searched(site: Site, yard: Yard, page: Page, running: Tell) -> None:
+    job = await running(until=40)
+    await page.goto(f"{site.url}/#/jobs/{job.id}")
+    lines = page.get_by_role("log").locator(":scope > div:visible")
+    await yard.report(job.id, LogLine(level="WARNING", rank=1, text="slow disk"))
+    await expect(lines).to_have_count(2)
+
+    await page.get_by_role("searchbox", name="Search in the log").fill("DISK")
+    await expect(lines).to_have_text([re.compile("slow disk")])
+    await expect(page.get_by_text("1 of 2 lines")).to_be_visible()
+    await yard.report(job.id, LogLine(level="INFO", text="elsewhere"), LogLine(level="INFO", text="disk is well"))
+
+    await expect(lines).to_have_text([re.compile("slow disk"), re.compile("disk is well")])
 
 
 async def test_a_failure_says_its_cause_and_what_to_do(site: Site, yard: Yard, page: Page, running: Tell) -> None:
@@ -219,8 +253,6 @@ async def test_a_published_version_shows_its_certificate_and_what_became_of_each
     await expect(folds).to_contain_text("two layers read what comes before it")
     await page.get_by_role("link", name="Models").click()
     await expect(page.get_by_role("region", name="mnist")).to_contain_text("production")
-    await page.get_by_role("button", name="Details of version 1").click()
-    await expect(page.get_by_role("table", name="Fold report")).to_be_visible()
 
 
 async def test_what_users_write_is_shown_and_never_run(site: Site, yard: Yard, page: Page, running: Tell) -> None:
@@ -322,7 +354,7 @@ async def test_everything_can_be_reached_by_keyboard(site: Site, page: Page, run
     await page.goto(site.url)
     await expect(row(page, job)).to_be_visible()
     reached = []
-    for _ in range(12):
+    for _ in range(14):
         await page.keyboard.press("Tab")
         reached.append(
             str(
@@ -334,16 +366,18 @@ async def test_everything_can_be_reached_by_keyboard(site: Site, page: Page, run
         if reached[-1] == job.id:
             break
 
-    assert reached == ["Skip to the content", "Batchyard", "Jobs", "Models", "All", "Active", "Succeeded", "Failed",
-                       "Cancelled", f"Compare {job.id}", job.id]  # fmt: skip
+    assert reached == ["Skip to the content", "Batchyard", "Jobs", "Queue", "Models", "Serving", "All", "Active",
+                       "Succeeded", "Failed", "Cancelled", f"Compare {job.id}", job.id]  # fmt: skip
     await page.keyboard.press("Enter")
     await expect(page.get_by_role("heading", name=job.id)).to_be_visible()
+    await expect(page.locator(".chart canvas")).to_have_count(8)
+    assert await unreached(page) == []
 
 
 async def test_nothing_jumps_while_a_job_goes_on(site: Site, yard: Yard, page: Page, running: Tell) -> None:
     job = await running(until=100)
     await page.goto(f"{site.url}/#/jobs/{job.id}")
-    await expect(page.locator(".chart canvas")).to_have_count(5)
+    await expect(page.locator(".chart canvas")).to_have_count(8)
     where = (
         "[...document.querySelectorAll('main section, main h1')].map(n => Math.round(n.getBoundingClientRect().top))"
     )
@@ -378,9 +412,10 @@ async def test_pictures_of_every_page_fit_their_width(
         await page.goto(f"{site.url}/{path}")
         await expect(page.get_by_role("status")).to_have_text(re.compile("live|complete|loaded"))
         if name.startswith("job-"):
-            await expect(page.locator(".chart canvas")).to_have_count(5)
+            await expect(page.locator(".chart canvas")).to_have_count(8)
         await page.screenshot(path=PICTURES / f"{name}-{theme}-{width}.png", full_page=True)
         assert await page.evaluate("document.documentElement.scrollWidth") <= size[0], name
+        assert await barriers(page) == []
     ground = await page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert ground == ("rgb(246, 246, 243)" if theme == "light" else "rgb(15, 18, 22)")
     await context.close()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
+import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -12,7 +14,7 @@ import aiohttp
 import pytest
 
 from batchyard.control.records import Failure
-from batchyard.training.events import LogLine
+from batchyard.training.events import LogLine, StepMetrics
 
 from .conftest import Site, Tell, Yard, begin_training, story
 
@@ -143,6 +145,21 @@ async def test_a_long_history_is_thinned_when_asked_and_resumes_where_it_ends(si
     async with reading(site, f"{path}&cursor={told[-1]['cursor']}") as reader:
         await yard.report(job.id, LogLine(level="INFO", text="next"))
         assert (await reader.next())["event"]["log_line"]["text"] == "next"
+
+
+async def test_a_loss_that_is_no_number_is_not_thinned_away(site: Site, yard: Yard) -> None:
+    job = await yard.create(steps=50_000)
+    told = story(50_000, 4_000)
+    points = [(place, event) for place, event in enumerate(told) if isinstance(event, StepMetrics)]
+    place, point = points[100]
+    told[place] = dataclasses.replace(point, loss=math.nan)
+    await begin_training(yard, job, told)
+
+    async with reading(site, f"/api/jobs/{job.id}/events?max_points=20&history_only=true") as reader:
+        losses = [m["event"]["step_metrics"]["loss"] for m in await reader.rest() if "step_metrics" in m["event"]]
+
+    assert len(losses) <= 20
+    assert losses.count("NaN") == 1
 
 
 @pytest.mark.parametrize("cursor", ["ffff.000000000000", "garbage", "1.ffffffffffff"])

@@ -22,7 +22,9 @@ from batchyard.control.exchange import Exchange
 from batchyard.control.explaining import Explaining
 from batchyard.control.grpc_server import GrpcServer, reachable
 from batchyard.control.http_server import HttpServer
+from batchyard.control.inference_calls import InferenceCalls
 from batchyard.control.inference_child import InferenceChild, InferenceOptions
+from batchyard.control.inference_plane import Addresses, InferencePlane
 from batchyard.control.jobs import Jobs
 from batchyard.control.lease import LOOK_SECONDS, Lease
 from batchyard.control.ledger import JobChange, Ledger
@@ -36,6 +38,8 @@ from batchyard.control.settings import Settings
 from batchyard.control.store import jobs as job_store
 from batchyard.control.store.database import Database
 from batchyard.control.torch_tasks import TorchTasks
+from batchyard.control.traffic.watch import TrafficWatch
+from batchyard.control.web import Sources
 from batchyard.failpoints import failpoint
 
 log = logging.getLogger(__name__)
@@ -66,6 +70,7 @@ class ControlPlane:
         self.http_address = ""
         self.jobs: Jobs
         self.registry: Registry
+        self.inference_plane: InferencePlane
 
     async def start(self) -> None:
         """Returns once everything answers.
@@ -93,9 +98,11 @@ class ControlPlane:
         self._undo.push_async_callback(retention.stop)
         tasks = TorchTasks(ledger, folder.tasks, folder.artifacts, allowed)
         explaining = Explaining(ledger, self.jobs, scheduler.queue, self._clock)
-        server = await self._serve(await self._measure(ledger), tasks, explaining)
+        traffic = await self._watch_traffic(ledger.notices)
+        server = await self._serve(await self._measure(ledger), tasks, explaining, traffic)
         if self._settings.inference:
             await self._start_inference(folder)
+        traffic.start()
         self._undo.push_async_callback(self._end_jobs, scheduler, executor)
         await scheduler.start()
         retention.start()
@@ -153,7 +160,21 @@ class ControlPlane:
         ledger.listen(_feed(metrics))
         return metrics
 
-    async def _serve(self, metrics: Metrics, tasks: TorchTasks, explaining: Explaining) -> GrpcServer:
+    async def _watch_traffic(self, notices: Notices) -> TrafficWatch:
+        self.inference_plane = InferencePlane(self._inference_addresses, self._settings.security)
+        self._undo.push_async_callback(self.inference_plane.close)
+        traffic = TrafficWatch(self.inference_plane, notices, self._clock)
+        self._undo.push_async_callback(traffic.stop)
+        return traffic
+
+    def _inference_addresses(self) -> Addresses | None:
+        if self._inference is None:
+            return None
+        return Addresses(grpc=reachable(self._inference.grpc), http=reachable(self._inference.http))
+
+    async def _serve(
+        self, metrics: Metrics, tasks: TorchTasks, explaining: Explaining, traffic: TrafficWatch
+    ) -> GrpcServer:
         exchange = Exchange(self.registry, tasks)
         recalibration = Recalibration(self.registry, tasks)
         security = self._settings.security
@@ -161,7 +182,16 @@ class ControlPlane:
         self._undo.push_async_callback(server.stop)
         self.grpc_address = server.bind(self._settings.grpc)
         self._for_child = server.bind_for_child(self.grpc_address)
-        http = HttpServer(self.jobs, self.registry, metrics, security)
+        sources = Sources(
+            jobs=self.jobs,
+            explaining=explaining,
+            registry=self.registry,
+            metrics=metrics,
+            traffic=traffic,
+            inference=InferenceCalls(self.inference_plane),
+            recalibration=recalibration,
+        )
+        http = HttpServer(sources, security)
         self._undo.push_async_callback(http.stop)
         self.http_address = await http.start(self._settings.http)
         await server.start()

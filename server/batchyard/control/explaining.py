@@ -17,6 +17,9 @@ from batchyard.control.states import State
 from batchyard.control.store import checkpoints
 from batchyard.control.store import jobs as store
 
+MOST_WAITING = 50
+"""Jobs that one look at the queue explains."""
+
 Facts = tuple[Job, tuple[AttemptSummary, ...], Checkpoint | None]
 
 
@@ -39,6 +42,16 @@ class Explaining:
         gives_way_to = queue.giving_way.get(job.id) if job.state in (State.STARTING, State.RUNNING) else None
         return Explanation(
             job=job, attempts=attempts, checkpoint=checkpoint, waiting=waiting, gives_way_to=gives_way_to
+        )
+
+    async def waiting(self) -> tuple[Queue, tuple[Explanation, ...]]:
+        """The queue, and why each of its first MOST_WAITING jobs waits; attempts and checkpoints are left out."""
+        queue = await self._queue()
+        ids = [place.job.id for place in queue.places[:MOST_WAITING]]
+        jobs = await self._ledger.read(lambda connection: [store.find(connection, each) for each in ids])
+        waiting = [job for job in jobs if job is not None and job.state == State.QUEUED]
+        return queue, tuple(
+            Explanation(job=job, attempts=(), checkpoint=None, waiting=self._waiting(job, queue)) for job in waiting
         )
 
     def _waiting(self, job: Job, queue: Queue) -> Waiting:

@@ -6,11 +6,8 @@ import os
 
 from aiohttp import web
 
-from batchyard.control.jobs import Jobs
-from batchyard.control.metrics import Metrics
-from batchyard.control.registry import Registry
 from batchyard.control.settings import SettingsError
-from batchyard.control.web import add_routes
+from batchyard.control.web import Sources, add_routes
 from batchyard.endpoint.security import Security, web_middleware
 
 STOP_SECONDS = 3.0
@@ -20,10 +17,10 @@ STOP_SECONDS = 3.0
 class HttpServer:
     """Answers from `start` on."""
 
-    def __init__(self, jobs: Jobs, registry: Registry, metrics: Metrics, security: Security) -> None:
+    def __init__(self, sources: Sources, security: Security) -> None:
         self._security = security
         app = web.Application(middlewares=[web_middleware(security)])
-        add_routes(app, jobs, registry, metrics, security)
+        add_routes(app, sources, security)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=STOP_SECONDS)
 
     async def start(self, address: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,8 @@ from batchyard.control.records import Job, StoredEvent
 from batchyard.control.repeats import Request, check_same
 from batchyard.control.states import State
 from batchyard.control.store import jobs as store
+from batchyard.control.store import sparklines
+from batchyard.control.thinning import kept
 from batchyard.endpoint.errors import NotFoundError, UnavailableError
 from batchyard.failpoints import failpoint
 from batchyard.training.spec import TrainingJobSpec
@@ -143,6 +145,27 @@ class Jobs:
         """
         return await self._ledger.read(lambda connection: _events_after(connection, job_id, cursor, kinds, limit))
 
+    async def thinned_history(
+        self, job_id: str, cursor: str = "", kinds: Collection[str] = (), most: int = 1000
+    ) -> EventPage:
+        """All stored events after `cursor`, but at most `most` of each kind of measurement (thinning.py).
+
+        Raises what `events_after` raises.
+        """
+        return await self._ledger.read(lambda connection: _thinned(connection, job_id, cursor, kinds, most))
+
+    async def losses(self, job_ids: Collection[str], count: int) -> Mapping[str, Sequence[float | None]]:
+        """The course of each job's loss in at most `count` numbers, None for what is not a finite one.
+
+        Unknown jobs are left out.
+        """
+
+        def read(connection: Connection) -> Mapping[str, Sequence[float | None]]:
+            jobs = [store.find(connection, job_id) for job_id in job_ids]
+            return {job.id: sparklines.losses(connection, job, count) for job in jobs if job is not None}
+
+        return await self._ledger.read(read)
+
     async def wait_for_events(self, job_id: str, cursor: str) -> None:
         """Returns when the job has events after `cursor`, the cursor of an EventPage that had no more.
 
@@ -216,3 +239,11 @@ def _events_after(connection: Connection, job_id: str, cursor: str, kinds: Colle
     seen = events[-1].sequence if len(events) == limit else job.last_event
     more = seen < job.last_event
     return EventPage(events=tuple(events), cursor=tokens.cursor(job_id, seen), more=more, ended=job.ended and not more)
+
+
+def _thinned(connection: Connection, job_id: str, cursor: str, kinds: Collection[str], most: int) -> EventPage:
+    job = _get(connection, job_id)
+    place = tokens.read_cursor(cursor, job_id, job.last_event)
+    sequences = kept(store.sketches(connection, job, place, kinds), most)
+    events = tuple(store.events_at(connection, job, sequences))
+    return EventPage(events=events, cursor=tokens.cursor(job_id, job.last_event), more=False, ended=job.ended)

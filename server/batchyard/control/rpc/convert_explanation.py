@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from batchyard.cluster.executor import Capacity
 from batchyard.control import names
-from batchyard.control.admission import Place
+from batchyard.control.admission import Place, Queue
 from batchyard.control.explanation import Explanation, Waiting
 from batchyard.control.quotas import NO_QUOTA
 from batchyard.control.records import AttemptSummary
-from batchyard.control.rpc.convert import failure, timestamp
+from batchyard.control.rpc.convert import failure, timestamp, training_job
+from batchyard.v1 import queue_pb2
 from batchyard.v1 import training_pb2 as pb
 
 MOST_AHEAD = 100
@@ -27,6 +30,24 @@ def explanation(given: Explanation) -> pb.TrainingJobExplanation:
         checkpoint=pb.Checkpointed(**vars(given.checkpoint)) if given.checkpoint else None,
         failure=failure(given.job.failure) if given.job.failure else None,
     )
+
+
+def training_queue(queue: Queue, waiting: Iterable[Explanation]) -> queue_pb2.TrainingQueue:
+    """The whole queue, with the first of its jobs."""
+    return queue_pb2.TrainingQueue(
+        waiting=[_waiting_job(each) for each in waiting],
+        length=len(queue.places),
+        cluster=_resources(queue.capacity) if queue.capacity and queue.places else None,
+        used=_resources(queue.used),
+        running=[names.job(job) for job in queue.running],
+    )
+
+
+def _waiting_job(given: Explanation) -> queue_pb2.TrainingQueue.WaitingJob:
+    message = explanation(given)
+    message.queueing.ClearField("ahead")
+    message.queueing.ClearField("running")
+    return queue_pb2.TrainingQueue.WaitingJob(job=training_job(given.job), explanation=message)
 
 
 def _queueing(given: Waiting) -> pb.Queueing:

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Row, func, insert, select, update
+from sqlalchemy import Connection, Row, Select, case, func, insert, select, update
 
 from batchyard.control import tokens
 from batchyard.control.records import AttemptSummary, Failure, Job, Progress, StoredEvent
 from batchyard.control.states import ACTIVE, State
 from batchyard.control.store import checkpoints
-from batchyard.control.store.payload import dump, load
+from batchyard.control.store.payload import dump, load, number
 from batchyard.control.store.schema import attempts, events, jobs
+from batchyard.control.thinning import VALUES, Sketch
 from batchyard.training.events import Event, Resumed
+
+SKETCHES_AT_ONCE = 10_000
+MOST_NAMED = 500
+"""Events that one query asks for by their sequence."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,12 +135,34 @@ def events_after(
     """Up to `limit` events of the job after `sequence`, in order; of these kinds alone if any are given. Those that a
     resume has made void are left out.
     """
-    valid = events.c.superseded_by.is_(None)
-    query = select(events).where(events.c.job_number == job.number, events.c.sequence > sequence, valid)
-    if kinds:
-        query = query.where(events.c.kind.in_(sorted(kinds)))
+    query = _valid(select(events), job, sequence, kinds)
     rows = connection.execute(query.order_by(events.c.sequence).limit(limit))
     return [_stored_event(job.id, row) for row in rows]
+
+
+def sketches(connection: Connection, job: Job, sequence: int, kinds: Collection[str]) -> Iterator[Sketch]:
+    """What thinning needs to know of the job's events after `sequence`, in order. Payloads are not decoded."""
+    fields = [(events.c.kind == kind, events.c.payload[name].as_string()) for kind, name in VALUES.items()]
+    columns = (events.c.sequence, events.c.kind, case(*fields, else_=None))
+    query = _valid(select(*columns), job, sequence, kinds).order_by(events.c.sequence)
+    rows = connection.execute(query.execution_options(yield_per=SKETCHES_AT_ONCE))
+    return (Sketch(place, kind, None if value is None else number(value)) for place, kind, value in rows)
+
+
+def events_at(connection: Connection, job: Job, sequences: Sequence[int]) -> Iterator[StoredEvent]:
+    """The events of the job with these sequences, in order."""
+    for start in range(0, len(sequences), MOST_NAMED):
+        named = events.c.sequence.in_(sequences[start : start + MOST_NAMED])
+        query = select(events).where(events.c.job_number == job.number, named).order_by(events.c.sequence)
+        yield from (_stored_event(job.id, row) for row in connection.execute(query))
+
+
+def _valid(query: Select[Any], job: Job, sequence: int, kinds: Collection[str]) -> Select[Any]:
+    """Of the job's events after `sequence`, of these kinds if any are given, those that no resume has made void."""
+    query = query.where(
+        events.c.job_number == job.number, events.c.sequence > sequence, events.c.superseded_by.is_(None)
+    )
+    return query.where(events.c.kind.in_(sorted(kinds))) if kinds else query
 
 
 def add_attempt(connection: Connection, job: Job, artifact_uri: str, now: float) -> None:

@@ -35,6 +35,14 @@ def load(payload: Any) -> Event:
     )
 
 
+def number(text: str | float) -> float:
+    """A number of a payload as a database gives it out of JSON, as text or number; NaN for what is not a finite one."""
+    try:
+        return float(text)
+    except ValueError:  # it is stored as {"$float": ...}
+        return math.nan
+
+
 def _encode(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return {_FLOAT: repr(value)}

@@ -11,14 +11,14 @@ from batchyard.control.web.query import Query
 
 
 class Actions:
-    """Each returns the TrainingJob as it is right after; asked twice, nothing changes."""
+    """Each returns a TrainingJob as it is right after; asked twice, nothing changes."""
 
     def __init__(self, jobs: Jobs) -> None:
         self._jobs = jobs
 
     def routes(self) -> list[web.RouteDef]:
-        """POST /api/jobs/{id}/cancel, .../pause and .../resume."""
-        asked = {"cancel": self.cancel, "pause": self.pause, "resume": self.resume}
+        """POST /api/jobs/{id}/cancel, .../pause, .../resume and .../rerun."""
+        asked = {"cancel": self.cancel, "pause": self.pause, "resume": self.resume, "rerun": self.rerun}
         return [web.post(f"/api/jobs/{{job}}/{verb}", handler) for verb, handler in asked.items()]
 
     async def cancel(self, request: web.Request) -> web.Response:
@@ -35,3 +35,9 @@ class Actions:
         """As TrainingService.ResumeTrainingJob."""
         Query(request)
         return answer(convert.training_job(await self._jobs.resume(job_id(request))))
+
+    async def rerun(self, request: web.Request) -> web.Response:
+        """As TrainingService.CreateTrainingJob with the job's own spec: the new job. Idempotent with a request_id."""
+        request_id = Query(request, "request_id").text("request_id")
+        first = await self._jobs.get(job_id(request))
+        return answer(convert.training_job(await self._jobs.create(first.spec, request_id)))

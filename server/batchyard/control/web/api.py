@@ -18,14 +18,17 @@ from batchyard.control.records import Job, StoredEvent
 from batchyard.control.registry import Registry
 from batchyard.control.rpc import convert
 from batchyard.control.states import State
-from batchyard.control.web.history import Thinned
 from batchyard.control.web.query import Query
 from batchyard.control.web.stream import EventStream, to_json
-from batchyard.endpoint.errors import UnavailableError
+from batchyard.endpoint.errors import FieldViolation, InvalidInputError, UnavailableError
 from batchyard.v1 import models_pb2, training_pb2
 
 CHANGES_SECONDS = 0.25
 """Between two messages of a list's changes: what changes more often is told as it is then."""
+
+LOSSES = 40
+MOST_JOBS = 100
+"""Of one look at the courses of losses."""
 
 
 class Api:
@@ -61,7 +64,15 @@ class Api:
                     changed = await stream.alive_until(changes.next())
                     await stream.send([("", _job_list(changed, ""))])
                     await asyncio.sleep(CHANGES_SECONDS)
-            return await _end(stream)
+            return await end(stream)
+
+    async def losses(self, request: web.Request) -> web.Response:
+        """Job id -> the course of its loss in at most LOSSES numbers, null for what is not a finite one."""
+        ids = Query(request, "jobs").texts("jobs")
+        if not 1 <= len(ids) <= MOST_JOBS:
+            problem = f"{len(ids)} given; expected 1 to {MOST_JOBS} ids of jobs"
+            raise InvalidInputError([FieldViolation("jobs", problem)])
+        return web.json_response({"losses": await self._jobs.losses(ids, LOSSES)})
 
     async def job(self, request: web.Request) -> web.Response:
         """TrainingJob."""
@@ -72,38 +83,32 @@ class Api:
         """A stream of WatchTrainingJobResponse, as TrainingService.WatchTrainingJob gives it.
 
         Every message has its cursor as id. 204 says that no event will ever follow: a browser's EventSource then stops.
-        With max_points a long history is thinned (web/history.py); new events all come.
+        With max_points a long history is thinned (thinning.py); new events all come.
         """
         query = Query(request, "cursor", "kinds", "max_points", "history_only")
         job, kinds = job_id(request), convert.event_kinds(query.enums("kinds", training_pb2.EventKind.DESCRIPTOR))
         most, history_only = query.integer("max_points", 0), query.flag("history_only")
-        page = await self._jobs.events_after(job, request.headers.get("Last-Event-ID") or query.text("cursor"), kinds)
+        cursor = request.headers.get("Last-Event-ID") or query.text("cursor")
+        if most:
+            page = await self._jobs.thinned_history(job, cursor, kinds, most)
+        else:
+            page = await self._jobs.events_after(job, cursor, kinds)
         if page.ended and not page.events:
             return web.Response(status=204)
         stream = EventStream(request)
         with contextlib.suppress(ConnectionResetError, UnavailableError):
             await stream.open()
-            page = await self._send_history(stream, job, page, kinds, most)
+            page = await self._send_history(stream, job, page, kinds)
             while not (page.ended or history_only):
                 await stream.alive_until(self._jobs.wait_for_events(job, page.cursor))
                 page = await self._send_page(stream, job, page.cursor, kinds)
-        return await _end(stream)
+        return await end(stream)
 
-    async def _send_history(
-        self, stream: EventStream, job: str, page: EventPage, kinds: list[str], most: int
-    ) -> EventPage:
-        """Sends what is stored; returns the last page that was read."""
-        thinned = Thinned(most) if most else None
-        while True:
-            if thinned is None:
-                await stream.send(_events(page.events))
-            else:
-                thinned.add(page.events)
-            if not page.more:
-                break
-            page = await self._jobs.events_after(job, page.cursor, kinds)
-        if thinned is not None:
-            await stream.send(_events(thinned.events()))
+    async def _send_history(self, stream: EventStream, job: str, page: EventPage, kinds: list[str]) -> EventPage:
+        """Sends what is stored, from `page` on; returns the last page."""
+        await stream.send(_events(page.events))
+        while page.more:
+            page = await self._send_page(stream, job, page.cursor, kinds)
         return page
 
     async def _send_page(self, stream: EventStream, job: str, cursor: str, kinds: list[str]) -> EventPage:
@@ -163,7 +168,7 @@ def answer(message: Message) -> web.Response:
     return web.Response(text=to_json(message, indent=2) + "\n", content_type="application/json")
 
 
-async def _end(stream: EventStream) -> web.StreamResponse:
+async def end(stream: EventStream) -> web.StreamResponse:
     """Ends a stream whose reader may have gone away already."""
     with contextlib.suppress(ConnectionResetError):
         await stream.close()

@@ -28,6 +28,10 @@ class Query:
         """The value, or ""."""
         return self._values.get(key, "")
 
+    def texts(self, key: str) -> list[str]:
+        """The values given, once or several times."""
+        return self._values.getall(key, [])
+
     def integer(self, key: str, default: int) -> int:
         """A whole number that is not negative."""
         given = self._values.get(key)

@@ -1,7 +1,8 @@
-// What a user may ask of a job: pause, resume, cancel. Offered where its state allows it, and asked once confirmed.
+// What a user may ask of a job: pause, resume, cancel, rerun. Offered where its state allows it, and asked once confirmed.
 
-import { ApiError, post } from "./api.js";
-import { el, setText } from "./dom.js";
+import { post } from "./api.js";
+import { question } from "./dialog.js";
+import { el, fill, setText } from "./dom.js";
 import * as format from "./format.js";
 
 const title = (verb) => verb.charAt(0).toUpperCase() + verb.slice(1);
@@ -26,7 +27,17 @@ const ACTIONS = {
     what: (job) => `${waits(job) ? "It will not run" : `Its workers stop${at(job)}`}, and nothing is published. A cancelled job cannot be resumed.`,
     done: { CANCELLED: "Cancelled.", CANCELLING: "Asked to stop: its workers end after the step that they are at." },
   },
+  rerun: {
+    from: ["SUCCEEDED", "FAILED", "CANCELLED"],
+    what: ({ spec }) => `Its spec is submitted again as a new job, with the same seed.${publishes(spec.publish)}`,
+    another: true,
+  },
 };
+
+function publishes(publish) {
+  if (!publish) return " It publishes nothing.";
+  return ` It publishes a new version of ${publish.model}${publish.alias ? `, and ${publish.alias} moves to it` : ""}.`;
+}
 
 function goesOn({ progress }) {
   const step = progress?.checkpoint_step;
@@ -57,30 +68,16 @@ export class Actions {
   }
 
   confirm(verb) {
-    const { what } = ACTIONS[verb];
-    const wrong = el("p", { class: "wrong", role: "alert" });
-    const go = el("button", { type: "button", class: verb === "cancel" ? "danger" : "primary", text: `${title(verb)} job`, onclick: () => this.ask(verb, { dialog, go, wrong }) });
-    const dialog = el("dialog", { "aria-labelledby": "action-title", "aria-describedby": "action-text", onclose: () => dialog.remove() },
-      el("h2", { id: "action-title", text: `${title(verb)} this job?` }),
-      el("p", { class: "mono", text: format.id(this.job.name) }),
-      el("p", { id: "action-text", text: what(this.job) }), wrong,
-      el("div", { class: "choices" }, el("button", { type: "button", autofocus: true, text: "Leave it", onclick: () => dialog.close() }), go));
-    this.node.append(dialog);
-    dialog.showModal();
-  }
-
-  async ask(verb, { dialog, go, wrong }) {
-    go.disabled = true;
-    setText(wrong, "");
-    try {
-      const job = await post(`${this.path}/${verb}`, this.signal);
-      dialog.close();
-      this.tell(verb, job);
-    } catch (error) {
-      if (this.signal.aborted) return;
-      setText(wrong, error instanceof ApiError ? error.message : "The service cannot be reached. Try again when it is.");
-      go.disabled = false;
-    }
+    const { what, another } = ACTIONS[verb];
+    const query = another ? `?request_id=${uuid()}` : ""; // one for all tries of this question
+    question({
+      host: this.node, title: `${title(verb)} this job?`, name: format.id(this.job.name), text: what(this.job), verb: `${title(verb)} job`,
+      danger: verb === "cancel", signal: this.signal,
+      ask: async () => {
+        const job = await post(`${this.path}/${verb}${query}`, this.signal);
+        return () => (another ? this.tellOfAnother(job) : this.tell(verb, job));
+      },
+    });
   }
 
   tell(verb, job) {
@@ -89,4 +86,20 @@ export class Actions {
     setText(this.told, ACTIONS[verb].done[job.state] ?? `The job is ${format.word(job.state).toLowerCase()} already.`);
     this.told.focus(); // the button may be gone
   }
+  // A new job: this one stays as it is.
+  tellOfAnother(job) {
+    const id = format.id(job.name);
+    this.toldOf = this.job.state;
+    fill(this.told, "Submitted again as ", el("a", { href: `#/jobs/${encodeURIComponent(id)}`, text: id }), ".");
+    this.told.focus();
+  }
+}
+
+// crypto.randomUUID is there for https and loopback only.
+function uuid() {
+  const bytes = crypto.getRandomValues(new Uint8Array(16));
+  bytes[6] = (bytes[6] & 0x0f) | 0x40;
+  bytes[8] = (bytes[8] & 0x3f) | 0x80;
+  const hex = [...bytes].map((byte) => byte.toString(16).padStart(2, "0")).join("");
+  return [hex.slice(0, 8), hex.slice(8, 12), hex.slice(12, 16), hex.slice(16, 20), hex.slice(20)].join("-");
 }

@@ -12,8 +12,9 @@ const ABOUT = "What each activation function is given: the line is the median, t
 const PERCENTILES = ["p15", "p50", "p85"];
 
 export class Activations {
-  constructor(signal) {
+  constructor(signal, marks) {
     this.signal = signal;
+    this.marks = marks;
     this.layers = new Map();
     this.grid = el("div", { class: "layers" });
     this.alarms = new AlarmList();
@@ -46,7 +47,7 @@ export class Activations {
 
   open(name) {
     const layer = { name, series: new Series(["p50", "p15", "p85", ...HEAT_FIELDS]), words: el("p", { class: "small" }) };
-    layer.chart = bandChart({ sync: "layers", onPoint: (step) => point(layer, step), signal: this.signal });
+    layer.chart = bandChart({ sync: "layers", marks: this.marks, onPoint: (step) => point(layer, step), signal: this.signal });
     this.layers.set(name, layer);
     this.grid.append(el("div", { class: "layer" }, el("h3", { text: name }), layer.words, layer.chart.node));
     return layer;

@@ -20,9 +20,10 @@ export async function get(path, signal) {
   return (await request(path, signal)).json();
 }
 
-/** POST without a body; the answer as JSON. Throws as `get` does. The header tells the service that its own page asks. */
-export async function post(path, signal) {
-  return (await request(path, signal, { method: "POST", headers: { "Batchyard-Request": "dashboard" } })).json();
+/** POST; the answer as JSON. `body` are bytes. Throws as `get` does. The header tells the service that its own page asks. */
+export async function post(path, signal, body) {
+  const headers = { "Batchyard-Request": "dashboard", ...(body && { "Content-Type": "application/octet-stream" }) };
+  return (await request(path, signal, { method: "POST", headers, body })).json();
 }
 
 /**
@@ -61,11 +62,11 @@ export async function follow(address, { onMessage, onLink, isDone = () => false,
   if (!signal.aborted) onLink("complete");
 }
 
-async function request(path, signal, { method = "GET", headers = {} } = {}) {
+async function request(path, signal, { method = "GET", headers = {}, body } = {}) {
   for (;;) {
     const token = sessionStorage.getItem(KEY);
     const bearing = token ? { ...headers, Authorization: `Bearer ${token}` } : headers;
-    const response = await fetch(path, { method, headers: bearing, signal, cache: "no-store" });
+    const response = await fetch(path, { method, headers: bearing, body, signal, cache: "no-store" });
     if (response.ok) return response;
     if (response.status === 401) {
       await renewToken(token);

@@ -5,12 +5,18 @@ import { el, fill, setText } from "./dom.js";
 import { jobPage } from "./job_page.js";
 import { jobsPage } from "./jobs_page.js";
 import { modelsPage } from "./models_page.js";
+import { queuePage } from "./queue_page.js";
+import { servingPage } from "./serving_page.js";
+import { versionPage } from "./version_page.js";
 
 const ROUTES = [
   [/^#\/jobs\/([^/]+)$/, jobPage],
   [/^#\/jobs$/, jobsPage],
   [/^#\/compare\/(.+)$/, comparePage],
+  [/^#\/queue$/, queuePage],
   [/^#\/models$/, modelsPage],
+  [/^#\/models\/(.+\/versions\/\d+)$/, versionPage],
+  [/^#\/serving$/, servingPage],
 ];
 const WORDS = { connecting: "connecting", live: "live", reconnecting: "reconnecting", offline: "offline", complete: "complete", loaded: "loaded" };
 

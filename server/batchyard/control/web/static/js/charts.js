@@ -2,7 +2,7 @@
 
 import uPlot from "/static/vendor/uplot/uPlot.esm.js";
 import { el } from "./dom.js";
-import { elapsed, short } from "./format.js";
+import { elapsed, hour, short } from "./format.js";
 
 const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 const FONT = "12px Inter, system-ui, sans-serif";
@@ -14,9 +14,11 @@ const SECONDS = [0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600, 900, 1800, 3
  * A chart of lines: `lines` are {label, hue, points, dash, faint}. `set(tables, words)` takes one [x, ...ys] table for each group of
  * lines that share steps, and what the chart shows, in words, for those who cannot see it. `onPoint(step)` is told the
  * step that the pointer is at; null when it has left. With `log` the values are drawn by their logarithm; with `time`
- * x is in seconds.
+ * x is in seconds, with `clock` it is the time of day. Where `gaps`, what is unknown interrupts a line. `reference` is a
+ * value: what lies between it and 0 is shaded. `span()` gives the first and the last x, `write` what a mark at the side
+ * says. `marks()` gives places {x, text, hue} along x that are drawn as upright lines.
  */
-export function lineChart({ lines, range, sync, onPoint, signal, log = false, time = false }) {
+export function lineChart({ lines, range, sync, onPoint, signal, log = false, time = false, clock = false, gaps = false, reference, marks, span, write }) {
   const series = lines.map(({ label, hue, points, dash, faint = false }) => ({
     label,
     stroke: () => colour(hue),
@@ -24,21 +26,25 @@ export function lineChart({ lines, range, sync, onPoint, signal, log = false, ti
     alpha: faint ? 0.3 : 1,
     class: faint ? "faint" : "line",
     dash,
-    spanGaps: true,
-    points: { show: points ?? false, size: 5, fill: () => colour(hue) },
+    spanGaps: !gaps,
+    points: gaps ? { size: 5, fill: () => colour(hue) } : { show: points ?? false, size: 5, fill: () => colour(hue) },
   }));
-  return chart({ series, range, sync, onPoint, signal, log, time });
+  return chart({ series, range, sync, onPoint, signal, log, along: clock ? onClock : time ? onTime : onSteps, reference, marks, span, write });
 }
 
+const onSteps = { values: (_, marks) => marks.map(short) };
+const onTime = { values: (_, marks) => marks.map(elapsed), incrs: SECONDS };
+const onClock = { values: (_, marks, __, ___, apart) => marks.map((mark) => hour(mark, apart < 60)), incrs: SECONDS.filter((n) => n >= 1) };
+
 /** The band from the 15th to the 85th percentile, and the median as a line; tables are [x, p15, p50, p85]. */
-export function bandChart({ sync, onPoint, signal }) {
+export function bandChart({ sync, onPoint, signal, marks }) {
   const edge = { stroke: () => colour("--band-edge"), width: 1, points: { show: false } };
   const median = { label: "p50", stroke: () => colour("--series-train"), width: 1.75, points: { show: false } };
   const series = [{ label: "p15", ...edge }, median, { label: "p85", ...edge }];
-  return chart({ series, bands: [{ series: [3, 1], fill: () => colour("--band") }], sync, onPoint, signal });
+  return chart({ series, bands: [{ series: [3, 1], fill: () => colour("--band") }], sync, onPoint, signal, marks });
 }
 
-function chart({ series, bands, range, sync, onPoint, signal, log = false, time = false }) {
+function chart({ series, bands, range, sync, onPoint, signal, log = false, along = onSteps, reference, marks, span, write = short }) {
   const waiting = el("div", { class: "waiting", text: "No report yet" });
   const node = el("div", { class: "chart", role: "img", "aria-label": "No report yet" }, waiting);
   const axis = { stroke: () => colour("--soft"), font: FONT, ticks: { show: false }, grid: { stroke: () => colour("--grid"), width: 1 } };
@@ -48,14 +54,14 @@ function chart({ series, bands, range, sync, onPoint, signal, log = false, time 
     legend: { show: false },
     padding: [10, 14, 0, 0],
     cursor: { y: false, sync: sync ? { key: sync } : undefined, points: { size: 7 } },
-    scales: { x: { time: false }, y: log ? { distr: 3, range: decades } : { range: range ?? spread } },
+    scales: { x: { time: false, ...(span && { range: spanned(span) }) }, y: log ? { distr: 3, range: decades } : { range: range ?? spread } },
     axes: [
-      { ...axis, grid: { show: false }, values: (_, marks) => marks.map(time ? elapsed : short), ...(time && { incrs: SECONDS }), space: 60, size: 26 },
-      { ...axis, values: (_, marks) => marks.map((mark) => (mark === null ? "" : short(mark))), size: 52, space: 32 }, // null: too close to the next
+      { ...axis, grid: { show: false }, ...along, space: 60, size: 26 },
+      { ...axis, values: (_, marks) => marks.map((mark) => (mark === null ? "" : write(mark))), size: 52, space: 32 }, // null: too close to the next
     ],
     series: [{ label: "step" }, ...series],
     bands,
-    hooks: { setCursor: [(plot) => onPoint(plot.cursor.idx === null || plot.cursor.left < 0 ? null : plot.data[0][plot.cursor.idx])] },
+    hooks: { drawClear: reference === undefined ? [] : [(plot) => shade(plot, reference)], draw: marks ? [(plot) => drawMarks(plot, marks())] : [], setCursor: [(plot) => onPoint(plot.cursor.idx === null || plot.cursor.left < 0 ? null : plot.data[0][plot.cursor.idx])] },
   };
   let plot = null;
   let pending = null;
@@ -94,10 +100,52 @@ function chart({ series, bands, range, sync, onPoint, signal, log = false, time 
   };
 }
 
+// What lies between 0 and `value` is as it should be.
+function shade(plot, value) {
+  const { ctx, bbox } = plot;
+  const [low, high] = [plot.valToPos(0, "y", true), plot.valToPos(value, "y", true)].map((y) => Math.min(Math.max(y, bbox.top), bbox.top + bbox.height));
+  ctx.save();
+  ctx.fillStyle = colour("--reference");
+  ctx.fillRect(bbox.left, high, bbox.width, low - high);
+  ctx.restore();
+}
+
+const RESTART_DASH = [3, 3];
+
+function drawMarks(plot, marks) {
+  const { ctx, bbox } = plot;
+  const ratio = window.devicePixelRatio || 1;
+  ctx.save();
+  ctx.font = `${11 * ratio}px Inter, system-ui, sans-serif`;
+  ctx.lineWidth = ratio;
+  ctx.setLineDash(RESTART_DASH.map((part) => part * ratio));
+  for (const { x, text, hue } of marks) {
+    const at = Math.round(plot.valToPos(x, "x", true));
+    if (at < bbox.left || at > bbox.left + bbox.width) continue;
+    ctx.strokeStyle = ctx.fillStyle = colour(hue);
+    ctx.beginPath();
+    ctx.moveTo(at, bbox.top);
+    ctx.lineTo(at, bbox.top + bbox.height);
+    ctx.stroke();
+    const left = at + 4 * ratio + ctx.measureText(text).width > bbox.left + bbox.width;
+    ctx.textAlign = left ? "right" : "left";
+    ctx.fillText(text, at + (left ? -4 : 4) * ratio, bbox.top + 10 * ratio);
+  }
+  ctx.restore();
+}
+
 // Whether the reader has dragged open a part of the steps; it then stays as it is (a double click shows all again).
 function isZoomed(plot) {
   const steps = plot.data[0];
   return steps.length > 0 && (plot.scales.x.min > steps[0] || plot.scales.x.max < steps.at(-1));
+}
+
+// All of x is `span()`; a part that the reader has dragged open stays as it is.
+function spanned(span) {
+  return (plot, least, most) => {
+    const places = plot.data[0];
+    return least === null || (least <= places[0] && most >= places.at(-1)) ? span() : [least, most];
+  };
 }
 
 // A flat line gets room above and below, others a twentieth.

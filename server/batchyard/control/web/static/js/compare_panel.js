@@ -47,7 +47,7 @@ export class ComparePanel {
       return [{ label, hue, faint: true }, { label, hue, dash: dashed ? DASH : undefined, points: this.points }];
     });
     this.chart = lineChart({ lines, range: this.range, log, time: axis === "time", sync: `compare-${axis}`,
-      onPoint: (at) => this.point(at), signal: AbortSignal.any([this.signal, this.close.signal]) });
+      marks: () => this.runs.flatMap((run) => run.marks(axis)), onPoint: (at) => this.point(at), signal: AbortSignal.any([this.signal, this.close.signal]) });
     setText(this.heading, `${this.title} over ${NAMES[axis]}`);
     this.place.replaceChildren(this.chart.node);
   }

@@ -18,6 +18,7 @@ export class CompareRun {
     this.place = 0;
     this.cursor = "";
     this.over = false;
+    this.restarts = [];
     this.series = { loss: new Series(["loss", "time"]), accuracy: new Series(["accuracy", "time"]) };
   }
 
@@ -45,11 +46,21 @@ export class CompareRun {
   take({ time, step_metrics: metrics, evaluation, resumed, state_change: change }) {
     if (metrics) this.series.loss.add(metrics.step, { loss: metrics.loss, time: this.since(time) });
     else if (evaluation) this.series.accuracy.add(evaluation.step, { accuracy: evaluation.accuracy, time: this.since(time) });
-    else if (resumed) for (const series of Object.values(this.series)) series.rewind(Number(resumed.step));
+    else if (resumed) this.resume(Number(resumed.step), this.since(time));
     else if (change) {
       this.job.state = change.state;
       this.over = TERMINAL.has(change.state);
     }
+  }
+
+  resume(step, time) {
+    for (const series of Object.values(this.series)) series.rewind(step);
+    this.restarts = [...this.restarts.filter((one) => one.step < step), { step, time }];
+  }
+
+  /** Where it was begun anew, for a chart. */
+  marks(axis) {
+    return this.restarts.map((one) => ({ x: axis === "time" ? one.time : one.step, text: "restart", hue: this.hue }));
   }
 
   // Seconds since the job's first point.

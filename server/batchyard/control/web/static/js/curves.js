@@ -10,7 +10,8 @@ const HELD_OUT = "--series-evaluation";
 const LINES = [{ label: "training", hue: TRAIN }, { label: "held out", hue: HELD_OUT, points: true }];
 
 export class Curves {
-  constructor(signal) {
+  constructor(signal, restarts) {
+    this.restarts = restarts;
     this.training = new Series(["loss", "accuracy"]);
     this.heldOut = new Series(["loss", "accuracy"]);
     this.panels = [["loss", "Loss", format.loss, fromZero], ["accuracy", "Accuracy", format.percent, share]].map(
@@ -20,12 +21,17 @@ export class Curves {
 
   panel(field, title, write, range, signal) {
     const panel = { field, title, write, values: [el("b"), el("b")], step: el("span", { class: "at" }) };
-    panel.chart = lineChart({ lines: LINES, range, sync: "curves", onPoint: (step) => this.point(panel, step), signal });
+    panel.chart = lineChart({ lines: LINES, range, sync: "curves", marks: () => this.restarts.marks(), onPoint: (step) => this.point(panel, step), signal });
     panel.node = el("section", { class: "panel", "aria-label": `${title} over steps` },
       el("h2", { text: `${title} over steps` }),
       el("p", { class: "key" }, swatch(TRAIN, "training", panel.values[0]), swatch(HELD_OUT, "held out", panel.values[1]), panel.step),
       panel.chart.node);
     return panel;
+  }
+
+  /** Takes a StepMetrics message. */
+  add(metrics) {
+    this.training.add(metrics.step, metrics);
   }
 
   /** Training goes on from `step`. */
@@ -40,7 +46,7 @@ export class Curves {
       const { field, title, chart, values } = panel;
       if (panel.pointed === undefined) this.point(panel, null);
       const at = format.integer(this.training.columns[0].at(-1));
-      const words = `${title} over steps; at step ${at}: training ${values[0].textContent}, held out ${values[1].textContent}`;
+      const words = `${title} over steps; at step ${at}: training ${values[0].textContent}, held out ${values[1].textContent}${this.restarts.words()}`;
       chart.set([table(this.training, field), table(this.heldOut, field)], words);
     }
   }

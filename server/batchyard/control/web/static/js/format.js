@@ -68,7 +68,20 @@ export function shortTime(seconds) {
   const n = number(seconds);
   if (n === null || !Number.isFinite(n)) return NONE;
   if (n >= 1) return `${n.toPrecision(3)}${SPACE}s`;
-  return n >= 0.001 ? `${(n * 1000).toPrecision(3)}${SPACE}ms` : `${Math.round(n * 1e6)}${SPACE}µs`;
+  return n >= 0.001 ? `${(n * 1000).toPrecision(3)}${SPACE}ms` : `${+(n * 1e6).toPrecision(3)}${SPACE}µs`;
+}
+
+/** The same for axes: no more digits than a round number needs. */
+export function axisTime(seconds) {
+  const [size, unit] = seconds >= 1 ? [1, "s"] : seconds >= 0.001 ? [1e-3, "ms"] : [1e-6, "µs"];
+  return seconds === 0 ? "0" : `${+(seconds / size).toPrecision(3)}${SPACE}${unit}`;
+}
+
+/** Bytes as 1.5 MB. */
+export function bytes(value) {
+  const n = Number(value);
+  const [size, unit] = n >= 1e9 ? [1e9, "GB"] : n >= 1e6 ? [1e6, "MB"] : n >= 1e3 ? [1e3, "kB"] : [1, "B"];
+  return `${+(n / size).toPrecision(3)}${SPACE}${unit}`;
 }
 
 /** The API's Duration ("12.5s") in seconds, or null. */
@@ -86,6 +99,9 @@ export function elapsed(value) {
   return `${+(value / size).toPrecision(3)}${SPACE}${unit}`;
 }
 
+/** Seconds since the epoch as the time of day, for axes. */
+export const hour = (at, withSeconds) => (withSeconds ? CLOCK : HOUR).format(new Date(at * 1000));
+
 /** How long ago: one unit. */
 export function age(timestamp) {
   const s = between(timestamp);
@@ -97,6 +113,7 @@ export function age(timestamp) {
 }
 
 const CLOCK = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit", second: "2-digit" });
+const HOUR = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit" });
 const DATE = new Intl.DateTimeFormat("en-GB", { dateStyle: "medium", timeStyle: "medium" });
 
 /** Time of day in the reader's zone. */

@@ -7,11 +7,14 @@ import { Curves } from "./curves.js";
 import { el, fill, setText } from "./dom.js";
 import * as format from "./format.js";
 import { Log } from "./log.js";
-import { TERMINAL, facts, progressBar, setState, statePill, summary } from "./parts.js";
+import { TERMINAL, progressBar, setState, statePill, summary } from "./parts.js";
+import { Restarts } from "./restarts.js";
+import { Speed } from "./speed.js";
 import { versionDetails } from "./version.js";
+import { WaitingPanel } from "./waiting_panel.js";
 
 const REFRESH_MS = 1000;
-const MOST_POINTS = 1500; // of history; the service thins what is longer
+const MOST_POINTS = 1000; // of history; the service thins what is longer
 
 export async function jobPage(main, id, { signal, onLink }) {
   document.title = `${id} · Batchyard`;
@@ -28,18 +31,23 @@ class JobView {
     this.actions = new Actions(this.path, { onChange: (job) => this.set(job), signal });
     this.lead = el("p", { class: "lead" });
     this.failure = el("div");
+    this.waiting = new WaitingPanel(this.path, signal);
     this.bar = progressBar();
     this.figures = new Figures();
-    this.curves = new Curves(signal);
-    this.activations = new Activations(signal);
+    this.restarts = new Restarts();
+    const marks = () => this.restarts.marks();
+    this.curves = new Curves(signal, this.restarts);
+    this.speed = new Speed(signal, this.restarts);
+    this.activations = new Activations(signal, marks);
     this.version = new VersionPanel(signal);
+    this.reports = el("div", {}, this.curves.node, this.speed.node, this.activations.node, this.version.node);
     this.spec = el("pre", { class: "text", tabindex: 0, "aria-labelledby": "spec-title" });
     this.log = new Log();
     fill(main,
       el("p", { class: "crumb" }, el("a", { href: "#/jobs", text: "Jobs" })),
-      el("div", { class: "heading" }, el("h1", { text: id }), this.pill, this.actions.node), this.actions.told, this.lead, this.failure,
+      el("div", { class: "heading" }, el("h1", { text: id }), this.pill, this.actions.node), this.actions.told, this.lead, this.failure, this.waiting.node,
       el("section", { class: "panel", "aria-label": "Progress" }, this.bar.node, this.figures.node),
-      this.curves.node, this.activations.node, this.version.node,
+      this.reports,
       el("div", { class: "pair" }, this.log.node, el("section", { class: "panel" }, el("h2", { id: "spec-title", text: "Spec" }), this.spec)));
     const tick = setInterval(() => this.tick(), 1000);
     signal.addEventListener("abort", () => clearInterval(tick));
@@ -60,6 +68,8 @@ class JobView {
     if (TERMINAL.has(job.state)) this.activations.explain("This job reported none.");
     if (job.spec.metrics.activation_statistics === false) this.activations.explain("The spec turns them off (metrics.activation_statistics: false).");
     this.version.set(job);
+    this.waiting.set(job);
+    this.reports.hidden = job.state === "QUEUED" && job.attempt === 0; // nothing to draw yet
     this.tick();
   }
 
@@ -71,10 +81,10 @@ class JobView {
   }
 
   take(event) {
-    if (event.step_metrics) this.curves.training.add(event.step_metrics.step, event.step_metrics);
+    if (event.step_metrics) for (const shown of [this.curves, this.speed]) shown.add(event.step_metrics);
     else if (event.evaluation) this.curves.heldOut.add(event.evaluation.step, event.evaluation);
     else if (event.layer_statistics) this.activations.add(event.layer_statistics);
-    else if (event.resumed) for (const shown of [this.curves, this.activations]) shown.rewind(Number(event.resumed.step));
+    else if (event.resumed) this.resume(event.attempt, Number(event.resumed.step));
     else if (event.log_line) this.log.add(event.time, event.log_line);
     else if (event.state_change) this.over = TERMINAL.has(event.state_change.state);
     if (event.step_metrics) this.figures.speed(event.step_metrics);
@@ -82,11 +92,17 @@ class JobView {
     this.due = setTimeout(() => this.draw(), this.drawn ? REFRESH_MS / 4 : 0);
   }
 
+  resume(attempt, step) {
+    this.restarts.add(attempt, step);
+    for (const shown of [this.curves, this.speed, this.activations]) shown.rewind(step);
+  }
+
   draw() {
     this.due = null;
     this.drawn = true;
     if (this.signal.aborted) return;
     this.curves.draw();
+    this.speed.draw();
     this.activations.draw();
     if (!this.refreshing) {
       this.refreshing = setTimeout(() => { this.refreshing = null; if (!this.signal.aborted) this.refresh().catch(() => {}); }, REFRESH_MS);
@@ -96,7 +112,7 @@ class JobView {
   tick() {
     const { job } = this;
     if (!job) return;
-    const parts = [summary(job.spec), `seed ${job.spec.seed}`, `submitted ${format.date(job.create_time)}`];
+    const parts = [summary(job), `seed ${job.spec.seed}`, `submitted ${format.date(job.create_time)}`];
     if (job.start_time) parts.push(`${job.end_time ? "took" : "running for"} ${format.duration(format.between(job.start_time, job.end_time))}`);
     if (job.first_step_time) parts.push(`first step after ${format.duration(format.between(job.create_time, job.first_step_time))}`);
     if (job.attempt > 1) parts.push(`attempt ${job.attempt}`);

@@ -5,6 +5,7 @@ import { Chosen } from "./chosen.js";
 import { el, fill, setAttribute, setText } from "./dom.js";
 import * as format from "./format.js";
 import { TERMINAL, progressBar, setState, statePill, summary } from "./parts.js";
+import { sparkline } from "./sparkline.js";
 
 const FILTERS = [
   ["All", []],
@@ -13,8 +14,10 @@ const FILTERS = [
   ["Failed", ["FAILED"]],
   ["Cancelled", ["CANCELLED"]],
 ];
-const HEADS = [["", "col-pick"], ["Job", "col-name"], ["State", "col-state"], ["Progress", "col-progress"], ["Loss", "right"], ["Accuracy", "right col-accuracy"], ["Samples/s", "right"], ["Age", "right col-age"]];
+const HEADS = [["Compare", "col-pick"], ["Job", "col-name"], ["State", "col-state"], ["Progress", "col-progress"], ["Loss", "right"], ["Accuracy", "right col-accuracy"], ["Samples/s", "right"], ["Age", "right col-age"]];
 const PAGE = 50;
+const LOSSES_MS = 5000; // between two looks at the courses of losses of those that run
+const MOST_LOSSES = 100;
 
 export async function jobsPage(main, _, { signal, onLink }) {
   document.title = "Jobs · Batchyard";
@@ -33,7 +36,7 @@ class JobsView {
     this.chosen = new Chosen(() => this.mark());
     this.body = el("tbody");
     this.table = el("table", { class: "jobs cards", "aria-label": "Training jobs" },
-      el("thead", {}, el("tr", {}, HEADS.map(([text, kind]) => el("th", { scope: "col", class: kind, text })))), this.body);
+      el("thead", {}, el("tr", {}, HEADS.map(([text, kind]) => el("th", { scope: "col", class: kind }, kind === "col-pick" ? el("span", { class: "unseen", text }) : text)))), this.body);
     this.more = el("button", { class: "more", type: "button", text: "Show older jobs", onclick: () => this.older() });
     this.place = el("div", {}, el("div", { class: "panel table-panel" }, el("p", { class: "empty", text: "Asking the service …" })));
     this.tabs = el("div", { class: "tabs", role: "group", "aria-label": "Which jobs" },
@@ -81,12 +84,25 @@ class JobsView {
     if (nodes.length !== this.body.children.length || nodes.some((node, i) => node !== this.body.children[i])) this.body.replaceChildren(...nodes);
     this.more.hidden = !this.token;
     this.mark();
+    this.drawLosses(rows);
     if (rows.length > 0 && !this.table.isConnected) fill(this.place, el("div", { class: "panel table-panel" }, this.table), this.more);
     if (rows.length === 0) fill(this.place, el("div", { class: "panel" }, this.empty()));
   }
 
   mark() {
     for (const row of this.rows.values()) row.mark(this.chosen);
+  }
+
+  // The course of the loss of those rows whose is not drawn, or has gone on.
+  drawLosses(rows) {
+    const wanted = rows.filter((row) => row.staleLoss).slice(0, MOST_LOSSES);
+    if (wanted.length === 0 || this.asking) return;
+    this.asking = true;
+    const query = new URLSearchParams(wanted.map((row) => ["jobs", row.id]));
+    get(`/api/losses?${query}`, this.signal)
+      .then(({ losses }) => { for (const row of wanted) row.drawLoss(losses[row.id] ?? []); })
+      .catch(() => {})
+      .finally(() => setTimeout(() => { this.asking = false; if (!this.signal.aborted) this.drawLosses([...this.rows.values()]); }, LOSSES_MS));
   }
 
   empty() {
@@ -116,12 +132,13 @@ class JobRow {
     this.bar = progressBar();
     this.cells = Object.fromEntries(["loss", "accuracy", "evaluation", "rate", "age"].map((name) => [name, el("span")]));
     const c = this.cells;
+    this.spark = sparkline();
     this.node = el("tr", {},
       el("td", { class: "pick" }, el("label", {}, this.box)),
       el("td", { class: "name" }, this.link, this.about),
       el("td", { class: "state-cell" }, this.pill),
       el("td", { class: "progress" }, this.bar.node),
-      el("td", { class: "right", "data-label": "Loss" }, c.loss),
+      el("td", { class: "right", "data-label": "Loss" }, c.loss, el("div", {}, this.spark.node)),
       el("td", { class: "right", "data-label": "Accuracy" }, c.accuracy, el("div", { class: "under" }, c.evaluation)),
       el("td", { class: "right", "data-label": "Samples/s" }, c.rate),
       el("td", { class: "right", "data-label": "Age" }, c.age));
@@ -133,7 +150,7 @@ class JobRow {
     setAttribute(this.box, "aria-label", `Compare ${id}`);
     this.link.setAttribute("href", `#/jobs/${encodeURIComponent(id)}`);
     setText(this.link, id);
-    setText(this.about, summary(job.spec));
+    setText(this.about, summary(job));
     setState(this.pill, job.state);
     this.bar.set(job);
     const progress = job.progress ?? {};
@@ -142,6 +159,16 @@ class JobRow {
     setText(this.cells.evaluation, progress.evaluation_accuracy === undefined ? "" : `held out ${format.percent(progress.evaluation_accuracy, 1)}`);
     setText(this.cells.rate, TERMINAL.has(job.state) ? "–" : format.rate(progress.samples_per_second));
     this.tick();
+  }
+
+  /** Whether the loss has gone on since it was drawn. */
+  get staleLoss() {
+    return this.job.progress !== undefined && this.job.progress.step !== this.drawnAt;
+  }
+
+  drawLoss(values) {
+    this.drawnAt = this.job.progress?.step;
+    this.spark.set(values);
   }
 
   mark(chosen) {

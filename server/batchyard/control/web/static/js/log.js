@@ -1,7 +1,7 @@
-// The tail of a job's log.
+// The tail of a job's log, and a search in it.
 
-import { el } from "./dom.js";
-import { clock } from "./format.js";
+import { el, setText } from "./dom.js";
+import { clock, integer } from "./format.js";
 
 const MOST_LINES = 1000;
 
@@ -10,7 +10,10 @@ export class Log {
     this.lines = el("div", { class: "text log", role: "log", "aria-live": "off", "aria-labelledby": "log-title", tabindex: 0 });
     this.lines.append(el("p", { class: "soft", text: "Nothing written yet." }));
     this.empty = true;
-    this.node = el("section", { class: "panel" }, el("h2", { id: "log-title", text: "Log" }), this.lines);
+    this.wanted = "";
+    this.field = el("input", { type: "search", "aria-label": "Search in the log", placeholder: "Search", autocomplete: "off", spellcheck: "false", oninput: () => this.search() });
+    this.found = el("span", { class: "small soft", role: "status" });
+    this.node = el("section", { class: "panel" }, el("div", { class: "log-head" }, el("h2", { id: "log-title", text: "Log" }), this.found, this.field), this.lines);
   }
 
   add(time, { level, rank, text }) {
@@ -19,9 +22,28 @@ export class Log {
     const follows = this.lines.scrollHeight - this.lines.scrollTop - this.lines.clientHeight < 24;
     const who = rank === undefined ? "supervisor" : `worker ${rank}`;
     const loud = level === "WARNING" || level === "ERROR" ? `${level} ` : "";
-    this.lines.append(el("div", { "data-level": level },
-      el("span", { class: "when", text: clock(time) }), el("span", { class: "who", text: who }), el("span", { class: "what", text: loud + text })));
+    const line = el("div", { "data-level": level },
+      el("span", { class: "when", text: clock(time) }), el("span", { class: "who", text: who }), el("span", { class: "what", text: loud + text }));
+    line.hidden = !this.holds(line);
+    this.lines.append(line);
     while (this.lines.children.length > MOST_LINES) this.lines.firstChild.remove();
+    if (this.wanted) this.tell();
     if (follows) this.lines.scrollTop = this.lines.scrollHeight; // a reader who has scrolled up stays there
+  }
+
+  search() {
+    this.wanted = this.field.value.trim().toLowerCase();
+    if (!this.empty) for (const line of this.lines.children) line.hidden = !this.holds(line);
+    this.tell();
+  }
+
+  holds(line) {
+    return this.wanted === "" || line.textContent.toLowerCase().includes(this.wanted);
+  }
+
+  tell() {
+    const lines = this.empty ? [] : [...this.lines.children];
+    const count = lines.filter((line) => !line.hidden).length;
+    setText(this.found, this.wanted === "" ? "" : `${integer(count)} of ${integer(lines.length)} lines`);
   }
 }

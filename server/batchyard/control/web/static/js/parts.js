@@ -50,11 +50,14 @@ export function remaining(job) {
   return job.state === "QUEUED" ? `waiting ${format.duration(format.between(job.create_time))}` : format.word(job.state).toLowerCase();
 }
 
-/** What a job trains, in a line. */
-export function summary(spec) {
+/** What a job trains, and whose it is where that was said, in a line. */
+export function summary({ spec, user }) {
   const workers = spec.workers.count;
-  return `${spec.model.architecture} on ${spec.data.dataset} · ${workers} ${workers === 1 ? "worker" : "workers"}`;
+  return `${spec.model.architecture} on ${spec.data.dataset} · ${workers} ${workers === 1 ? "worker" : "workers"}${user ? ` · ${user}` : ""}`;
 }
+
+/** What the service says of a job, as a sentence. */
+export const sentence = (words) => `${words.charAt(0).toUpperCase()}${words.slice(1)}.`;
 
 /** A <dl> of pairs [term, what]; pairs without a what are left out. */
 export function facts(pairs) {
