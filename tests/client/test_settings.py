@@ -1,5 +1,6 @@
 """Where the service is: flags, environment, a local service's file, defaults."""
 
+import getpass
 import json
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import pytest
 
 from batchyard.client import Client, ConfigurationError, Settings, read_settings
+from batchyard.client.settings import current_user
 
 
 def write_control_file(folder: Path, **values: Any) -> None:
@@ -99,3 +101,13 @@ def test_a_certificate_that_cannot_be_used_is_named(tmp_path: Path, text: str | 
         path.write_text(text)
     with pytest.raises(ConfigurationError, match=words):
         Client(tls_ca=str(path))
+
+
+def test_jobs_are_submitted_for_whom_the_environment_names_or_else_for_who_runs_this() -> None:
+    assert current_user({"BATCHYARD_USER": "ann"}) == "ann"
+    assert current_user({}) == getpass.getuser()
+
+
+def test_a_user_that_no_service_would_take_is_refused_here() -> None:
+    with pytest.raises(ConfigurationError, match="BATCHYARD_USER: 'ann smith' given; expected 1 to 64 letters"):
+        current_user({"BATCHYARD_USER": "ann smith"})
