@@ -79,7 +79,7 @@ def a_server() -> Iterator[Postgres]:
             shutil.chown(folder, "postgres", "postgres")
 
         def run(program: str, *arguments: str) -> None:
-            command = [programs / program, *arguments, f"--pgdata={folder / 'data'}"]
+            command = [str(programs / program), *arguments, f"--pgdata={folder / 'data'}"]
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=folder, **options)
 
         run("initdb", "--auth=trust", "--username=postgres", "--encoding=UTF8", "--no-locale", "--no-sync")

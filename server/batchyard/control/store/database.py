@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, ClassVar, Protocol, Self, TypeVar
 
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError, OperationalError
@@ -41,8 +41,8 @@ class Kind(Protocol):
     """What databases differ in: sqlite.py and postgresql.py."""
 
     engine: Engine
-    read: Mapping[str, Any]
-    write: Mapping[str, Any]
+    read: ClassVar[Mapping[str, Any]]
+    write: ClassVar[Mapping[str, Any]]
 
     def number(self, connection: Connection) -> str | None: ...  # noqa: D102 - see postgresql.py
     def away(self, error: DBAPIError) -> bool: ...  # noqa: D102
@@ -63,8 +63,8 @@ class Database:
         """Opens an SQLite file, or the PostgreSQL database at a URL, creating or migrating the tables first. Blocks.
         Raises SchemaError, DatabaseUnreachableError.
         """
-        kinds = Sqlite(where, READERS + 1) if isinstance(where, Path) else Postgresql(where, READERS + 1)
-        opened = cls(kinds)
+        kind: Kind = Sqlite(where, READERS + 1) if isinstance(where, Path) else Postgresql(where, READERS + 1)
+        opened = cls(kind)
         try:
             opened._transact(opened._kind.write, upgrade)
         except (OperationalError, DatabaseAwayError) as error:

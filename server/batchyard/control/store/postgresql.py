@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+from collections.abc import Mapping
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
@@ -40,9 +41,9 @@ def check_url(url: str) -> None:
 class Postgresql:
     """The database at a URL that check_url accepts."""
 
-    read: ClassVar = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
+    read: ClassVar[Mapping[str, Any]] = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
     """Execution options of a transaction that sees one state of the database."""
-    write: ClassVar = {"isolation_level": "READ COMMITTED", "batchyard_writes": True}
+    write: ClassVar[Mapping[str, Any]] = {"isolation_level": "READ COMMITTED", "batchyard_writes": True}
     """Execution options of a transaction that has the database to itself, but for those that read."""
 
     def __init__(self, url: str, connections: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,9 +15,9 @@ BUSY_MILLISECONDS = 5000
 class Sqlite:
     """A file, made if it is not there, with WAL, foreign keys and a busy timeout."""
 
-    read: ClassVar = {"sqlite_begin": "DEFERRED"}
+    read: ClassVar[Mapping[str, Any]] = {"sqlite_begin": "DEFERRED"}
     """Execution options of a transaction that sees one state of the database."""
-    write: ClassVar = {"sqlite_begin": "IMMEDIATE"}
+    write: ClassVar[Mapping[str, Any]] = {"sqlite_begin": "IMMEDIATE"}
     """Execution options of a transaction that has the database to itself, but for those that read."""
 
     def __init__(self, file: Path, connections: int) -> None:
