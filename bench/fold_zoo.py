@@ -74,7 +74,8 @@ class Line:
     """The folded network's largest against the fp64 oracle, relative to the largest output."""
     bound: float
     """The largest that the certificate allows, relative to the largest output."""
-    certified: bool
+    reasons: tuple[str, ...]
+    """Why there is no certificate; empty where there is one."""
     seconds: float
     """For folding and certifying."""
 
@@ -88,11 +89,11 @@ class Line:
         """The row, and what became of the layers."""
         counts = {status: self.statuses[status] for status in ("folded", "affine", "refused")}
         layers = {"batch_norms": self.statuses.total(), **counts, "why": dict(self.why.most_common())}
-        return {**self.row().to_json(), **layers, "certified": self.certified, "seconds": round(self.seconds, 1)}
+        return {**self.row().to_json(), **layers, "not_certified": self.reasons[:3], "seconds": round(self.seconds, 1)}
 
     def __str__(self) -> str:
         counts = "  ".join(f"{status} {self.statuses[status]:3}" for status in ("folded", "affine", "refused"))
-        certified = "certified" if self.certified else "NOT CERTIFIED"
+        certified = f"NOT CERTIFIED: {self.reasons[0]}" if self.reasons else "certified"
         error = f"error {self.error:.1e}, bound {self.bound:.1e}"
         return f"{self.name:<42}{self.statuses.total():4} BN  {counts}  {error}  {certified}  {self.seconds:.1f} s"
 
@@ -160,7 +161,7 @@ def measure(name: str, network: nn.Module, inputs: Tensor) -> Line:
         why=Counter(_kind(entry) for entry in folded.report if entry.status != "folded"),
         error=certificate.max_error / largest,
         bound=certificate.bound / largest,
-        certified=certificate.passed,
+        reasons=certificate.reasons,
         seconds=seconds,
     )
 

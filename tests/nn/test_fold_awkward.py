@@ -89,6 +89,12 @@ AWKWARD: dict[str, tuple[Callable[[Any, Any], Any], int, str]] = {
     "a functional average": (lambda m, x: m.bn(F.avg_pool2d(m.conv(x), 2)), 4, "folded"),
     "a mean over places": (lambda m, x: m.bn(m.conv(x).mean((2, 3), keepdim=True)), 4, "folded"),
     "split behind an identity": (lambda m, x: torch.cat(m.same(m.bn(m.conv(x))).split(2, 1)[::-1], 1), 4, "folded"),
+    "a difference behind an identity": (
+        lambda m, x: m.same(m.next(F.relu(y := m.bn(m.conv(x))))) - m.same(y),
+        4,
+        "folded",
+    ),
+    "arithmetic behind an identity": (lambda m, x: -(m.same(m.bn(m.conv(x))) * 100 - 3), 4, "folded"),
     "a fixed dtype": (lambda m, x: m.bn(m.conv(x.float()).to(torch.float32)), 4, "affine"),
 }
 

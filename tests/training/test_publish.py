@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.metadata
 import io
 import json
 import os
@@ -58,7 +59,7 @@ def test_a_published_model_is_whole_certified_and_served_by_onnx_runtime_as_the_
     assert manifest.spec == context.spec.to_mapping()
     assert manifest.inputs[0].shape == (-1, 1, 8, 8)
     assert manifest.outputs[0].shape == (-1, 10)
-    assert manifest.libraries["torch"] == torch.__version__
+    assert manifest.libraries["torch"] == importlib.metadata.version("torch")
 
     samples = read_samples(folder)
     session = onnxruntime.InferenceSession(folder / ONNX_MODEL, providers=["CPUExecutionProvider"])

@@ -91,6 +91,7 @@ def figure(histories: Mapping[str, History]) -> Figure:
 
 WHY = (
     "The paper never says that BN is faster than standardising after the nonlinearity, and behind sigmoids it is not. "
-    "Behind BN a sigmoid hands on 0.5 -/+ 0.2, which the layer of logits, where nothing is normalised, has to make the "
-    "best of; standardised, it hands on 0 -/+ 1. With tanh, whose values lie around 0, both get about equally far."
+    "A reason may be (it was not isolated) that behind BN a sigmoid hands on 0.5 -/+ 0.2, which the layer of logits, "
+    "where nothing is normalised, has to make the best of; standardised, it hands on 0 -/+ 1. With tanh, whose values "
+    "lie around 0, both get about equally far."
 )

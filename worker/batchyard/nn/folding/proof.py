@@ -158,7 +158,9 @@ def _of_one(before: Any, after: Any, size: Any, epsilon: float) -> float:
     if len(size) != len(before):
         allowed = allowed.repeat_interleave(len(before) // len(size), 0)
     # Where nothing but rounding of the original's own fp64 arithmetic is left, a hundred of those are forgiven.
-    ratio = (difference - 100 * torch.finfo(torch.float64).eps * before.abs().max()).clamp(min=0) / allowed
+    excess = (difference - 100 * torch.finfo(torch.float64).eps * before.abs().max()).clamp(min=0)
+    # What is equal is equal, also where the squares of a difference's terms are no bound for it.
+    ratio = torch.where(excess == 0, 0.0, excess / allowed)
     return float(ratio.nan_to_num(math.inf).max())
 
 
