@@ -83,8 +83,13 @@ GROUPS: dict[str, tuple[Action, ...]] = {
         PUBLISHED,
         Action(do="alias", after="ended"),
     ),
-    "pause": (
-        _armed("request.before_commit", "request.after_commit", "pass_on.before_executor", "pass_on.after_executor"),
+    "a pause is asked for": (
+        _armed("request.before_commit", "request.after_commit"),
+        ONE,
+        Action(do="pause", after="started"),
+    ),
+    "a pause is passed on": (
+        _armed("pass_on.before_executor", "pass_on.after_executor"),
         ONE,
         Action(do="pause", after="started"),
     ),

@@ -130,7 +130,7 @@ def errors_of(engine: str, manifest: Manifest, folder: Path) -> list[float]:
     return [check_against_certificate(one, samples, 1e-3, MAX_BATCH) for one in opened]
 
 
-@pytest.mark.parametrize("engines", [(), ("onnxruntime", "tensorrt"), ("",)], ids=str)
+@pytest.mark.parametrize("engines", [(), ("onnxruntime", "tensorflow"), ("",)], ids=str)
 def test_engines_that_nobody_knows_are_refused_with_those_that_exist(engines: tuple[str, ...], tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"--engines .*: expected some of onnxruntime, openvino, torch"):
         Settings(control=Control(address="127.0.0.1:1"), cache=tmp_path, engines=engines)

@@ -49,7 +49,7 @@ async def test_reflection_lists_and_describes_every_service(mnist: Serving) -> N
     listed, described = [response async for response in call]
     names = {service.name for service in listed.list_services_response.service}
     standard = {"grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection"}
-    assert names == {SERVICE_NAME, "batchyard.v1.ShiftService", *standard}
+    assert names == {SERVICE_NAME, "batchyard.v1.ShadowService", "batchyard.v1.ShiftService", *standard}
     files = [
         descriptor_pb2.FileDescriptorProto.FromString(packed)
         for packed in described.file_descriptor_response.file_descriptor_proto

@@ -36,7 +36,7 @@ async def test_the_list_shows_every_job_and_follows_what_happens(
     await expect(shown.get_by_role("progressbar")).to_have_attribute("aria-valuenow", "40")
     course = re.compile(r"^M0\.0 1\.0(L[\d.]+ [\d.]+){15,40}$")
     await expect(shown.locator(".spark path")).to_have_attribute("d", course)
-    await expect(page.get_by_role("status")).to_have_text("live")
+    await expect(page.locator("#link")).to_have_text("live")
 
     queued = await yard.create(name="queued-later")
     await expect(row(page, queued)).to_contain_text("Queued")
@@ -230,7 +230,7 @@ async def test_a_failure_says_its_cause_and_what_to_do(site: Site, yard: Yard, p
     failure = page.get_by_role("alert").filter(has_text="loss is NaN")
     await expect(failure).to_contain_text("What to do: lower optimizer.learning_rate")
     await expect(page.locator("h1 + .state")).to_have_text("Failed")
-    await expect(page.get_by_role("status")).to_have_text("complete")
+    await expect(page.locator("#link")).to_have_text("complete")
     await expect(page.get_by_text("None: the job ended before it could publish to mnist.")).to_be_visible()
 
 
@@ -314,12 +314,12 @@ async def test_a_page_whose_service_went_away_says_so_and_goes_on_when_it_is_bac
         job = await site.yard.create(name="survivor")
         await begin_training(site.yard, job, story(1000, 40))
         await page.goto(f"{site.url}/#/jobs/{job.id}")
-        await expect(page.get_by_role("status")).to_have_text("live")
+        await expect(page.locator("#link")).to_have_text("live")
 
-    await expect(page.get_by_role("status")).to_have_text("offline")
+    await expect(page.locator("#link")).to_have_text("offline")
 
     async with serve(tmp_path, port=int(site.url.rpartition(":")[2])) as site:
-        await expect(page.get_by_role("status")).to_have_text("live", timeout=20_000)
+        await expect(page.locator("#link")).to_have_text("live", timeout=20_000)
         await site.yard.report(job.id, *story(1000, 80)[-2:])
         await expect(page.get_by_role("img", name=re.compile("^Loss over steps; at step 80"))).to_be_visible()
         await page.close()
@@ -330,7 +330,7 @@ async def test_a_hidden_tab_lets_go_of_its_stream_and_misses_nothing(
 ) -> None:
     job = await running(until=40)
     await page.goto(f"{site.url}/#/jobs/{job.id}")
-    await expect(page.get_by_role("status")).to_have_text("live")
+    await expect(page.locator("#link")).to_have_text("live")
     hide = """hidden => {
         Object.defineProperty(document, "hidden", { configurable: true, get: () => hidden });
         document.dispatchEvent(new Event("visibilitychange"));
@@ -410,7 +410,7 @@ async def test_pictures_of_every_page_fit_their_width(
 
     for name, path in pages.items():
         await page.goto(f"{site.url}/{path}")
-        await expect(page.get_by_role("status")).to_have_text(re.compile("live|complete|loaded"))
+        await expect(page.locator("#link")).to_have_text(re.compile("live|complete|loaded"))
         if name.startswith("job-"):
             await expect(page.locator(".chart canvas")).to_have_count(8)
         await page.screenshot(path=PICTURES / f"{name}-{theme}-{width}.png", full_page=True)

@@ -18,7 +18,9 @@ from .service import Service, until, whole_service
 
 pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="module")]
 
-SPEC: dict[str, Any] = {"model": {"architecture": "mlp"}, "data": {"dataset": "mnist"}, "steps": 100}
+SPEC: dict[str, Any] = {
+    "model": {"architecture": "mlp"}, "data": {"dataset": "mnist"}, "steps": 100, "preemptible": False,
+}  # fmt: skip
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -68,7 +70,7 @@ async def test_the_page_of_the_queue_says_why_each_waits_and_follows(
     page, troubles = await open_page(service, browser, "#/queue")
     table = page.get_by_role("table", name="Waiting jobs")
     urgent = table.get_by_role("row").filter(has_text=jobs["urgent"])
-    await expect(urgent).to_contain_text("it is the next to start, and waits for room: it needs 2 workers")
+    await expect(urgent).to_contain_text("It is the next to start, and waits for room: it needs 2 workers")
     await expect(page.get_by_role("meter", name="Workers in use")).to_have_attribute("aria-valuenow", "3")
     await expect(page.get_by_role("link", name=jobs["running"])).to_be_visible()
     await expect(table.get_by_role("row")).to_have_count(5)

@@ -51,9 +51,9 @@ class InferencePlane:
     async def metrics(self) -> str:
         """Its Prometheus metrics. Raises UnavailableError."""
         scheme = "http" if self._security.tls_cert is None else "https"
+        url = f"{scheme}://{self.where().http}/metrics"
         if self._session is None:
             self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(METRICS_SECONDS))
-        url = f"{scheme}://{self.where().http}/metrics"
         try:
             headers = dict(self._authorization("Authorization"))
             async with self._session.get(url, headers=headers, ssl=self._trust() or True) as response:
