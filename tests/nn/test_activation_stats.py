@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from batchyard.nn import ActivationStats, SyncBatchNorm, certify, fold, normalizer, sync_group
@@ -168,6 +169,50 @@ def test_points_of_two_workers_that_are_collected_together_show_what_they_show_a
 ) -> None:
     alone, in_pairs, together = workers.run(2, points_of_a_worker, network)[0]
     assert alone == in_pairs == together
+
+
+def all_reduces_of_a_worker(rank: int, model: nn.Module) -> tuple[int, int]:
+    """How many one collection of four points makes, and at how many layers."""
+    made, real = [0], dist.all_reduce
+
+    def counting(*arguments: Any, **options: Any) -> Any:
+        made[0] += 1
+        return real(*arguments, **options)
+
+    stats = ActivationStats(model)
+    for _ in range(4):
+        model(torch.randn(20, 4))
+        stats.end_point()
+    dist.all_reduce = counting
+    try:
+        points = stats.collect_points()
+    finally:
+        dist.all_reduce = real
+    return made[0], len(points[0])
+
+
+@pytest.mark.parametrize(
+    ("norm", "expected"), [("batch", 1), ("standardize_post", 2), ("renorm", 2), ("none", 2)], ids=str
+)
+def test_one_all_reduce_tells_all_points_of_all_layers_where_normalisation_says_what_to_expect(
+    workers: Any, norm: str, expected: int
+) -> None:
+    layers = [[nn.Linear(4, 4), normalizer(norm, 4), nn.Sigmoid()] for _ in range(3)]
+    model = nn.Sequential(*[each for layer in layers for each in layer])
+    assert workers.run(2, all_reduces_of_a_worker, model) == [(expected, 3)] * 2
+
+
+@pytest.mark.parametrize("norm", ["batch", "renorm", "detached"])
+def test_percentiles_are_right_however_far_gamma_and_beta_are_from_where_they_began(norm: str) -> None:
+    torch.manual_seed(3)
+    model: Any = nn.Sequential(nn.Linear(4, 50), normalizer(norm, 50), nn.Sigmoid())
+    for parameter in model[1].parameters():
+        nn.init.normal_(parameter, 30.0, 10.0)
+    stats = ActivationStats(model)
+    z = model[:2](torch.randn(120, 4) * 100 - 300).detach()
+    (layer,) = stats.collect()
+    for value, p in ((layer.p15, 0.15), (layer.p50, 0.50), (layer.p85, 0.85)):
+        assert abs(value - z.quantile(p).item()) < 0.06 * z.std().item()
 
 
 def test_many_forward_passes_at_one_point_keep_a_bounded_number_of_values() -> None:

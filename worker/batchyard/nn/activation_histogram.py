@@ -32,6 +32,17 @@ class Grid(NamedTuple):
         # So fine that fp32 cannot tell the bins apart helps nobody: all values of a constant layer are in the middle.
         return cls(mean, torch.maximum(var.sqrt_(), mean.abs().mul_(1e-5).clamp_(min=1e-6)))
 
+    @classmethod
+    def of_affine(cls, gamma: Tensor, beta: Tensor, owners: Tensor, rows: int) -> Grid:
+        """The grid of what a layer returns that standardises every channel; `owners` has the row of each channel, [C].
+
+        The channels' means are beta, the mean of their squares is beta^2 + gamma^2: nobody needs to look.
+        """
+        gamma, beta = gamma.double(), beta.double()
+        kinds = torch.stack([torch.ones_like(beta), beta, beta * beta + gamma * gamma])
+        sums = torch.zeros(3, rows, dtype=torch.float64, device=gamma.device).index_add_(1, owners, kinds)
+        return cls.over(sums[1] / sums[0], sums[2] / sums[0])
+
     def of(self, rows: Tensor) -> Grid:
         """Those of some rows."""
         return Grid(self.location[rows], self.scale[rows])

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from batchyard.nn.sync_batchnorm import SyncBatchNorm
+
 MOST_VALUES = 16384
 """Values of a layer that one forward pass keeps, or a few samples' worth."""
 LEAST_SAMPLES = 8
@@ -20,6 +22,8 @@ MOST_KEPT = 4 * MOST_VALUES
 """Values of a layer after which further forward passes of the same point are not measured."""
 SATURATED_ABOVE: dict[type[nn.Module], float] = {nn.Sigmoid: 4.0, nn.Tanh: 2.0}
 """abs(z) beyond which the slope is below 8% of its largest; tanh(z) = 2 sigmoid(2z) - 1."""
+STANDARDISING = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, SyncBatchNorm)
+"""Layers whose output has mean beta and standard deviation abs(gamma) in every channel; those built on them may not."""
 
 
 class Point(NamedTuple):
@@ -34,6 +38,8 @@ class Point(NamedTuple):
     """Running means of all channels of all layers, then running variances; None where no layer has any."""
     skipped: Tensor | None
     """Of each layer that counts them, the batches so far that did not count because they were not finite."""
+    affine: Tensor | None
+    """gamma of all channels of all layers, then beta; None unless every layer standardises what it normalises."""
 
 
 class WatchedLayer:
@@ -42,6 +48,7 @@ class WatchedLayer:
     def __init__(self, name: str, module: nn.Module) -> None:
         self.name, self.module = name, module
         self.normalises = isinstance(module, _BatchNorm)
+        self.standardises = type(module) in STANDARDISING
         self.activation: type[nn.Module] | None = None if self.normalises else type(module)
         self.channels = module.num_features if isinstance(module, _BatchNorm) else 0
         self.samples: list[Tensor] = []
@@ -68,6 +75,15 @@ class WatchedLayer:
             return mean, var
         like = next(self.module.parameters(), torch.empty(0))
         return like.new_zeros(self.channels), like.new_ones(self.channels)
+
+    @property
+    def affine(self) -> tuple[Tensor, Tensor]:
+        """Gamma and beta, [C] each; 1 and 0 where there are none."""
+        gamma, beta = self.module._parameters.get("weight"), self.module._parameters.get("bias")
+        if gamma is not None and beta is not None:
+            return gamma, beta
+        mean, _ = self.running
+        return mean.new_ones(self.channels) if gamma is None else gamma, mean.new_zeros(self.channels)
 
     def _buffer(self, name: str) -> Tensor | None:
         # Straight from the dictionary: nn.Module's attribute access costs as much as a small kernel.
@@ -123,5 +139,9 @@ def end_point(layers: Sequence[WatchedLayer]) -> Point:
     if any(layer.tracks for layer in layers):
         means, variances = zip(*[layer.running for layer in layers], strict=True)
         running = torch.cat([*means, *variances])
+    affine = None
+    if all(layer.standardises for layer in layers):
+        gammas, betas = zip(*[layer.affine for layer in layers], strict=True)
+        affine = torch.cat([*gammas, *betas])
     counters = [counter for layer in layers if (counter := layer.skipped) is not None]
-    return Point(samples, smallest_batches, running, torch.stack(counters) if counters else None)
+    return Point(samples, smallest_batches, running, torch.stack(counters) if counters else None, affine)

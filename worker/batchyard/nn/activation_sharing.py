@@ -1,8 +1,9 @@
 """What the sums of all workers tell of each layer at each point.
 
-Two messages go round, whatever the numbers of points and layers: counts and moments, which also say where each row's
-histogram lies; then the histograms. So what a point shows depends on that point alone, not on those that are told
-together with it.
+One message goes round, whatever the numbers of points and layers: counts, moments and histograms. Where a histogram
+lies, +-6 standard deviations of z, is known beforehand: after a normalisation z has mean beta and standard deviation
+gamma. Without one, or with one that does not standardise, the moments go round first and say it; a second message has
+the histograms. Either way what a point shows depends on that point alone, not on those that are told together with it.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from batchyard.nn.activation_alike import Alike, alike_samples
-from batchyard.nn.activation_histogram import BINS, Grid, histograms, percentiles
+from batchyard.nn.activation_histogram import Grid, histograms, percentiles
 from batchyard.nn.activation_layer import Point, WatchedLayer
 from batchyard.nn.activation_sums import Sums, add_up, places, scatter_sums
 from batchyard.nn.collectives import world_size
@@ -43,31 +44,44 @@ def share(
     """
     workers, rows, device = world_size(group), len(points) * len(layers), _device(layers)
     channels = tuple(layer.channels for layer in layers)
+    looking = any(point.affine is None for point in points)
     alike = list(alike_samples(layers, points))
     sums = Sums.zeros(rows, workers, len(points) * sum(channels), device)
-    rows_of = add_up(sums, alike, channels, len(points))
+    rows_of = add_up(sums, alike, channels, len(points), looking)
     smallest = [batch for point in points for batch in point.smallest_batches]
     slot = torch.tensor(slots, device=device).repeat(len(points)).unsqueeze(1)
     sums.batches.scatter_(1, slot, torch.tensor(smallest, dtype=torch.float64, device=device).unsqueeze(1))
+    if looking and workers > 1:
+        dist.all_reduce(sums.moments, group=group)
+    grid = _measured_grid(sums) if looking else _known_grid(points, channels, rows)
+    _count(sums.histograms, alike, rows_of, grid)
     if workers > 1:
-        dist.all_reduce(sums.message, group=group)
+        dist.all_reduce(sums.histograms if looking else sums.message, group=group)
+    told = torch.cat([sums.moments, percentiles(sums.histograms, grid).flatten()]).cpu()  # host sync
+    moments, found = told.tensor_split([len(sums.moments)])
+    sums = Sums.of(moments, rows, workers, len(points) * sum(channels))
+    results = iter(_told(layers, points, sums, found.view(-1, 3).tolist()))
+    return [[next(results) for _ in layers] for _ in points]
+
+
+def _measured_grid(sums: Sums) -> Grid:
+    """Where the values of all workers are."""
     _, counted, total, squares = sums.per_row
-    grid = Grid.over(total / counted, squares / counted)
-    counts = _histograms(alike, rows_of, grid)
-    if workers > 1:
-        dist.all_reduce(counts, group=group)
-    told = torch.cat([sums.message, percentiles(counts, grid).flatten()]).cpu()  # host sync
-    sums = Sums.of(told[: len(sums.message)], rows, workers)
-    found = iter(_told(layers, points, sums, told[len(sums.message) :].view(-1, 3).tolist()))
-    return [[next(found) for _ in layers] for _ in points]
+    return Grid.over(total / counted, squares / counted)
 
 
-def _histograms(alike: Sequence[Alike], rows_of: Tensor, grid: Grid) -> Tensor:
-    """Of each row what this worker's samples count, [R, 240]; `rows_of` has the rows of all samples."""
-    counts = torch.zeros(len(grid.location), BINS, dtype=torch.float64, device=rows_of.device)
+def _known_grid(points: Sequence[Point], channels: tuple[int, ...], rows: int) -> Grid:
+    """Where the values of standardising layers must be."""
+    affine = torch.stack([point.affine for point in points if point.affine is not None])
+    gamma, beta = (half.flatten() for half in affine.chunk(2, 1))
+    _, owners = places(channels, len(points), affine.device)
+    return Grid.of_affine(gamma, beta, owners, rows)
+
+
+def _count(into: Tensor, alike: Sequence[Alike], rows_of: Tensor, grid: Grid) -> None:
+    """Adds to each row, [R, 240], what this worker's samples count; `rows_of` has the rows of all samples."""
     for part, rows in zip(alike, torch.split(rows_of, [len(part.rows) for part in alike]), strict=True):
-        counts.index_add_(0, rows, histograms(part.z, grid.of(rows)).double())
-    return counts
+        into.index_add_(0, rows, histograms(part.z, grid.of(rows)).double())
 
 
 def _device(layers: Sequence[WatchedLayer]) -> torch.device:

@@ -61,10 +61,12 @@ class ActivationStats:
 
     With BN, z is the layer's output, gamma * xhat + beta; without, the input of the activation modules. Measuring
     happens in forward passes in training mode while `enabled` is True: it copies values, and makes no host sync and no
-    communication. `collect` does the arithmetic, with two all-reduces for the whole model. Of large activations the
+    communication. `collect` does the arithmetic, with one all-reduce for the whole model. Of large activations the
     first samples of the batch are measured, 16,384 values or 8 samples of them.
 
-    A histogram of 240 bins over +-6 standard deviations of z adds up over samples and workers.
+    A histogram of 240 bins over +-6 standard deviations of z adds up over samples and workers. Where it lies is known
+    from beta and gamma, which must be the same on all workers. Where z has to be looked at first (no BN, or a
+    comparison mode that does not standardise) there are two all-reduces.
 
     Where steps are short, let several points share the work: `end_point` after the step of each, and from time to time
     `collect_points`. What a point shows does not depend on when it is collected.

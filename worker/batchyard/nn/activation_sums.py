@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from batchyard.nn.activation_alike import Alike, of_channels, of_rows
+from batchyard.nn.activation_histogram import BINS
 
 
 class _Layout(NamedTuple):
@@ -28,11 +29,16 @@ class _Layout(NamedTuple):
 
 
 class Sums(NamedTuple):
-    """What adds up over workers, fp64; one message."""
+    """What adds up over workers, fp64; one message, or one with `moments` and one with `histograms`."""
 
     message: Tensor
+    moments: Tensor
+    """The message up to the histograms."""
+    histograms: Tensor
+    """[R, 240]."""
     per_row: Tensor
-    """Values per channel; number, sum and sum of squares of the values of z that are counted: [4, R]."""
+    """Values per channel; and where a grid has to be found first, number, sum and sum of squares of the values of z
+    that are counted: [4, R]."""
     batches: Tensor
     """The smallest batch of the workers that normalise together, in the place of the first of them: [R, workers]."""
     per_channel: Tensor
@@ -42,18 +48,22 @@ class Sums(NamedTuple):
     @classmethod
     def zeros(cls, rows: int, workers: int, channels: int, device: torch.device) -> Sums:
         """Nothing yet."""
-        message = torch.zeros((4 + workers) * rows + 5 * channels, dtype=torch.float64, device=device)
-        return cls.of(message, rows, workers)
+        size = (4 + workers + BINS) * rows + 5 * channels
+        return cls.of(torch.zeros(size, dtype=torch.float64, device=device), rows, workers, channels)
 
     @classmethod
-    def of(cls, message: Tensor, rows: int, workers: int) -> Sums:
-        """The parts of `message`."""
-        per_row, batches, per_channel = message.tensor_split([4 * rows, (4 + workers) * rows])
-        return cls(message, per_row.view(4, -1), batches.view(rows, workers), per_channel.view(5, -1))
+    def of(cls, message: Tensor, rows: int, workers: int, channels: int) -> Sums:
+        """The parts of `message`, which may lack the histograms."""
+        moments = message[: (4 + workers) * rows + 5 * channels]
+        per_row, batches, per_channel = moments.tensor_split([4 * rows, (4 + workers) * rows])
+        histograms = message[len(moments) :].view(-1, BINS)
+        return cls(message, moments, histograms, per_row.view(4, -1), batches.view(rows, -1), per_channel.view(5, -1))
 
 
-def add_up(sums: Sums, alike: Sequence[Alike], channels: tuple[int, ...], points: int) -> Tensor:
-    """Adds what this worker has seen. Returns the rows of all samples."""
+def add_up(sums: Sums, alike: Sequence[Alike], channels: tuple[int, ...], points: int, looking: bool) -> Tensor:
+    """Adds what this worker has seen, but for the histograms; `looking`: with the moments that tell where these lie.
+    Returns the rows of all samples.
+    """
     device = sums.message.device
     _, owners = places(channels, points, device)
     layout = _layout(channels, points, tuple((part.rows, part.places) for part in alike), device)
@@ -61,9 +71,11 @@ def add_up(sums: Sums, alike: Sequence[Alike], channels: tuple[int, ...], points
         gates, moments = torch.cat([of_channels(part) for part in alike], 1).double().tensor_split([2])
         moved = _moved_back(moments, layout.counts_of_columns)
         scatter_sums(sums.per_channel, layout.columns, torch.cat([gates, moved]))
-        counted, moments = torch.cat([of_rows(part) for part in alike], 1).double().tensor_split([1])
-        moved = _moved_back(moments, counted[0])
-        scatter_sums(sums.per_row, layout.rows, torch.cat([layout.counts.unsqueeze(0), counted, moved]))
+        per_row = [layout.counts.unsqueeze(0)]
+        if looking:
+            counted, moments = torch.cat([of_rows(part) for part in alike], 1).double().tensor_split([1])
+            per_row += [counted, _moved_back(moments, counted[0])]
+        scatter_sums(sums.per_row, layout.rows, torch.cat(per_row))
     _, _, mean, _, between = sums.per_channel
     torch.div(mean * mean, sums.per_row[0][owners].clamp(min=1), out=between)
     return layout.rows
