@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x62\x61tchyard/v1/serving.proto\x12\x0c\x62\x61tchyard.v1\"\x93\x05\n\x0fServingSettings\x12\x1b\n\x0emax_batch_size\x18\x01 \x01(\x05H\x00\x88\x01\x01\x12)\n\x1cmax_queue_delay_microseconds\x18\x02 \x01(\x03H\x01\x88\x01\x01\x12\x1d\n\x15preferred_batch_sizes\x18\x03 \x03(\x05\x12\x1b\n\x0emax_queue_rows\x18\x04 \x01(\x03H\x02\x88\x01\x01\x12\x1c\n\x0fpriority_levels\x18\x05 \x01(\x05H\x03\x88\x01\x01\x12#\n\x16\x64\x65\x66\x61ult_priority_level\x18\x06 \x01(\x05H\x04\x88\x01\x01\x12)\n\x1c\x64\x65\x66\x61ult_timeout_microseconds\x18\x07 \x01(\x03H\x05\x88\x01\x01\x12#\n\x16\x61llow_timeout_override\x18\x08 \x01(\x08H\x06\x88\x01\x01\x12\x43\n\x0etimeout_action\x18\t \x01(\x0e\x32+.batchyard.v1.ServingSettings.TimeoutAction\x12\x19\n\x0cshadow_share\x18\n \x01(\x01H\x07\x88\x01\x01\"F\n\rTimeoutAction\x12\x1e\n\x1aTIMEOUT_ACTION_UNSPECIFIED\x10\x00\x12\n\n\x06REJECT\x10\x01\x12\t\n\x05\x44\x45LAY\x10\x02\x42\x11\n\x0f_max_batch_sizeB\x1f\n\x1d_max_queue_delay_microsecondsB\x11\n\x0f_max_queue_rowsB\x12\n\x10_priority_levelsB\x19\n\x17_default_priority_levelB\x1f\n\x1d_default_timeout_microsecondsB\x19\n\x17_allow_timeout_overrideB\x0f\n\r_shadow_shareb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x62\x61tchyard/v1/serving.proto\x12\x0c\x62\x61tchyard.v1\"\x8b\x06\n\x0fServingSettings\x12\x1b\n\x0emax_batch_size\x18\x01 \x01(\x05H\x00\x88\x01\x01\x12)\n\x1cmax_queue_delay_microseconds\x18\x02 \x01(\x03H\x01\x88\x01\x01\x12\x1d\n\x15preferred_batch_sizes\x18\x03 \x03(\x05\x12\x1b\n\x0emax_queue_rows\x18\x04 \x01(\x03H\x02\x88\x01\x01\x12\x1c\n\x0fpriority_levels\x18\x05 \x01(\x05H\x03\x88\x01\x01\x12#\n\x16\x64\x65\x66\x61ult_priority_level\x18\x06 \x01(\x05H\x04\x88\x01\x01\x12)\n\x1c\x64\x65\x66\x61ult_timeout_microseconds\x18\x07 \x01(\x03H\x05\x88\x01\x01\x12#\n\x16\x61llow_timeout_override\x18\x08 \x01(\x08H\x06\x88\x01\x01\x12\x43\n\x0etimeout_action\x18\t \x01(\x0e\x32+.batchyard.v1.ServingSettings.TimeoutAction\x12\x19\n\x0cshadow_share\x18\n \x01(\x01H\x07\x88\x01\x01\x12:\n\tprecision\x18\x0b \x01(\x0e\x32\'.batchyard.v1.ServingSettings.Precision\"F\n\rTimeoutAction\x12\x1e\n\x1aTIMEOUT_ACTION_UNSPECIFIED\x10\x00\x12\n\n\x06REJECT\x10\x01\x12\t\n\x05\x44\x45LAY\x10\x02\":\n\tPrecision\x12\x19\n\x15PRECISION_UNSPECIFIED\x10\x00\x12\x08\n\x04\x46P32\x10\x01\x12\x08\n\x04\x42\x46\x31\x36\x10\x02\x42\x11\n\x0f_max_batch_sizeB\x1f\n\x1d_max_queue_delay_microsecondsB\x11\n\x0f_max_queue_rowsB\x12\n\x10_priority_levelsB\x19\n\x17_default_priority_levelB\x1f\n\x1d_default_timeout_microsecondsB\x19\n\x17_allow_timeout_overrideB\x0f\n\r_shadow_shareb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,7 +32,9 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'batchyard.v1.serving_pb2', 
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_SERVINGSETTINGS']._serialized_start=45
-  _globals['_SERVINGSETTINGS']._serialized_end=704
-  _globals['_SERVINGSETTINGS_TIMEOUTACTION']._serialized_start=439
-  _globals['_SERVINGSETTINGS_TIMEOUTACTION']._serialized_end=509
+  _globals['_SERVINGSETTINGS']._serialized_end=824
+  _globals['_SERVINGSETTINGS_TIMEOUTACTION']._serialized_start=499
+  _globals['_SERVINGSETTINGS_TIMEOUTACTION']._serialized_end=569
+  _globals['_SERVINGSETTINGS_PRECISION']._serialized_start=571
+  _globals['_SERVINGSETTINGS_PRECISION']._serialized_end=629
 # @@protoc_insertion_point(module_scope)

@@ -48,6 +48,31 @@ class ServingSettings(_message.Message):
     DELAY: ServingSettings.TimeoutAction.ValueType  # 2
     """It goes behind every other request and is answered when its turn comes."""
 
+    class _Precision:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _PrecisionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[ServingSettings._Precision.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        PRECISION_UNSPECIFIED: ServingSettings._Precision.ValueType  # 0
+        FP32: ServingSettings._Precision.ValueType  # 1
+        """What was certified. The default."""
+        BF16: ServingSettings._Precision.ValueType  # 2
+        """bfloat16 as well, where the machine has instructions for it: the fastest engine serves whose error on the
+        certificate's samples is at most a 32nd of the largest output, and which gives every sample its class.
+        """
+
+    class Precision(_Precision, metaclass=_PrecisionEnumTypeWrapper):
+        """What the engines that serve the model may compute in."""
+
+    PRECISION_UNSPECIFIED: ServingSettings.Precision.ValueType  # 0
+    FP32: ServingSettings.Precision.ValueType  # 1
+    """What was certified. The default."""
+    BF16: ServingSettings.Precision.ValueType  # 2
+    """bfloat16 as well, where the machine has instructions for it: the fastest engine serves whose error on the
+    certificate's samples is at most a 32nd of the largest output, and which gives every sample its class.
+    """
+
     MAX_BATCH_SIZE_FIELD_NUMBER: _builtins.int
     MAX_QUEUE_DELAY_MICROSECONDS_FIELD_NUMBER: _builtins.int
     PREFERRED_BATCH_SIZES_FIELD_NUMBER: _builtins.int
@@ -58,6 +83,7 @@ class ServingSettings(_message.Message):
     ALLOW_TIMEOUT_OVERRIDE_FIELD_NUMBER: _builtins.int
     TIMEOUT_ACTION_FIELD_NUMBER: _builtins.int
     SHADOW_SHARE_FIELD_NUMBER: _builtins.int
+    PRECISION_FIELD_NUMBER: _builtins.int
     max_batch_size: _builtins.int
     """Rows that the engine is given at once, 1 to 65536. Default: the inference plane's --max-batch."""
     max_queue_delay_microseconds: _builtins.int
@@ -77,6 +103,7 @@ class ServingSettings(_message.Message):
     """Share of the requests to the version that serves (alias `production`, else the latest) of which the version with the
     alias `shadow` gets a copy, 0 to 1. It answers nobody; ShadowService tells how its answers compare. Default 0.1.
     """
+    precision: Global___ServingSettings.Precision.ValueType
     @_builtins.property
     def preferred_batch_sizes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Batch sizes to aim at, rising, at most 16 of them, none above max_batch_size. Default: none."""
@@ -94,10 +121,11 @@ class ServingSettings(_message.Message):
         allow_timeout_override: _builtins.bool | None = ...,
         timeout_action: Global___ServingSettings.TimeoutAction.ValueType = ...,
         shadow_share: _builtins.float | None = ...,
+        precision: Global___ServingSettings.Precision.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_allow_timeout_override", b"_allow_timeout_override", "_default_priority_level", b"_default_priority_level", "_default_timeout_microseconds", b"_default_timeout_microseconds", "_max_batch_size", b"_max_batch_size", "_max_queue_delay_microseconds", b"_max_queue_delay_microseconds", "_max_queue_rows", b"_max_queue_rows", "_priority_levels", b"_priority_levels", "_shadow_share", b"_shadow_share", "allow_timeout_override", b"allow_timeout_override", "default_priority_level", b"default_priority_level", "default_timeout_microseconds", b"default_timeout_microseconds", "max_batch_size", b"max_batch_size", "max_queue_delay_microseconds", b"max_queue_delay_microseconds", "max_queue_rows", b"max_queue_rows", "priority_levels", b"priority_levels", "shadow_share", b"shadow_share"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_allow_timeout_override", b"_allow_timeout_override", "_default_priority_level", b"_default_priority_level", "_default_timeout_microseconds", b"_default_timeout_microseconds", "_max_batch_size", b"_max_batch_size", "_max_queue_delay_microseconds", b"_max_queue_delay_microseconds", "_max_queue_rows", b"_max_queue_rows", "_priority_levels", b"_priority_levels", "_shadow_share", b"_shadow_share", "allow_timeout_override", b"allow_timeout_override", "default_priority_level", b"default_priority_level", "default_timeout_microseconds", b"default_timeout_microseconds", "max_batch_size", b"max_batch_size", "max_queue_delay_microseconds", b"max_queue_delay_microseconds", "max_queue_rows", b"max_queue_rows", "preferred_batch_sizes", b"preferred_batch_sizes", "priority_levels", b"priority_levels", "shadow_share", b"shadow_share", "timeout_action", b"timeout_action"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_allow_timeout_override", b"_allow_timeout_override", "_default_priority_level", b"_default_priority_level", "_default_timeout_microseconds", b"_default_timeout_microseconds", "_max_batch_size", b"_max_batch_size", "_max_queue_delay_microseconds", b"_max_queue_delay_microseconds", "_max_queue_rows", b"_max_queue_rows", "_priority_levels", b"_priority_levels", "_shadow_share", b"_shadow_share", "allow_timeout_override", b"allow_timeout_override", "default_priority_level", b"default_priority_level", "default_timeout_microseconds", b"default_timeout_microseconds", "max_batch_size", b"max_batch_size", "max_queue_delay_microseconds", b"max_queue_delay_microseconds", "max_queue_rows", b"max_queue_rows", "precision", b"precision", "preferred_batch_sizes", b"preferred_batch_sizes", "priority_levels", b"priority_levels", "shadow_share", b"shadow_share", "timeout_action", b"timeout_action"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__allow_timeout_override: _TypeAlias = _typing.Literal["allow_timeout_override"]  # noqa: Y015
     _WhichOneofArgType__allow_timeout_override: _TypeAlias = _typing.Literal["_allow_timeout_override", b"_allow_timeout_override"]  # noqa: Y015
