@@ -62,6 +62,10 @@ JSON = {
     "job logs": "an event a line, as `job watch` prints it, of kind `log_line`: `level`, `rank`, `text`",
     "job metrics": "[row] by step: `step`, `attempt`, `time`, and every quantity, such as `train/loss` or "
     "`layers/norm0/p50`; with --format `job`, `format`, `written`",
+    "model lineage": "Lineage: `name` (the version asked for) and `versions`, that one first, then its sources, "
+    "each once: `version` (ModelVersion: origin, `sources`, certificate, digests, seed, `libraries`, dataset), "
+    "`deployment` {`aliases`, `latest`}, and of a trained one `training_job` (TrainingJob with its spec), `attempt`, "
+    "`checkpoint` {step, uri, sha256, bytes}",
     "doctor": "[finding]: `what`, `health` (good, absent, warning, bad), `found`, `advice`",
 }
 """Command -> what its --json prints; for the commands not named here it is the message that their RPC answers with."""

@@ -35,6 +35,7 @@ PUBLIC = [
         "shadow",
         "traffic",
         "queue",
+        "lineage",
     )
 ]
 CONTRACT = "inference/open_inference.proto"

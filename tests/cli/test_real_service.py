@@ -53,6 +53,15 @@ def test_status_lists_the_job_and_the_model(folder: Path) -> None:
     assert (status["control"]["state"], status["jobs"]["SUCCEEDED"], status["models"]) == ("serving", 1, ["digits"])
 
 
+def test_a_version_leads_back_to_its_job_and_its_data(folder: Path) -> None:
+    (found,) = json.loads(call(folder, "model", "lineage", "digits", "--json"))["versions"]
+    assert found["version"]["origin"] == "trained"
+    assert found["training_job"]["model_version"] == found["version"]["name"] == "models/digits/versions/1"
+    assert found["training_job"]["spec"]["steps"] == found["training_job"]["progress"]["step"] == 200
+    assert len(found["version"]["dataset_sha256"]) == 64
+    assert {"batchyard", "python", "torch"} <= found["version"]["libraries"].keys()
+
+
 def test_the_job_is_shown_with_every_default_and_its_version(folder: Path) -> None:
     identity = call(folder, "jobs").split("\t")[0]
     job = json.loads(call(folder, "job", "show", identity, "--json"))

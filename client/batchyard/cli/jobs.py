@@ -247,10 +247,11 @@ def _facts(job: TrainingJob) -> list[tuple[str, str]]:
         ("started", when(job.start_time) if job.HasField("start_time") else ""),
         ("ended", when(job.end_time) if job.HasField("end_time") else ""),
     ]
-    return facts + [(f"spec.{key}", _compact(value)) for key, value in spec.items() if key != "name"]
+    return facts + [(f"spec.{key}", compact(value)) for key, value in spec.items() if key != "name"]
 
 
-def _compact(value: Any) -> str:
+def compact(value: Any) -> str:
+    """A part of a spec on one line, as YAML may be written."""
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{key}: {_compact(part)}" for key, part in value.items()) + "}"
+        return "{" + ", ".join(f"{key}: {compact(part)}" for key, part in value.items()) + "}"
     return str(value).lower() if isinstance(value, bool) else str(value)

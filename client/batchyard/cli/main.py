@@ -14,6 +14,7 @@ from batchyard.cli.engines import engines
 from batchyard.cli.exchange import ensemble, export_, import_
 from batchyard.cli.explain import explain
 from batchyard.cli.jobs import job, jobs, submit
+from batchyard.cli.lineage import lineage
 from batchyard.cli.logs import logs
 from batchyard.cli.metrics import metrics
 from batchyard.cli.model_set import set_model
@@ -70,6 +71,7 @@ def batchyard() -> None:
 
 for _command in (explain, pause, resume, rerun, wait, logs, metrics):
     job.add_command(_command)
+model.add_command(lineage)
 model.add_command(set_model)
 model.add_command(shift)
 model.add_command(shadow)

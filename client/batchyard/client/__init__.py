@@ -39,6 +39,7 @@ from batchyard.client.job_file import read_job
 from batchyard.client.plain import plain
 from batchyard.client.rerun import Comparison, compare_weights
 from batchyard.client.settings import Settings, read_settings
+from batchyard.v1.lineage_pb2 import Lineage
 from batchyard.v1.models_pb2 import Model, ModelVersion
 from batchyard.v1.serving_pb2 import ServingSettings
 from batchyard.v1.shadow_pb2 import ShadowComparison
@@ -74,6 +75,7 @@ __all__ = [
     "InvalidRequestError",
     "JobFileError",
     "LayerStatistics",
+    "Lineage",
     "LogLine",
     "Model",
     "ModelShift",

@@ -32,6 +32,8 @@ from batchyard.client.settings import (
 from batchyard.client.tensors import Array
 from batchyard.client.watch import Watch, WatchOptions
 from batchyard.v1 import models_pb2, training_pb2
+from batchyard.v1.lineage_pb2 import GetLineageRequest, Lineage
+from batchyard.v1.lineage_pb2_grpc import LineageServiceStub
 from batchyard.v1.models_pb2 import Model, ModelVersion
 from batchyard.v1.models_pb2_grpc import ModelServiceStub
 from batchyard.v1.serving_pb2 import ServingSettings
@@ -92,6 +94,7 @@ class Client:
         user = current_user() if user is None else user
         channel, self._control = connect(control, "control plane", CONTROL_HINTS, user)
         self._training, self._models = TrainingServiceStub(channel), ModelServiceStub(channel)
+        self._lineages = LineageServiceStub(channel)
         self.exchange = Exchange(self._models, self._control)
         """Export, import and ensembles of model versions."""
         self._health = health_pb2_grpc.HealthStub(channel)
@@ -250,6 +253,12 @@ class Client:
         """One version, named models/{model}/versions/{n} or {model}@{alias}."""
         request = models_pb2.GetModelVersionRequest(name=model_name(name))
         return self._control(self._models.GetModelVersion, request)
+
+    def lineage(self, version: str) -> Lineage:
+        """Where a version comes from: certificate, checkpoint, job, spec, seed, code, data; and, where it was made from
+        other versions, theirs. `version`: models/{model}/versions/{n} or {model}@{alias}.
+        """
+        return self._control(self._lineages.GetLineage, GetLineageRequest(name=model_name(version)))
 
     def set_alias(self, model: str, alias: str, version: int) -> Model:
         """Points an alias at a version; the inference planes follow at once."""

@@ -28,6 +28,7 @@ from batchyard.control.inference_plane import Addresses, InferencePlane
 from batchyard.control.jobs import Jobs
 from batchyard.control.lease import LOOK_SECONDS, Lease
 from batchyard.control.ledger import JobChange, Ledger
+from batchyard.control.lineage import Lineages
 from batchyard.control.metrics import Metrics
 from batchyard.control.notices import Notices
 from batchyard.control.recalibration import Recalibration
@@ -99,7 +100,8 @@ class ControlPlane:
         tasks = TorchTasks(ledger, folder.tasks, folder.artifacts, allowed)
         explaining = Explaining(ledger, self.jobs, scheduler.queue, self._clock)
         traffic = await self._watch_traffic(ledger.notices)
-        server = await self._serve(await self._measure(ledger), tasks, explaining, traffic)
+        metrics, lineages = await self._measure(ledger), Lineages(ledger)
+        server = await self._serve(metrics, tasks, explaining, traffic, lineages)
         if self._settings.inference:
             await self._start_inference(folder)
         traffic.start()
@@ -173,12 +175,12 @@ class ControlPlane:
         return Addresses(grpc=reachable(self._inference.grpc), http=reachable(self._inference.http))
 
     async def _serve(
-        self, metrics: Metrics, tasks: TorchTasks, explaining: Explaining, traffic: TrafficWatch
+        self, metrics: Metrics, tasks: TorchTasks, explaining: Explaining, traffic: TrafficWatch, lineages: Lineages
     ) -> GrpcServer:
         exchange = Exchange(self.registry, tasks)
         recalibration = Recalibration(self.registry, tasks)
         security = self._settings.security
-        server = GrpcServer(self.jobs, explaining, self.registry, exchange, recalibration, security)
+        server = GrpcServer(self.jobs, explaining, self.registry, exchange, recalibration, lineages, security)
         self._undo.push_async_callback(server.stop)
         self.grpc_address = server.bind(self._settings.grpc)
         self._for_child = server.bind_for_child(self.grpc_address)

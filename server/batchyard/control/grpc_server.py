@@ -9,15 +9,17 @@ import grpc
 from batchyard.control.exchange import Exchange
 from batchyard.control.explaining import Explaining
 from batchyard.control.jobs import Jobs
+from batchyard.control.lineage import Lineages
 from batchyard.control.recalibration import Recalibration
 from batchyard.control.registry import Registry
+from batchyard.control.rpc.lineage import LineageServicer
 from batchyard.control.rpc.models import ModelServicer
 from batchyard.control.rpc.training import TrainingServicer
 from batchyard.control.settings import SettingsError
 from batchyard.endpoint.security import Security, TokenInterceptor
 from batchyard.endpoint.services import add_standard_services
 from batchyard.endpoint.status import Guarded
-from batchyard.v1 import models_pb2, models_pb2_grpc, training_pb2, training_pb2_grpc
+from batchyard.v1 import lineage_pb2, lineage_pb2_grpc, models_pb2, models_pb2_grpc, training_pb2, training_pb2_grpc
 
 OPTIONS = (
     # Two servers on one port would share its calls at random; the second one must fail instead.
@@ -40,6 +42,7 @@ class GrpcServer:
         registry: Registry,
         exchange: Exchange,
         recalibration: Recalibration,
+        lineages: Lineages,
         security: Security,
     ) -> None:
         self._security = security
@@ -48,7 +51,9 @@ class GrpcServer:
         training_pb2_grpc.add_TrainingServiceServicer_to_server(TrainingServicer(jobs, explaining), guarded)
         models = ModelServicer(registry, exchange, recalibration)
         models_pb2_grpc.add_ModelServiceServicer_to_server(models, guarded)
-        self.health = add_standard_services(guarded, [training_pb2.DESCRIPTOR, models_pb2.DESCRIPTOR])
+        lineage_pb2_grpc.add_LineageServiceServicer_to_server(LineageServicer(lineages), guarded)
+        described = [training_pb2.DESCRIPTOR, models_pb2.DESCRIPTOR, lineage_pb2.DESCRIPTOR]
+        self.health = add_standard_services(guarded, described)
 
     def bind(self, address: str) -> str:
         """Binds HOST:PORT and returns it with the port that it got. Raises SettingsError when it is taken."""

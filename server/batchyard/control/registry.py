@@ -54,7 +54,7 @@ class Registry:
 
     async def get_version(self, model: str, version: int | str) -> ModelVersion:
         """The version with this number, or that this alias names. Raises NotFoundError."""
-        return await self._ledger.read(lambda connection: _version(connection, model, version))
+        return await self._ledger.read(lambda connection: version_of(connection, model, version))
 
     async def list_versions(self, model: str, page_size: int = 0, page_token: str = "") -> VersionPage:
         """The model's versions, newest first. Raises NotFoundError, InvalidInputError."""
@@ -122,7 +122,8 @@ def _model(connection: Connection, name: str) -> Model:
     return model
 
 
-def _version(connection: Connection, model_name: str, which: int | str) -> ModelVersion:
+def version_of(connection: Connection, model_name: str, which: int | str) -> ModelVersion:
+    """The version with this number, or that this alias names. Raises NotFoundError."""
     model = _model(connection, model_name)
     number = which if isinstance(which, int) else _aliased(model, which)
     version = store.find_version(connection, model_name, number)
@@ -140,7 +141,7 @@ def _aliased(model: Model, alias: str) -> int:
 
 
 def _set_alias(unit: Unit, model: str, alias: str, version: int) -> Model:
-    _version(unit.connection, model, version)
+    version_of(unit.connection, model, version)
     store.set_alias(unit.connection, model, alias, version)
     unit.models_changed = True
     failpoint("alias.before_commit")

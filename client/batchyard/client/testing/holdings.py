@@ -18,6 +18,7 @@ from batchyard.client.tensors import Array
 from batchyard.client.testing.details import abort
 from batchyard.oip import messages
 from batchyard.v1 import training_pb2
+from batchyard.v1.lineage_pb2 import Lineage
 from batchyard.v1.models_pb2 import Model, ModelVersion
 from batchyard.v1.shadow_pb2 import ShadowComparison
 from batchyard.v1.shift_pb2 import ModelShift, SampledInputs
@@ -49,6 +50,8 @@ class Holdings:
         """Inference model name to the shift that is told of it."""
         self.shadows: dict[str, ShadowComparison] = {}
         """Inference model name to what is told of its shadow."""
+        self.lineages: dict[str, Lineage] = {}
+        """Resource name of a version to what is told of where it comes from."""
         self.sampled: dict[str, SampledInputs] = {}
         """Inference model name to its sampled inputs."""
         self.calls: list[tuple[str, Any, dict[str, str]]] = []

@@ -12,13 +12,14 @@ from batchyard.client.testing.holdings import Holdings
 from batchyard.client.testing.servicers import (
     HealthServicer,
     InferenceServicer,
+    LineageServicer,
     ModelsServicer,
     ShadowServicer,
     ShiftServicer,
     TrainingServicer,
 )
 from batchyard.oip import add_servicer
-from batchyard.v1 import models_pb2_grpc, shadow_pb2_grpc, shift_pb2_grpc, training_pb2_grpc
+from batchyard.v1 import lineage_pb2_grpc, models_pb2_grpc, shadow_pb2_grpc, shift_pb2_grpc, training_pb2_grpc
 
 
 class FakeService(Holdings):
@@ -29,6 +30,7 @@ class FakeService(Holdings):
         self._server = grpc.server(ThreadPoolExecutor(16))
         training_pb2_grpc.add_TrainingServiceServicer_to_server(TrainingServicer(self), self._server)
         models_pb2_grpc.add_ModelServiceServicer_to_server(ModelsServicer(self), self._server)
+        lineage_pb2_grpc.add_LineageServiceServicer_to_server(LineageServicer(self), self._server)
         shift_pb2_grpc.add_ShiftServiceServicer_to_server(ShiftServicer(self), self._server)
         shadow_pb2_grpc.add_ShadowServiceServicer_to_server(ShadowServicer(self), self._server)
         health_pb2_grpc.add_HealthServicer_to_server(HealthServicer(), self._server)

@@ -17,6 +17,7 @@ from batchyard.client.testing.holdings import Holdings
 from batchyard.oip import messages
 from batchyard.v1 import (
     exchange_pb2,
+    lineage_pb2_grpc,
     models_pb2,
     models_pb2_grpc,
     shadow_pb2_grpc,
@@ -24,6 +25,7 @@ from batchyard.v1 import (
     training_pb2,
     training_pb2_grpc,
 )
+from batchyard.v1.lineage_pb2 import Lineage
 from batchyard.v1.models_pb2 import Model, ModelVersion
 from batchyard.v1.shadow_pb2 import ShadowComparison
 from batchyard.v1.shift_pb2 import ModelShift, SampledInputs
@@ -170,6 +172,17 @@ class ModelsServicer(models_pb2_grpc.ModelServiceServicer):
     def WatchServedModels(self, request: Any, context: Any) -> Iterator[models_pb2.WatchServedModelsResponse]:
         """UNIMPLEMENTED: inference planes follow the real thing."""
         abort(context, grpc.StatusCode.UNIMPLEMENTED, "the fake service has no inference planes")
+
+
+class LineageServicer(lineage_pb2_grpc.LineageServiceServicer):
+    """LineageService over the fake's holdings."""
+
+    def __init__(self, fake: Holdings) -> None:
+        self._fake = fake
+
+    def GetLineage(self, request: Any, context: Any) -> Lineage:
+        self._fake.arrived("GetLineage", request, context)
+        return find(self._fake.lineages, request.name, context)
 
 
 class HealthServicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
