@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from batchyard.control.web.assets import FOLDER
+from batchyard.control.web.assets import FOLDER, Assets
 
 
 def test_the_page_has_no_inline_script_or_style_and_names_no_other_host() -> None:
@@ -21,6 +21,14 @@ def test_the_page_has_no_inline_script_or_style_and_names_no_other_host() -> Non
         assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function", text), (
             file
         )
+
+
+def test_the_page_names_every_script_so_that_all_are_asked_for_at_once() -> None:
+    page = Assets()._assets["index.html"].body.decode()
+
+    named = re.findall(r'<link rel="modulepreload" href="/static/([^"]+)">', page)
+    scripts = {file.relative_to(FOLDER).as_posix() for file in FOLDER.glob("js/*.js")}
+    assert set(named) == {"vendor/uplot/uPlot.esm.js", *scripts}
 
 
 def test_vendored_files_are_those_that_their_note_names() -> None:

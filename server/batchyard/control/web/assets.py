@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +24,11 @@ TYPES = {
 """By suffix; a file of any other kind does not belong here."""
 
 SMALLEST_TO_COMPRESS = 1024
+
+PRELOADS = b"  <!-- modules -->\n"
+"""In the page: where its scripts are named, so that a browser asks for all of them at once and not level by level of
+their imports.
+"""
 
 # Everything comes from this service; nothing may parse text as markup or code (trusted types), frame the page, or be
 # posted from it.
@@ -68,7 +74,10 @@ class Assets:
 
     def __init__(self, folder: Path = FOLDER) -> None:
         files = (path for path in sorted(folder.rglob("*")) if path.is_file())
-        self._assets = {path.relative_to(folder).as_posix(): _read(path) for path in files}
+        found = {path.relative_to(folder).as_posix(): path for path in files}
+        bodies = {name: path.read_bytes() for name, path in found.items()}
+        bodies["index.html"] = bodies["index.html"].replace(PRELOADS, _preloads(bodies))
+        self._assets = {name: _asset(bodies[name], TYPES[path.suffix]) for name, path in found.items()}
 
     def routes(self) -> list[web.RouteDef]:
         """/ and /static/..."""
@@ -94,9 +103,12 @@ class Assets:
         return web.Response(body=asset.body, headers=headers)
 
 
-def _read(path: Path) -> Asset:
-    body = path.read_bytes()
-    content_type = TYPES[path.suffix]
+def _preloads(names: Iterable[str]) -> bytes:
+    scripts = (name for name in names if name.startswith("js/"))
+    return "".join(f'  <link rel="modulepreload" href="/static/{name}">\n' for name in scripts).encode()
+
+
+def _asset(body: bytes, content_type: str) -> Asset:
     pays = content_type != TYPES[".woff2"] and len(body) >= SMALLEST_TO_COMPRESS
     packed = gzip.compress(body, mtime=0) if pays else None
     return Asset(body, packed, content_type, f'"{hashlib.sha256(body).hexdigest()[:20]}"')

@@ -19,8 +19,7 @@ const MOST_POINTS = 1000; // of history; the service thins what is longer
 export async function jobPage(main, id, { signal, onLink }) {
   document.title = `${id} · Batchyard`;
   const view = new JobView(main, id, signal);
-  await view.refresh();
-  await view.follow(onLink);
+  await Promise.all([view.refresh(), view.follow(onLink)]);
 }
 
 class JobView {
@@ -104,6 +103,7 @@ class JobView {
     this.curves.draw();
     this.speed.draw();
     this.activations.draw();
+    this.log.draw();
     if (!this.refreshing) {
       this.refreshing = setTimeout(() => { this.refreshing = null; if (!this.signal.aborted) this.refresh().catch(() => {}); }, REFRESH_MS);
     }

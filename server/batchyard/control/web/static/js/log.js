@@ -10,22 +10,32 @@ export class Log {
     this.lines = el("div", { class: "text log", role: "log", "aria-live": "off", "aria-labelledby": "log-title", tabindex: 0 });
     this.lines.append(el("p", { class: "soft", text: "Nothing written yet." }));
     this.empty = true;
+    this.pending = [];
     this.wanted = "";
     this.field = el("input", { type: "search", "aria-label": "Search in the log", placeholder: "Search", autocomplete: "off", spellcheck: "false", oninput: () => this.search() });
     this.found = el("span", { class: "small soft", role: "status" });
     this.node = el("section", { class: "panel" }, el("div", { class: "log-head" }, el("h2", { id: "log-title", text: "Log" }), this.found, this.field), this.lines);
   }
 
+  /** Takes a LogLine message; `draw` shows it. */
   add(time, { level, rank, text }) {
+    const who = rank === undefined ? "supervisor" : `worker ${rank}`;
+    const loud = level === "WARNING" || level === "ERROR" ? `${level} ` : "";
+    this.pending.push({ level, when: clock(time), who, what: loud + text });
+    if (this.pending.length > MOST_LINES) this.pending.shift();
+  }
+
+  /** Shows the lines that have come, all in one go: a browser lays the page out once for each look at a height. */
+  draw() {
+    if (this.pending.length === 0) return;
     if (this.empty) this.lines.replaceChildren();
     this.empty = false;
     const follows = this.lines.scrollHeight - this.lines.scrollTop - this.lines.clientHeight < 24;
-    const who = rank === undefined ? "supervisor" : `worker ${rank}`;
-    const loud = level === "WARNING" || level === "ERROR" ? `${level} ` : "";
-    const line = el("div", { "data-level": level },
-      el("span", { class: "when", text: clock(time) }), el("span", { class: "who", text: who }), el("span", { class: "what", text: loud + text }));
-    line.hidden = !this.holds(line);
-    this.lines.append(line);
+    const nodes = this.pending.map(({ level, when, who, what }) => el("div", { "data-level": level },
+      el("span", { class: "when", text: when }), el("span", { class: "who", text: who }), el("span", { class: "what", text: what })));
+    this.pending = [];
+    for (const line of nodes) line.hidden = !this.holds(line);
+    this.lines.append(...nodes);
     while (this.lines.children.length > MOST_LINES) this.lines.firstChild.remove();
     if (this.wanted) this.tell();
     if (follows) this.lines.scrollTop = this.lines.scrollHeight; // a reader who has scrolled up stays there
