@@ -11,11 +11,12 @@ from batchyard.oip import messages
 TABLE = {
     "conditions": {"processor": "Some CPU", "cores": 2, "libraries": {"onnxruntime": "1.32.0", "openvino": ""}},
     "trials": [
-        {"engine": "onnxruntime", "threads": 1, "passed": True, "reason": "", "error": 1.5e-6,
+        {"engine": "onnxruntime", "precision": "fp32", "threads": 1, "passed": True, "reason": "", "error": 1.5e-6,
          "seconds": {"1": 1e-5, "2": 1.25e-5, "16": 0.00012}},
-        {"engine": "torch", "threads": 1, "passed": True, "reason": "", "error": 2e-6, "seconds": {"1": 3e-5}},
-        {"engine": "openvino", "threads": 0, "passed": False, "reason": "not installed: openvino", "error": None,
-         "seconds": {}},
+        {"engine": "torch", "precision": "bf16", "threads": 1, "passed": True, "reason": "", "error": 2e-3,
+         "seconds": {"1": 3e-5}},
+        {"engine": "openvino", "precision": "fp32", "threads": 0, "passed": False, "reason": "not installed: openvino",
+         "error": None, "seconds": {}},
     ],
     "chosen": [{"up_to": 16, "engine": "onnxruntime", "threads": 1}],
 }  # fmt: skip
@@ -25,6 +26,7 @@ TABLE = {
 def measured(service: FakeService) -> None:
     texts = {
         "engine": "onnxruntime with 1 thread up to 16 rows",
+        "precision": "bf16",
         "engine_choice": "measured on 'tiny' version 1",
         "engine_timings": json.dumps(TABLE),
     }
@@ -38,12 +40,13 @@ def test_every_engine_is_told_with_its_times_or_why_it_does_not_serve(run: Any) 
     assert lines == [
         "model\ttiny",
         "served by\tonnxruntime with 1 thread up to 16 rows",
+        "precision\tbf16",
         "choice\tmeasured on 'tiny' version 1",
         "processor\tSome CPU, 2 cores",
         "libraries\tonnxruntime 1.32.0, openvino missing",
-        "onnxruntime\t1\t1.5e-06\t0.01\t0.0125\t0.12\t-",
-        "torch\t1\t2e-06\t0.03\t-\t-\t-",
-        "openvino\t-\t-\t-\t-\t-\tnot installed: openvino",
+        "onnxruntime\tfp32\t1\t1.5e-06\t0.01\t0.0125\t0.12\t-",
+        "torch\tbf16\t1\t0.002\t0.03\t-\t-\t-",
+        "openvino\tfp32\t-\t-\t-\t-\t-\tnot installed: openvino",
     ]
 
 

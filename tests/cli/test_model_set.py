@@ -14,6 +14,7 @@ def test_settings_are_set_shown_and_taken_back(run: Any, service: FakeService, d
         "timeout action\tdelay",
     ]  # fmt: skip
     assert "queue delay\t2 ms" in run("model", "show", "tiny").stdout
+    assert "precision\tbf16" in run("model", "set", "tiny", "--precision", "bf16").stdout.splitlines()
     changed = json.loads(run("model", "set", "tiny", "--queue-delay", "default", "--json").stdout)
     assert changed["serving_settings"]["max_batch_size"] == 64
     assert not service.models["models/tiny"].serving_settings.HasField("max_queue_delay_microseconds")
@@ -24,6 +25,7 @@ def test_what_cannot_be_read_is_a_usage_error_that_shows_how(run: Any, digit_mod
         (["--queue-delay", "2"], "for example 500us, 2ms or 1.5s"),
         (["--max-batch", "many"], "expected a number or `default`"),
         (["--timeout-action", "drop"], "expected reject, delay or `default`"),
+        (["--precision", "fp16"], "expected fp32, bf16 or `default`"),
         ([], "no setting given"),
     ):
         result = run("model", "set", "tiny", *flags)

@@ -207,6 +207,7 @@ async def test_how_a_model_is_served_changes_field_by_field_and_inference_planes
         ({"preferred_batch_sizes": [8], "max_batch_size": 4}, "preferred_batch_sizes"),
         ({"priority_levels": 2, "default_priority_level": 3}, "default_priority_level"),
         ({"timeout_action": 7}, "timeout_action"),
+        ({"precision": 7}, "precision"),
         ({"shadow_share": 1.5}, "shadow_share"),
         ({"shadow_share": float("nan")}, "shadow_share"),
     ],

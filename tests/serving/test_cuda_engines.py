@@ -17,22 +17,21 @@ from numpy.typing import NDArray
 
 from batchyard.artifact.reader import Samples
 from batchyard.serving.engines import catalogue, measuring
-from batchyard.serving.engines.catalogue import CATALOGUE, DEFAULT_ENGINES, open_engine, why_not_here
+from batchyard.serving.engines.catalogue import CATALOGUE, allowed, open_engine, why_not_here
 from batchyard.serving.engines.certificate import check_against_certificate
 from batchyard.serving.engines.interface import EngineError, Network
 from batchyard.serving.engines.onnxruntime_cuda_engine import open_cuda, open_tensorrt, tensorrt_options
-from batchyard.serving.engines.torch_cuda_engine import BF16_ERROR
+from batchyard.serving.engines.precision import BF16_ERROR
 from batchyard.serving.engines.torch_cuda_engine import open_engine as open_torch
 from batchyard.serving.engines.torch_engine import read_graph
 from batchyard.serving.engines.trial import LOWER_PRIORITY
-from batchyard.serving.settings import Settings
 from bench.small_artifact import SmallNetwork, publish
 from tests.serving.convolutions import SmallConvolutions
 from tests.serving.harness import TIGHT
 from tests.serving.test_engines import NETWORKS, network_in
 
 CUDA_ENGINES = [name for name, entry in CATALOGUE.items() if entry.cuda]
-FP32_ENGINES = [name for name in CUDA_ENGINES if name in DEFAULT_ENGINES]
+FP32_ENGINES = allowed(CUDA_ENGINES, "fp32")
 HAS_CUDA = torch.cuda.is_available()
 without_cuda = pytest.mark.skipif(HAS_CUDA, reason="this machine has a GPU")
 needs_cuda = pytest.mark.skipif(not HAS_CUDA, reason="needs a CUDA device")
@@ -74,11 +73,6 @@ async def test_the_table_of_times_tells_it_and_no_process_is_started_for_it(
     assert [(trial.engine, trial.passed) for trial in table.trials] == [(name, False) for name in CUDA_ENGINES]
     assert {trial.reason for trial in table.trials} == {why_not_here("torch-cuda")}
     assert table.holds_for_other_weights
-
-
-def test_bf16_serves_only_where_it_is_named() -> None:
-    assert Settings.__dataclass_fields__["engines"].default == DEFAULT_ENGINES
-    assert set(CATALOGUE) - set(DEFAULT_ENGINES) == {"torch-cuda-bf16"}
 
 
 def test_one_number_of_threads_is_tried_on_a_gpu() -> None:

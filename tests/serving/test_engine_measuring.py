@@ -18,7 +18,7 @@ from batchyard.serving.engines.catalogue import CATALOGUE, ENGINE_NAMES, Entry, 
 from batchyard.serving.engines.certificate import check_against_certificate
 from batchyard.serving.engines.choice import batch_sizes
 from batchyard.serving.engines.interface import Network
-from batchyard.serving.engines.timings import FILE
+from batchyard.serving.engines.timings import FILES
 from batchyard.serving.loading import Loaded, Loader, LoadError, Wanted, folder_of
 from batchyard.serving.settings import Control, Settings, SettingsError
 from bench.small_artifact import SmallNetwork, publish
@@ -61,7 +61,7 @@ class Shelf:
 
     @property
     def table(self) -> Path:
-        return folder_of(self.wanted, self.cache) / FILE
+        return folder_of(self.wanted, self.cache) / FILES["fp32"]
 
     @property
     def tables(self) -> list[Path]:

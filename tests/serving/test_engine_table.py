@@ -41,7 +41,7 @@ async def test_the_command_shows_it(mnist: Serving) -> None:
     addresses = ("--inference", mnist.plane.grpc_address, "--control", f"127.0.0.1:{mnist.control.port}")
     words = ["model", "engines", "mnist/1", *addresses]
     shown = await asyncio.to_thread(CliRunner().invoke, batchyard, words)
-    trials = [line.split("\t")[:2] for line in shown.stdout.splitlines() if line.startswith("onnxruntime\t")]
-    assert trials[0] == ["onnxruntime", "1"]
+    trials = [line.split("\t")[:3] for line in shown.stdout.splitlines() if line.startswith("onnxruntime\t")]
+    assert trials[0] == ["onnxruntime", "fp32", "1"]
     told = await asyncio.to_thread(CliRunner().invoke, batchyard, [*words, "--json"])
     assert json.loads(told.stdout)["chosen"][-1]["up_to"] == 128

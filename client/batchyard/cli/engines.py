@@ -15,8 +15,8 @@ from batchyard.cli.predict import split
 if TYPE_CHECKING:
     from batchyard.oip.messages import ModelConfig
 
-TIMINGS, SERVING, CHOICE = "engine_timings", "engine", "engine_choice"
-"""Parameters of ModelConfig: the table as JSON, who serves in words, and why."""
+TIMINGS, SERVING, CHOICE, PRECISION = "engine_timings", "engine", "engine_choice", "precision"
+"""Parameters of ModelConfig: the table as JSON, who serves in words, why, and what the engines may compute in."""
 
 
 @click.command(
@@ -44,6 +44,7 @@ def engines(model: str, as_json: bool, connection: Connection) -> None:
         [
             ("model", config.name),
             ("served by", config.parameters[SERVING].string_value),
+            ("precision", config.parameters[PRECISION].string_value or ABSENT),
             ("choice", config.parameters[CHOICE].string_value),
             ("processor", f"{conditions['processor']}, {conditions['cores']} cores"),
             ("libraries", ", ".join(libraries)),
@@ -52,7 +53,7 @@ def engines(model: str, as_json: bool, connection: Connection) -> None:
     if for_people():
         click.echo()
     sizes = sorted({int(rows) for trial in timings["trials"] for rows in trial["seconds"]})
-    columns = ("engine", "threads", "largest error", *(f"ms of {rows}" for rows in sizes), "why not")
+    columns = ("engine", "precision", "threads", "largest error", *(f"ms of {rows}" for rows in sizes), "why not")
     print_table(columns, [_row(trial, sizes) for trial in timings["trials"]], none="No engine was tried.")
     return None
 
@@ -69,6 +70,7 @@ def _row(trial: Mapping[str, Any], sizes: list[int]) -> tuple[str, ...]:
     times = (trial["seconds"].get(str(rows)) for rows in sizes)
     return (
         trial["engine"],
+        trial.get("precision", ABSENT),
         str(trial["threads"] or ABSENT),
         ABSENT if trial["error"] is None else f"{trial['error']:.2g}",
         *(ABSENT if seconds is None else f"{seconds * 1000:.3g}" for seconds in times),

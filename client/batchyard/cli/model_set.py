@@ -84,6 +84,8 @@ OPTIONS: tuple[tuple[str, str, str, Any, str], ...] = (
      "Whether requests may bring their own timeout."),
     ("--timeout-action", "timeout_action", "reject|delay", _choice(reject="REJECT", delay="DELAY"),
      "What becomes of a request that is late."),
+    ("--precision", "precision", "fp32|bf16", _choice(fp32="FP32", bf16="BF16"),
+     "What its engines may compute in; bf16 is faster on CPUs and GPUs made for it, and less exact."),
     ("--shadow-share", "shadow_share", "SHARE", percentage,
      "Of the requests: what the version with the alias `shadow` gets copies of."),
 )  # fmt: skip
@@ -111,7 +113,7 @@ def _flags(command: Any) -> Any:
 def set_model(name: str, as_json: bool, connection: Connection, **given: Any) -> None:
     """Change how MODEL is queued and batched.
 
-    The inference planes follow at once, without loading it anew. `default` gives a setting its default again.
+    The inference planes follow at once, and answer all the while. `default` gives a setting its default again.
     """
     from batchyard.client import ServingSettings, plain
 
@@ -145,4 +147,6 @@ def _shown(field: str, value: Any, settings: Any) -> str:
         return share(value)
     if field == "timeout_action":
         return str(settings.TimeoutAction.Name(value)).lower()
+    if field == "precision":
+        return str(settings.Precision.Name(value)).lower()
     return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)

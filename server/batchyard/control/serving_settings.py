@@ -21,7 +21,7 @@ RANGES: dict[str, tuple[int, int]] = {
     "default_timeout_microseconds": (0, 3_600_000_000),
 }
 """Field -> its least and its greatest value."""
-FIELDS = (*RANGES, "preferred_batch_sizes", "allow_timeout_override", "timeout_action", "shadow_share")
+FIELDS = (*RANGES, "preferred_batch_sizes", "allow_timeout_override", "timeout_action", "shadow_share", "precision")
 MOST_PREFERRED = 16
 
 
@@ -70,5 +70,7 @@ def _violations(settings: Mapping[str, Any]) -> Iterable[FieldViolation]:
         yield wrong("default_priority_level", f"{given} given; expected 1 to priority_levels, which is {levels}")
     if settings.get("timeout_action", 1) not in (1, 2):
         yield wrong("timeout_action", f"{settings['timeout_action']} given; expected REJECT or DELAY")
+    if settings.get("precision", 1) not in (1, 2):
+        yield wrong("precision", f"{settings['precision']} given; expected FP32 or BF16")
     if not 0 <= settings.get("shadow_share", 0.0) <= 1:  # so that NaN is wrong, too
         yield wrong("shadow_share", f"{settings['shadow_share']:g} given; expected a share, 0 to 1")

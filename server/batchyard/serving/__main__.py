@@ -12,7 +12,7 @@ from pathlib import Path
 
 from batchyard.endpoint.security import Security, SecurityError
 from batchyard.serving.app import InferencePlane
-from batchyard.serving.engines.catalogue import DEFAULT_ENGINES, REDUCED_PRECISION
+from batchyard.serving.engines.catalogue import CATALOGUE
 from batchyard.serving.settings import Control, Limits, Settings, SettingsError
 
 GARBAGE_THRESHOLDS = (50_000, 20, 20)
@@ -61,9 +61,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--tls-key", type=Path, metavar="FILE", help="PEM private key")
     add("--token-file", type=Path, metavar="FILE", help="bearer token that callers must bear, mode 0600")
     add("--insecure", action="store_true", help="allow an address that others can reach, without TLS and token")
-    add("--engines", default=",".join(DEFAULT_ENGINES), metavar="NAME,...",
-        help="engines that may serve; the fastest that this machine can run does (%(default)s), and only where named "
-        f"{', '.join(REDUCED_PRECISION)}")  # fmt: skip
+    add("--engines", default=",".join(CATALOGUE), metavar="NAME,...",
+        help="engines that may serve; the fastest that this machine can run does, those in bf16 only for models whose "
+        "precision is bf16 (%(default)s)")  # fmt: skip
     add("--shared-memory", default="", metavar="PATTERN",
         help="keys in /dev/shm that clients may register, such as 'client-*'; none if not given")  # fmt: skip
     add("--model-control", default="none", choices=("none", "explicit"),

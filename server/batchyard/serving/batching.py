@@ -9,6 +9,7 @@ import logging
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from batchyard.serving.engines.precision import Precision
 from batchyard.serving.settings import Limits
 
 TimeoutAction = Literal["REJECT", "DELAY"]
@@ -38,6 +39,8 @@ class ModelSettings:
     """Whether the request parameter `timeout` counts."""
     timeout_action: TimeoutAction = "REJECT"
     """What becomes of a request whose timeout passes while it waits."""
+    precision: Precision = "fp32"
+    """What the engines may compute in."""
     shadow_share: float = 0.1
     """Share of the requests to the version that serves of which the shadow gets a copy."""
 
@@ -50,6 +53,8 @@ class ModelSettings:
                 raise ValueError(f"{name} is {value!r}; expected an integer of at least {least.get(name, 0)}")
         if not 0 <= self.shadow_share <= 1:
             raise ValueError(f"shadow_share is {self.shadow_share!r}; expected a share, 0 to 1")
+        if self.precision not in get_args(Precision):
+            raise ValueError(f"precision is {self.precision!r}; expected one of {get_args(Precision)}")
         if self.timeout_action not in get_args(TimeoutAction):
             raise ValueError(f"timeout_action is {self.timeout_action!r}; expected one of {get_args(TimeoutAction)}")
 

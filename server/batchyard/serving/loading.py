@@ -25,12 +25,14 @@ from batchyard.artifact.manifest import Manifest
 from batchyard.artifact.reader import Samples, fetch_and_verify, read_samples
 from batchyard.serving.engines import timings as tables
 from batchyard.serving.engines.beside import Unhurried
+from batchyard.serving.engines.catalogue import CATALOGUE, allowed
 from batchyard.serving.engines.certificate import check_against_certificate
 from batchyard.serving.engines.choice import choose
 from batchyard.serving.engines.chosen import open_chosen, open_first, warm_up
 from batchyard.serving.engines.graph_digest import graph_digest
 from batchyard.serving.engines.interface import Engine, EngineError, Network
 from batchyard.serving.engines.measuring import measured
+from batchyard.serving.engines.precision import Precision
 from batchyard.serving.engines.timings import Timings, Trial
 from batchyard.serving.engines.trial import LOWER_PRIORITY
 
@@ -78,6 +80,8 @@ class Loaded:
     """Which engines were tried, their times, and why this one serves."""
     seconds_per_batch: float
     """Of a full batch, measured."""
+    precision: Precision = "fp32"
+    """What its engines may compute in."""
 
     @property
     def manifest(self) -> Manifest:
@@ -90,9 +94,10 @@ def folder_of(wanted: Wanted, cache: Path) -> Path:
     return cache / "artifacts" / wanted.model / f"{wanted.version}-{wanted.manifest_sha256[:16]}"
 
 
-def tables_of(fetched: Fetched, cache: Path) -> tuple[Path, Path]:
-    """Where a version's own times are kept, and those of all versions of the same graph."""
-    return fetched.folder / tables.FILE, cache / "engines" / f"{fetched.graph[:32]}.json"
+def tables_of(fetched: Fetched, cache: Path, precision: Precision = "fp32") -> tuple[Path, Path]:
+    """Where a version's own times are kept, and those of all versions of the same graph, for models so precise."""
+    name = tables.FILES[precision]
+    return fetched.folder / name, cache / "engines" / f"{fetched.graph[:32]}{name.removeprefix('engines')}"
 
 
 class Loader:
@@ -107,25 +112,30 @@ class Loader:
         self._others_serve = False
         """Whether a version was loaded before."""
 
-    async def load(self, wanted: Wanted, max_batch: int) -> Loaded:
+    async def load(self, wanted: Wanted, max_batch: int, precision: Precision = "fp32") -> Loaded:
         """Fetches and verifies the artifact and opens an engine that holds its certificate, warmed up.
 
         It is the one that a table from before names, or else the first one that can: its `timings.measuring` says that
         `improve` should follow. Raises LoadError, or ArtifactError, which name the file, the tensor, or each engine and
         why it was refused.
         """
-        loaded = await self._load(wanted, max_batch)
+        loaded = await self._load(wanted, max_batch, precision)
         self._others_serve = True
-        return loaded
+        return dataclasses.replace(loaded, precision=precision)
 
-    async def _load(self, wanted: Wanted, max_batch: int) -> Loaded:
+    async def _load(self, wanted: Wanted, max_batch: int, precision: Precision) -> Loaded:
         fetched = await self._quietly(_fetch, wanted, folder_of(wanted, self._cache))
-        conditions = await asyncio.to_thread(tables.conditions_here, self._engines, max_batch)  # reads files
-        known = self._known(fetched, conditions)
+        engines = allowed(self._engines, precision)
+        conditions = await asyncio.to_thread(tables.conditions_here, engines, max_batch)  # reads files
+        known = self._known(fetched, conditions, precision)
         if known is not None and (loaded := await self._open_fastest(fetched, known, max_batch)):
             return loaded
-        refused: dict[str, str] = {}
-        for name in self._engines:
+        refused = {
+            name: f"computes in {CATALOGUE[name].precision}, and the model's precision is {precision}"
+            for name in self._engines
+            if name not in engines
+        }
+        for name in engines:
             try:
                 engine, share = await asyncio.to_thread(open_first, _network(fetched), name, max_batch)
                 seconds = await self._quietly(_prove, engine, fetched, max_batch, self._others_serve)
@@ -143,28 +153,29 @@ class Loader:
         Returns what should serve from now on: with an engine of its own, or that of `loaded` if it is the fastest.
         """
         async with self._measuring:
-            made = self._known(loaded.fetched, loaded.timings.conditions)  # a version of the same graph, just now
+            fetched, precision = loaded.fetched, loaded.precision
+            made = self._known(fetched, loaded.timings.conditions, precision)  # a version of the same graph, just now
             if made is None:
-                made = await measured(loaded.fetched.folder, self._engines, max_batch, LOWER_PRIORITY)
+                made = await measured(fetched.folder, allowed(self._engines, precision), max_batch, LOWER_PRIORITY)
                 made = dataclasses.replace(made, measured_on=wanted.label)
-                self._keep(loaded.fetched, made)
+                self._keep(fetched, made, precision)
         if made.chosen != loaded.timings.chosen:
-            faster = await self._open_fastest(loaded.fetched, made, max_batch)
+            faster = await self._open_fastest(fetched, made, max_batch)
             if faster is not None:
-                return faster
+                return dataclasses.replace(faster, precision=precision)
         return dataclasses.replace(loaded, timings=dataclasses.replace(made, chosen=loaded.timings.chosen))
 
     def close(self) -> None:
         """Loads no more; does not wait."""
         self._quiet.shutdown(wait=False, cancel_futures=True)
 
-    def _known(self, fetched: Fetched, conditions: Mapping[str, Any]) -> Timings | None:
+    def _known(self, fetched: Fetched, conditions: Mapping[str, Any], precision: Precision) -> Timings | None:
         """The first table that was made under these conditions."""
-        found = (tables.read(file, conditions) for file in tables_of(fetched, self._cache))
+        found = (tables.read(file, conditions) for file in tables_of(fetched, self._cache, precision))
         return next((table for table in found if table is not None), None)
 
-    def _keep(self, fetched: Fetched, made: Timings) -> None:
-        own, of_the_graph = tables_of(fetched, self._cache)
+    def _keep(self, fetched: Fetched, made: Timings, precision: Precision) -> None:
+        own, of_the_graph = tables_of(fetched, self._cache, precision)
         if made.chosen:
             tables.write(own, made)
             if made.holds_for_other_weights:

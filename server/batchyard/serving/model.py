@@ -31,6 +31,7 @@ PLATFORMS = {
     "onnxruntime-cuda": "onnxruntime_onnx",
     "tensorrt": "onnxruntime_onnx",
     "openvino": "openvino",
+    "openvino-bf16": "openvino",
     "torch": "pytorch_libtorch",
     "torch-cuda": "pytorch_libtorch",
     "torch-cuda-bf16": "pytorch_libtorch",
@@ -53,6 +54,8 @@ class ServedVersion:
         self.manifest: Manifest = loaded.manifest
         self.timings = loaded.timings
         """Which engines were tried on this machine, what they took, which serve, and why the others do not."""
+        self.precision = loaded.precision
+        """What its engines may compute in."""
         self.metrics = metrics
         self.plain_replies = PlainReplies(self.name, self.version, self.output.name)
         self._engine = SwitchedEngine(loaded.engine)
@@ -96,7 +99,7 @@ class ServedVersion:
         return self.batcher.policy
 
     def change(self, settings: ModelSettings) -> None:
-        """Queues and batches as asked from now on; the engine stays as it is."""
+        """Queues and batches as asked from now on; the engine stays as it is, until `take_over` brings another."""
         if settings == self.settings:
             return
         self.settings = settings
@@ -107,7 +110,7 @@ class ServedVersion:
     async def take_over(self, loaded: Loaded) -> None:
         """Answers with this engine from the next batch on, and closes the one before if it is another."""
         await asyncio.to_thread(self._engine.switch, loaded.engine)
-        self.timings = loaded.timings
+        self.timings, self.precision = loaded.timings, loaded.precision
         self._seconds_per_row = loaded.seconds_per_batch / self._limits.max_batch
         self.batcher.change(self.policy, self._plan(self.policy))
 

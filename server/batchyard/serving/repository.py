@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from batchyard.artifact.errors import ArtifactError
 from batchyard.endpoint.errors import DomainError, NotFoundError, UnavailableError
+from batchyard.serving.engines.precision import Precision
 from batchyard.serving.improving import Improver
 from batchyard.serving.loading import Loader, LoadError, Wanted
 from batchyard.serving.metrics import Metrics
@@ -123,11 +124,12 @@ class Repository:
         for number, version in wanted.versions.items():
             served = before.versions.get(number)
             if served is None or served.wanted.manifest_sha256 != version.manifest_sha256:
-                served = await self._load(version, after.failures)
+                served = await self._load(version, wanted.settings.precision, after.failures)
             if served is not None:
                 after.versions[number] = served
         after.name_versions(before)
         for served in after.versions.values():
+            await self._change_precision(served, wanted.settings.precision)
             served.change(wanted.settings)
         self._shadows.arrange(after)
         self._models[wanted.name] = after
@@ -135,11 +137,11 @@ class Repository:
         kept = {id(served) for served in after.versions.values()}
         self._retire(served for served in before.versions.values() if id(served) not in kept)
 
-    async def _load(self, wanted: Wanted, failures: dict[int, str]) -> ServedVersion | None:
+    async def _load(self, wanted: Wanted, precision: Precision, failures: dict[int, str]) -> ServedVersion | None:
         """None: it cannot be loaded, and `failures` tells why."""
         log.info("loading %s from %s", wanted.label, wanted.artifact_uri)
         try:
-            loaded = await self._loader.load(wanted, self._limits.max_batch)
+            loaded = await self._loader.load(wanted, self._limits.max_batch, precision)
             log.info("%s is served by %s", wanted.label, loaded.engine.name)
             served = ServedVersion(
                 wanted,
@@ -159,6 +161,20 @@ class Repository:
             log.exception("%s is not served", wanted.label)
         self._metrics.load_failed(wanted.model)
         return None
+
+    async def _change_precision(self, served: ServedVersion, precision: Precision) -> None:
+        """Its engines are chosen anew while it serves; one that cannot be had leaves the version as it is."""
+        if served.precision == precision:
+            return
+        await self._improver.give_up(served)
+        try:
+            loaded = await self._loader.load(served.wanted, self._limits.max_batch, precision)
+            await served.take_over(loaded)
+        except Exception:
+            log.exception("%s stays in %s: %s was asked for", served.wanted.label, served.precision, precision)
+            served.stop_measuring()
+        else:
+            self._improver.offer(served, loaded)
 
     def _swap_routes(self, name: str, model: ServedModel | None) -> None:
         """Puts a new table in place of the old one: a request sees one or the other, never a mixture."""

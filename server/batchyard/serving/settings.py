@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from batchyard.endpoint.security import Security
-from batchyard.serving.engines.catalogue import CATALOGUE, DEFAULT_ENGINES
+from batchyard.serving.engines.catalogue import CATALOGUE
 
 Transport = Literal["auto", "native", "grpcio"]
 ModelControlMode = Literal["none", "explicit"]
@@ -74,8 +74,9 @@ class Settings:
     """Where to write the addresses once everything answers."""
     security: Security = field(default_factory=Security)
     limits: Limits = field(default_factory=Limits)
-    engines: tuple[str, ...] = DEFAULT_ENGINES
-    """Those that may serve; on each version the installed ones are measured and the fastest serves."""
+    engines: tuple[str, ...] = tuple(CATALOGUE)
+    """Those that may serve, in bf16 only models whose precision is bf16; of each version the installed ones are
+    measured and the fastest serves."""
     shared_memory: str = ""
     """Keys of this machine's shared memory that clients may register, as a shell pattern; empty: none."""
     model_control: ModelControlMode = "none"

@@ -104,6 +104,8 @@ def _settings_from_proto(asked: serving_pb2.ServingSettings) -> ModelSettings:
         values["preferred_batch_sizes"] = tuple(values["preferred_batch_sizes"])
     if "timeout_action" in values:
         values["timeout_action"] = asked.TimeoutAction.Name(asked.timeout_action)
+    if "precision" in values:
+        values["precision"] = asked.Precision.Name(asked.precision).lower()
     return ModelSettings(**values)
 
 

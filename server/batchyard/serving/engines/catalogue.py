@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from batchyard.serving.engines.interface import Engine, EngineError, Network
+from batchyard.serving.engines.precision import Precision
 
 NVIDIA_DEVICES = (Path("/dev/nvidiactl"), Path("/dev/dxg"))
 """What NVIDIA's driver shows on Linux, and on Linux inside Windows."""
@@ -28,6 +29,8 @@ class Entry:
     """What its module calls the way in."""
     cuda: bool = False
     """Whether it computes on an NVIDIA GPU: the number of threads then means nothing."""
+    precision: Precision = "fp32"
+    """What it computes in."""
 
 
 CATALOGUE = {
@@ -39,13 +42,18 @@ CATALOGUE = {
         module="onnxruntime_cuda_engine", libraries=("onnxruntime",), opener="open_cuda", cuda=True
     ),
     "tensorrt": Entry(module="onnxruntime_cuda_engine", libraries=("onnxruntime",), opener="open_tensorrt", cuda=True),
-    "torch-cuda-bf16": Entry(module="torch_cuda_engine", libraries=("torch", "onnx"), opener="open_bf16", cuda=True),
+    "openvino-bf16": Entry(module="openvino_engine", libraries=("openvino",), opener="open_bf16", precision="bf16"),
+    "torch-cuda-bf16": Entry(
+        module="torch_cuda_engine", libraries=("torch", "onnx"), opener="open_bf16", cuda=True, precision="bf16"
+    ),
 }
-ENGINE_NAMES = tuple(name for name, entry in CATALOGUE.items() if not entry.cuda)
+ENGINE_NAMES = tuple(name for name, entry in CATALOGUE.items() if not entry.cuda and entry.precision == "fp32")
 """Those that any machine can run."""
-REDUCED_PRECISION = ("torch-cuda-bf16",)
-"""Serve only where they are named: they are held to a wider bound than the certificate's."""
-DEFAULT_ENGINES = tuple(name for name in CATALOGUE if name not in REDUCED_PRECISION)
+
+
+def allowed(names: Collection[str], precision: Precision) -> tuple[str, ...]:
+    """The engines among these that may serve a model of this precision, in their order."""
+    return tuple(name for name in names if CATALOGUE[name].precision in ("fp32", precision))
 
 
 def open_engine(name: str, network: Network, threads: int) -> Engine:

@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 from batchyard.serving.engines import timings
+from batchyard.serving.engines.catalogue import CATALOGUE
 from batchyard.serving.engines.choice import batch_sizes, choose
 from batchyard.serving.engines.rounds import Contender, take_turns
 from batchyard.serving.engines.timings import Timings, Trial
@@ -45,7 +46,8 @@ class Race:
             process = await self._running.enter_async_context(trying(task))
             opened = await process.opened()
         except TrialError as error:
-            opened = [Trial(engine=task.engine, threads=0, passed=False, reason=str(error))]
+            precision = CATALOGUE[task.engine].precision
+            opened = [Trial(engine=task.engine, threads=0, precision=precision, passed=False, reason=str(error))]
         else:
             self._processes[task.engine] = process
         self._trials.update({(trial.engine, trial.threads): trial for trial in opened})

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from batchyard.serving.engines.interface import ANY, EngineError, GraphTensor, Network, check_graph
+from batchyard.serving.engines.precision import ERROR_SHARES, Precision
 
 
 def _import_runtime() -> Any:
@@ -27,24 +28,29 @@ def _import_runtime() -> Any:
 
 openvino = _import_runtime()
 
+HINTS: dict[Precision, str] = {"fp32": "f32", "bf16": "bf16"}
+"""OpenVINO's names. Left alone, a CPU that can would compute in bf16 unasked."""
+
 
 class OpenVinoEngine:
     """One compiled model and one request."""
 
-    name = "openvino"
-
-    def __init__(self, network: Network, threads: int) -> None:
+    def __init__(self, network: Network, threads: int, name: str = "openvino", precision: Precision = "fp32") -> None:
         """Raises EngineError."""
+        self.name = name
+        self.error_share = ERROR_SHARES[precision]
+        """See engines/certificate.py."""
         settings = {
             "INFERENCE_NUM_THREADS": threads,
             "NUM_STREAMS": 1,
             "PERFORMANCE_HINT": "LATENCY",
             "ENABLE_CPU_PINNING": False,  # the transport needs the same cores
-            # What was certified is fp32: left alone, a CPU that can would silently compute in bfloat16.
-            "INFERENCE_PRECISION_HINT": "f32",
+            "INFERENCE_PRECISION_HINT": HINTS[precision],
         }
         try:
             core = openvino.Core()
+            if precision == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+                raise EngineError("this CPU has no instructions for bf16 (AVX-512 BF16 or AMX)")
             model = core.read_model(network.model)
             check_graph(network, _tensors(model.inputs), _tensors(model.outputs))
             self._request = core.compile_model(model, "CPU", settings).create_infer_request()
@@ -80,3 +86,8 @@ def _tensors(ports: list[Any]) -> list[GraphTensor]:
 
 
 open_engine = OpenVinoEngine
+
+
+def open_bf16(network: Network, threads: int) -> OpenVinoEngine:
+    """Weights and activations in bf16 where OpenVINO has a kernel for it; outputs in fp32. Raises EngineError."""
+    return OpenVinoEngine(network, threads, "openvino-bf16", "bf16")

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from batchyard.serving.engines.catalogue import gpus, library_versions, why_not_here
+from batchyard.serving.engines.precision import Precision
 
 SCHEMA_VERSION = 2
-FILE = "engines.json"
-"""In the version's folder in the cache, beside the artifact's own files."""
+FILES: dict[Precision, str] = {"fp32": "engines.json", "bf16": "engines.bf16.json"}
+"""In the version's folder in the cache, beside the artifact's own files, by the model's precision."""
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +29,8 @@ class Trial:
     engine: str
     threads: int
     """0: it came to no number, because the engine is missing or failed as such."""
+    precision: Precision = "fp32"
+    """What it computes in."""
     passed: bool
     """Whether it computes what the certificate says."""
     reason: str = ""

@@ -20,13 +20,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from batchyard.serving.engines.interface import EngineError, Network
+from batchyard.serving.engines.precision import BF16_ERROR
 from batchyard.serving.engines.torch_engine import read_graph
 
 WARM_UP_RUNS = 3
 """Before a capture: libraries choose their algorithms and allocate their workspaces in them."""
-BF16_ERROR = 2.0**-5
-"""Largest error of an output in bf16, as a share of the largest absolute output. A number of 8 significant bits is off
-by up to 2^-9 of itself, and every layer adds as much again."""
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from batchyard.artifact.manifest import MANIFEST, Manifest
 from batchyard.artifact.reader import read_samples
-from batchyard.serving.engines.catalogue import open_engine, thread_counts
+from batchyard.serving.engines.catalogue import CATALOGUE, open_engine, thread_counts
 from batchyard.serving.engines.certificate import check_against_certificate
 from batchyard.serving.engines.interface import Engine, EngineError, Network
 from batchyard.serving.engines.stopwatch import undisturbed_seconds
@@ -74,16 +74,17 @@ def main(arguments: list[str] | None = None) -> int:
 def open_all(task: Task, network: Network) -> tuple[list[Trial], dict[int, Engine]]:
     """A trial for each number of threads, and those engines that passed. Raises ArtifactError or ManifestError."""
     trials, engines = [], {}
+    precision = CATALOGUE[task.engine].precision
     for threads in thread_counts(task.engine, cores()):
         try:
             engine = open_engine(task.engine, network, threads)
             error = _check(engine, task)
         except Exception as failure:  # whatever a library raises, it is the reason why this engine does not serve
             reason = str(failure) if isinstance(failure, EngineError) else f"{type(failure).__name__}: {failure}"
-            trials.append(Trial(engine=task.engine, threads=threads, passed=False, reason=reason))
+            trials.append(Trial(engine=task.engine, threads=threads, precision=precision, passed=False, reason=reason))
         else:
             engines[threads] = engine
-            trials.append(Trial(engine=task.engine, threads=threads, passed=True, error=error))
+            trials.append(Trial(engine=task.engine, threads=threads, precision=precision, passed=True, error=error))
     return trials, engines
 
 

@@ -86,6 +86,7 @@ def _parameters(served: ServedVersion) -> Iterator[tuple[str, str]]:
     yield "certificate_max_error", f"{certificate.max_error:g}"
     yield "certificate_bound", f"{certificate.bound:g}"
     yield "input_datatypes", PIXEL_TYPES
+    yield "precision", served.precision
     yield "engine", ", ".join(_shares(served))
     yield "engine_choice", _choice(served)
     yield "engine_timings", served.timings.to_json()
