@@ -20,7 +20,7 @@ from torch import nn
 
 from batchyard.cli import local
 from batchyard.client import Client, NotFoundError
-from batchyard.client.inference import softmax
+from batchyard.client.predictions import softmax
 from batchyard.data import load
 
 ROOT = Path(__file__).parents[2]

@@ -2,8 +2,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from batchyard.client import Client
+from batchyard.client import AsyncClient, Client
 from batchyard.client.testing import FakeService
+
+from .stepped import stepped
 
 
 @pytest.fixture
@@ -12,7 +14,12 @@ def service() -> Iterator[FakeService]:
         yield service
 
 
-@pytest.fixture
-def client(service: FakeService) -> Iterator[Client]:
-    with Client(service.address, service.address, timeout=20, retry_for=10) as client:
-        yield client
+@pytest.fixture(params=["sync", "async"])
+def client(request: pytest.FixtureRequest, service: FakeService) -> Iterator[Client]:
+    """Both clients in turn, the asynchronous one behind the synchronous one's interface."""
+    if request.param == "sync":
+        with Client(service.address, service.address, timeout=20, retry_for=10) as client:
+            yield client
+    else:
+        with stepped(lambda: AsyncClient(service.address, service.address, timeout=20, retry_for=10)) as client:
+            yield client

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from batchyard.client import Client, NotFoundError, OverloadedError, TensorError
-from batchyard.client.inference import as_batch, softmax
+from batchyard.client.predictions import as_batch, softmax
 from batchyard.client.tensors import make_request, read_outputs
 from batchyard.client.testing import FakeService
 from batchyard.oip import messages

@@ -132,6 +132,6 @@ def test_leaving_a_watch_ends_its_stream(client: Client, service: FakeService, j
     service.emit(job, LogLine(level="INFO", text="one"))
     events = client.watch(job)
     next(events)
-    events.close()  # type: ignore[attr-defined]
+    events.close()
     # A stream left open would hold a thread of the fake service, which stops at once only when none is held.
     service.emit(job, LogLine(level="INFO", text="two"))

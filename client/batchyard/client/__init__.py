@@ -9,9 +9,13 @@ An example:
         for event in client.watch(job.name):
             print(event.detail)
         print(client.predict("mnist", pixels).labels)
+
+AsyncClient has the same methods, to be awaited. docs/client.md has more.
 """
 
+from batchyard.client.aio import AsyncClient
 from batchyard.client.client import Client
+from batchyard.client.comparison import Comparison
 from batchyard.client.errors import (
     AccessError,
     AlreadyExistsError,
@@ -34,10 +38,10 @@ from batchyard.client.errors import (
     WaitTimeoutError,
 )
 from batchyard.client.events import Detail, Event, state_name
-from batchyard.client.inference import InferResult, Prediction
 from batchyard.client.job_file import read_job
 from batchyard.client.plain import plain
-from batchyard.client.rerun import Comparison, compare_weights
+from batchyard.client.predictions import InferResult, Prediction
+from batchyard.client.rerun import compare_weights
 from batchyard.client.settings import Settings, read_settings
 from batchyard.v1.lineage_pb2 import Lineage
 from batchyard.v1.models_pb2 import Model, ModelVersion
@@ -61,6 +65,7 @@ from batchyard.v1.training_pb2 import (
 __all__ = [
     "AccessError",
     "AlreadyExistsError",
+    "AsyncClient",
     "BatchyardError",
     "Checkpointed",
     "Client",

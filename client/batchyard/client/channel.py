@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import grpc
+import grpc.aio
 
 from batchyard.client.errors import ConfigurationError
 from batchyard.client.settings import SYSTEM_ROOTS, is_loopback
@@ -24,12 +26,31 @@ _OPTIONS: list[tuple[str, int]] = [
 
 def open_channel(address: str, tls_ca: str | None) -> grpc.Channel:
     """A channel to host:port; connects at the first call. Raises ConfigurationError for an unreadable certificate."""
+    if tls_ca is None:
+        return grpc.insecure_channel(address, options=_options(address))
+    return grpc.secure_channel(address, _credentials(tls_ca), options=_options(address))
+
+
+def open_async_channel(address: str, tls_ca: str | None) -> grpc.aio.Channel:
+    """As open_channel, for the event loop that runs. Raises ConfigurationError where none does."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        message = "AsyncClient: no event loop runs where it was made"
+        raise ConfigurationError(message, hint="Make it in a coroutine, or use Client.") from None
+    if tls_ca is None:
+        return grpc.aio.insecure_channel(address, options=_options(address))
+    return grpc.aio.secure_channel(address, _credentials(tls_ca), options=_options(address))
+
+
+def _options(address: str) -> list[tuple[str, int]]:
     # A proxy from the environment cannot reach this machine's own loopback.
     proxy = [("grpc.enable_http_proxy", 0)] if is_loopback(address.rpartition(":")[0].strip("[]")) else []
-    options = _OPTIONS + proxy
-    if tls_ca is None:
-        return grpc.insecure_channel(address, options=options)
-    return grpc.secure_channel(address, grpc.ssl_channel_credentials(_roots(tls_ca)), options=options)
+    return _OPTIONS + proxy
+
+
+def _credentials(tls_ca: str) -> grpc.ChannelCredentials:
+    return grpc.ssl_channel_credentials(_roots(tls_ca))
 
 
 def _roots(tls_ca: str) -> bytes | None:

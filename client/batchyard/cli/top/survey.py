@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from batchyard.cli.sparkline import Course
 from batchyard.client import Client, RpcError, TrainingJob, state_name
 from batchyard.client.events import ENDED
-from batchyard.client.inference import Counts
+from batchyard.client.predictions import Counts
 
 COUNTED = 500
 """Jobs, newest first, that a look counts."""
