@@ -15,10 +15,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from batchyard.nn.activation_alike import Alike, alike_samples
-from batchyard.nn.activation_histogram import Grid, histograms, percentiles
+from batchyard.nn.activation_alike import alike_samples
+from batchyard.nn.activation_histogram import Grid, percentiles
 from batchyard.nn.activation_layer import Point, WatchedLayer
-from batchyard.nn.activation_sums import Sums, add_up, places, scatter_sums
+from batchyard.nn.activation_sums import Sums, add_up, count, places, scatter_sums
 from batchyard.nn.collectives import world_size
 
 
@@ -44,19 +44,13 @@ def share(
     """
     workers, rows, device = world_size(group), len(points) * len(layers), _device(layers)
     channels = tuple(layer.channels for layer in layers)
-    looking = any(point.affine is None for point in points)
-    alike = list(alike_samples(layers, points))
     sums = Sums.zeros(rows, workers, len(points) * sum(channels), device)
-    rows_of = add_up(sums, alike, channels, len(points), looking)
     smallest = [batch for point in points for batch in point.smallest_batches]
     slot = torch.tensor(slots, device=device).repeat(len(points)).unsqueeze(1)
     sums.batches.scatter_(1, slot, torch.tensor(smallest, dtype=torch.float64, device=device).unsqueeze(1))
-    if looking and workers > 1:
-        dist.all_reduce(sums.moments, group=group)
-    grid = _measured_grid(sums) if looking else _known_grid(points, channels, rows)
-    _count(sums.histograms, alike, rows_of, grid)
-    if workers > 1:
-        dist.all_reduce(sums.histograms if looking else sums.message, group=group)
+    looking = any(point.affine is None for point in points)
+    added = _added_by_looking if looking else _added
+    grid = added(sums, layers, points, group)
     told = torch.cat([sums.moments, percentiles(sums.histograms, grid).flatten()]).cpu()  # host sync
     moments, found = told.tensor_split([len(sums.moments)])
     sums = Sums.of(moments, rows, workers, len(points) * sum(channels))
@@ -64,24 +58,36 @@ def share(
     return [[next(results) for _ in layers] for _ in points]
 
 
-def _measured_grid(sums: Sums) -> Grid:
-    """Where the values of all workers are."""
-    _, counted, total, squares = sums.per_row
-    return Grid.over(total / counted, squares / counted)
-
-
-def _known_grid(points: Sequence[Point], channels: tuple[int, ...], rows: int) -> Grid:
-    """Where the values of standardising layers must be."""
+def _added(
+    sums: Sums, layers: Sequence[WatchedLayer], points: Sequence[Point], group: dist.ProcessGroup | None
+) -> Grid:
+    """Adds up over all samples and workers at once; returns where the values of standardising layers must be."""
+    channels = tuple(layer.channels for layer in layers)
     affine = torch.stack([point.affine for point in points if point.affine is not None])
     gamma, beta = (half.flatten() for half in affine.chunk(2, 1))
     _, owners = places(channels, len(points), affine.device)
-    return Grid.of_affine(gamma, beta, owners, rows)
+    grid = Grid.of_affine(gamma, beta, owners, len(sums.histograms))
+    add_up(sums, alike_samples(layers, points), channels, len(points), grid)
+    if world_size(group) > 1:
+        dist.all_reduce(sums.message, group=group)
+    return grid
 
 
-def _count(into: Tensor, alike: Sequence[Alike], rows_of: Tensor, grid: Grid) -> None:
-    """Adds to each row, [R, 240], what this worker's samples count; `rows_of` has the rows of all samples."""
-    for part, rows in zip(alike, torch.split(rows_of, [len(part.rows) for part in alike]), strict=True):
-        into.index_add_(0, rows, histograms(part.z, grid.of(rows)).double())
+def _added_by_looking(
+    sums: Sums, layers: Sequence[WatchedLayer], points: Sequence[Point], group: dist.ProcessGroup | None
+) -> Grid:
+    """Adds up over all samples and workers, the histograms when it is known where the values are; returns that."""
+    several, alike = world_size(group) > 1, list(alike_samples(layers, points))
+    add_up(sums, alike, tuple(layer.channels for layer in layers), len(points), None)
+    if several:
+        dist.all_reduce(sums.moments, group=group)
+    _, counted, total, squares = sums.per_row
+    grid = Grid.over(total / counted, squares / counted)
+    for part in alike:
+        count(sums.histograms, part, grid)
+    if several:
+        dist.all_reduce(sums.histograms, group=group)
+    return grid
 
 
 def _device(layers: Sequence[WatchedLayer]) -> torch.device:

@@ -6,14 +6,14 @@ A row is one layer at one point; its channels are columns.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from batchyard.nn.activation_alike import Alike, of_channels, of_rows
-from batchyard.nn.activation_histogram import BINS
+from batchyard.nn.activation_histogram import BINS, Grid, histograms
 
 
 class _Layout(NamedTuple):
@@ -60,25 +60,40 @@ class Sums(NamedTuple):
         return cls(message, moments, histograms, per_row.view(4, -1), batches.view(rows, -1), per_channel.view(5, -1))
 
 
-def add_up(sums: Sums, alike: Sequence[Alike], channels: tuple[int, ...], points: int, looking: bool) -> Tensor:
-    """Adds what this worker has seen, but for the histograms; `looking`: with the moments that tell where these lie.
-    Returns the rows of all samples.
+def add_up(sums: Sums, alike: Iterable[Alike], channels: tuple[int, ...], points: int, grid: Grid | None) -> None:
+    """Adds what this worker has seen: with the histograms if `grid` says where they lie, else with what will tell.
+
+    One group of samples after another, so that each may use the memory of the one before.
     """
+    groups, per_channel, per_row = [], [], []
+    for part in alike:
+        groups.append((part.rows, part.places))
+        per_channel.append(of_channels(part))
+        if grid is None:
+            per_row.append(of_rows(part))
+        else:
+            count(sums.histograms, part, grid)
     device = sums.message.device
+    if groups:
+        layout = _layout(channels, points, tuple(groups), device)
+        gates, moments = torch.cat(per_channel, 1).double().tensor_split([2])
+        scatter_sums(
+            sums.per_channel, layout.columns, torch.cat([gates, _moved_back(moments, layout.counts_of_columns)])
+        )
+        kinds = [layout.counts.unsqueeze(0)]
+        if grid is None:
+            counted, moments = torch.cat(per_row, 1).double().tensor_split([1])
+            kinds += [counted, _moved_back(moments, counted[0])]
+        scatter_sums(sums.per_row, layout.rows, torch.cat(kinds))
     _, owners = places(channels, points, device)
-    layout = _layout(channels, points, tuple((part.rows, part.places) for part in alike), device)
-    if alike:
-        gates, moments = torch.cat([of_channels(part) for part in alike], 1).double().tensor_split([2])
-        moved = _moved_back(moments, layout.counts_of_columns)
-        scatter_sums(sums.per_channel, layout.columns, torch.cat([gates, moved]))
-        per_row = [layout.counts.unsqueeze(0)]
-        if looking:
-            counted, moments = torch.cat([of_rows(part) for part in alike], 1).double().tensor_split([1])
-            per_row += [counted, _moved_back(moments, counted[0])]
-        scatter_sums(sums.per_row, layout.rows, torch.cat(per_row))
     _, _, mean, _, between = sums.per_channel
     torch.div(mean * mean, sums.per_row[0][owners].clamp(min=1), out=between)
-    return layout.rows
+
+
+def count(into: Tensor, part: Alike, grid: Grid) -> None:
+    """Adds to each row, [R, 240], how many values of its samples lie in each bin."""
+    rows = _on(part.rows, into.device)
+    into.index_add_(0, rows, histograms(part.z, grid.of(rows)).double())
 
 
 def scatter_sums(into: Tensor, columns: Tensor, values: Tensor) -> None:
@@ -92,6 +107,11 @@ def _moved_back(moments: Tensor, counts: Tensor) -> Tensor:
     first, total, squares = moments
     moved = first * counts
     return torch.stack([total + moved, squares + first * (moved + 2 * total)])
+
+
+@functools.lru_cache(maxsize=64)
+def _on(rows: tuple[int, ...], device: torch.device) -> Tensor:
+    return torch.tensor(rows, device=device)
 
 
 @functools.lru_cache(maxsize=16)
