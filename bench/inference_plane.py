@@ -18,7 +18,7 @@ from typing import Any
 import grpc
 
 from batchyard.oip import Stub, messages
-from batchyard.v1 import models_pb2, models_pb2_grpc
+from batchyard.v1 import models_pb2, models_pb2_grpc, serving_pb2
 from bench.oip_target import Target, wait
 
 END_SECONDS = 30
@@ -33,12 +33,16 @@ class OneModel(models_pb2_grpc.ModelServiceServicer):
         self._wish: models_pb2.WatchServedModelsResponse | None = None
         self._ending = False
 
-    def want(self, model: str, number: int, artifact: Path, sha256: str) -> None:
+    def want(
+        self, model: str, number: int, artifact: Path, sha256: str, settings: serving_pb2.ServingSettings | None = None
+    ) -> None:
         """Everyone who watches hears at once."""
         version = models_pb2.ModelVersion(
             name=f"models/{model}/versions/{number}", artifact_uri=str(artifact), manifest_sha256=sha256
         )
-        described = models_pb2.Model(name=f"models/{model}", latest_version=number, aliases={"production": number})
+        described = models_pb2.Model(
+            name=f"models/{model}", latest_version=number, aliases={"production": number}, serving_settings=settings
+        )
         served = models_pb2.ServedModel(model=described, versions=[version])
         with self._changed:
             self._wish = models_pb2.WatchServedModelsResponse(models=[served])
@@ -131,10 +135,17 @@ def until_measured(stub: Stub, model: str) -> None:
 
 
 @contextmanager
-def serving(folder: Path, target: Target, artifact: Path, sha256: str, *options: str) -> Iterator[Target]:
+def serving(
+    folder: Path,
+    target: Target,
+    artifact: Path,
+    sha256: str,
+    *options: str,
+    settings: serving_pb2.ServingSettings | None = None,
+) -> Iterator[Target]:
     """The target, its address filled in, once it answers. Raises RuntimeError at the end when a request failed."""
     with running(folder, *options) as plane:
-        plane.control.want(target.model, 1, artifact, sha256)
+        plane.control.want(target.model, 1, artifact, sha256, settings)
         target = dataclasses.replace(target, address=plane.grpc)
         target.wait_until_ready(plane.process, folder / "log")
         with grpc.insecure_channel(plane.grpc) as channel:

@@ -50,6 +50,8 @@ class Target:
     """The input's name."""
     pixels: type[np.float32] | type[np.uint8] = np.float32
     """What the input takes."""
+    tolerance: float = TOLERANCE
+    """Between its logits and ONNX Runtime's."""
 
     def request(self, rows: Rows) -> bytes:
         """A ModelInferRequest for rows [n, features], raw."""
@@ -86,7 +88,7 @@ class Target:
         return size
 
     def _compare(self, logits: NDArray[np.float32], expected: NDArray[np.floating[Any]]) -> None:
-        np.testing.assert_allclose(logits, expected, atol=TOLERANCE, rtol=TOLERANCE, err_msg=self.name)
+        np.testing.assert_allclose(logits, expected, atol=self.tolerance, rtol=self.tolerance, err_msg=self.name)
 
     def wait_until_ready(self, process: subprocess.Popen[Any], log: Path) -> None:
         """Returns when the model answers. Raises RuntimeError with the end of the log when the process ends first."""

@@ -22,7 +22,8 @@
 """The inference plane against Triton and MLServer under h2load: `make bench-serving`, or `python -m bench.serving`.
 
 Parts: mlp (784-100-100-100-10, FP32 rows: our plane, Triton, MLServer), resnet (ResNet-18 at 32x32: those, the chosen
-engine in this process, and eager torch, unfolded), swap, overload and streams (our plane alone). All servers have the
+engine in this process, and eager torch, unfolded), precision (ResNet-18 in bf16: our plane in both, and eager torch),
+swap, overload and streams (our plane alone). All servers have the
 same ONNX model; known requests are checked against ONNX Runtime in this process before and after each run, and each
 run's replies are counted by their bytes. The peers' environments are made below .cache. TRITON_START names the script
 that starts Triton (default ../shared/peers/triton/start.sh).
@@ -126,6 +127,17 @@ class Bench:
             rows.append(report.compare(name, measured, OURS, peer, unit="samples/s", bar=bar))
         return rows
 
+    def precision(self) -> list[report.Row]:
+        """ResNet-18 in bf16."""
+        from bench import serving_precision
+
+        with self._plane("bf16") as bf16, self._plane("fp32") as fp32:
+            try:
+                return serving_precision.rows(self._deep(), (bf16, fp32), BUSY, BATCH, self._rounds)
+            except MissingPeerError as error:
+                self.left_out["bf16"] = str(error)
+                return []
+
     def swap(self) -> list[report.Row]:
         """A new version under load."""
         mlps, resnets = [self._small(0), self._small(1)], [self._deep(0), self._deep(1)]
@@ -187,6 +199,7 @@ class Bench:
 PARTS: dict[str, Callable[[Bench], list[report.Row]]] = {
     "mlp": Bench.mlp,
     "resnet": Bench.resnet,
+    "precision": Bench.precision,
     "swap": Bench.swap,
     "overload": Bench.overload,
     "streams": Bench.streams,
