@@ -19,6 +19,7 @@ from sqlalchemy import Connection, insert
 from batchyard.control.records import Failure, Job, Progress, StateChange
 from batchyard.control.states import State
 from batchyard.control.store import jobs as job_rows
+from batchyard.control.store import landmarks
 from batchyard.control.store.database import Database
 from batchyard.control.store.payload import dump
 from batchyard.control.store.schema import events, jobs
@@ -60,6 +61,7 @@ def _add(connection: Connection, place: int, points: int, noise: random.Random) 
     for start in range(0, len(rows), ROWS_AT_ONCE):
         connection.execute(insert(events), rows[start : start + ROWS_AT_ONCE])
     connection.execute(jobs.update().where(jobs.c.number == job.number).values(last_event=len(rows)))
+    landmarks.extend(connection, job.number, 0, len(rows))
 
 
 def _job(name: str, place: int, points: int, noise: random.Random) -> Job:

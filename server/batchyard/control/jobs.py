@@ -22,7 +22,7 @@ from batchyard.control.records import Job, StoredEvent
 from batchyard.control.repeats import Request, check_same
 from batchyard.control.states import State
 from batchyard.control.store import jobs as store
-from batchyard.control.store import sparklines
+from batchyard.control.store import landmarks, sparklines
 from batchyard.control.thinning import kept
 from batchyard.endpoint.errors import NotFoundError, UnavailableError
 from batchyard.failpoints import failpoint
@@ -244,6 +244,6 @@ def _events_after(connection: Connection, job_id: str, cursor: str, kinds: Colle
 def _thinned(connection: Connection, job_id: str, cursor: str, kinds: Collection[str], most: int) -> EventPage:
     job = _get(connection, job_id)
     place = tokens.read_cursor(cursor, job_id, job.last_event)
-    sequences = kept(store.sketches(connection, job, place, kinds), most)
+    sequences = kept(landmarks.sketches(connection, job, place, kinds, most), most)
     events = tuple(store.events_at(connection, job, sequences))
     return EventPage(events=events, cursor=tokens.cursor(job_id, job.last_event), more=False, ended=job.ended)

@@ -6,7 +6,8 @@ step metrics, the accuracy of evaluations; of layer statistics the first of each
 lost. The first and the newest event always stay. Of log lines the newest `most` stay. Events of other kinds (states,
 phases) all stay. What is sent is always an event as it was stored, never a mean.
 
-Which stay is decided by a sketch of each event: a long history is never read whole.
+Which stay is decided by a sketch of each event, and in a very long history by those of its landmarks
+(store/landmarks.py): it is never read whole.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from batchyard.training.events import Evaluation, LayerStatistics, LogLine, Step
 MOST_POINTS = 100_000
 """More than this counts as this."""
 FEWEST_POINTS = 8
+MEASURED = (StepMetrics.kind, Evaluation.kind, LayerStatistics.kind)
+"""Kinds of events that there may be a million of, and that are thinned by groups."""
 VALUES = {StepMetrics.kind: "loss", Evaluation.kind: "accuracy"}
 """Kind of event -> its field by which it stands out."""
 
@@ -35,9 +38,11 @@ class Sketch(NamedTuple):
 
 
 def kept(sketches: Iterable[Sketch], most: int) -> list[int]:
-    """The sequences of the events that stay, in order. Holds at most about four times `most` sketches of each kind."""
-    most = min(max(most, FEWEST_POINTS), MOST_POINTS)
-    lines = {kind: _Line(most) for kind in (StepMetrics.kind, Evaluation.kind, LayerStatistics.kind)}
+    """The sequences of the events that stay, in order. Holds at most about four times `most` sketches of each kind,
+    which come in their kind's order.
+    """
+    most = within_bounds(most)
+    lines = {kind: _Line(most) for kind in MEASURED}
     log: deque[int] = deque(maxlen=most)
     others: list[int] = []
     for sketch in sketches:
@@ -49,6 +54,11 @@ def kept(sketches: Iterable[Sketch], most: int) -> list[int]:
         else:
             others.append(sketch.sequence)
     return sorted([*others, *log, *(sequence for line in lines.values() for sequence in line.kept())])
+
+
+def within_bounds(most: int) -> int:
+    """As many as are kept where `most` are asked for."""
+    return min(max(most, FEWEST_POINTS), MOST_POINTS)
 
 
 class _Line:
@@ -75,11 +85,12 @@ def _thin(sketches: list[Sketch], most: int) -> list[Sketch]:
     size = math.ceil(len(between) / ((most - 2) // each))
     found = [first]
     for start in range(0, len(between), size):
-        found += _outstanding(between[start : start + size])
+        found += outstanding(between[start : start + size])
     return [*found, newest]
 
 
-def _outstanding(group: list[Sketch]) -> list[Sketch]:
+def outstanding(group: list[Sketch]) -> list[Sketch]:
+    """Of neighbours of one kind those of the lowest and the highest value; where it has no values, the first."""
     if group[0].value is None:
         return group[:1]
     ends = {min(group, key=_rank), max(group, key=_rank)}

@@ -7,18 +7,16 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, case, func, insert, select, update
+from sqlalchemy import Connection, Row, Select, func, insert, select, update
 
 from batchyard.control import tokens
 from batchyard.control.records import AttemptSummary, Failure, Job, Progress, StoredEvent
 from batchyard.control.states import ACTIVE, State
-from batchyard.control.store import checkpoints
-from batchyard.control.store.payload import dump, load, number
+from batchyard.control.store import checkpoints, landmarks
+from batchyard.control.store.payload import dump, load
 from batchyard.control.store.schema import attempts, events, jobs
-from batchyard.control.thinning import VALUES, Sketch
 from batchyard.training.events import Event, Resumed
 
-SKETCHES_AT_ONCE = 10_000
 MOST_NAMED = 500
 """Events that one query asks for by their sequence."""
 
@@ -95,7 +93,15 @@ def save(connection: Connection, before: Job, after: Job, new: Iterable[Event]) 
     for sequence, event in numbered:
         if isinstance(event, Resumed):
             checkpoints.supersede(connection, before.number, sequence, event.step)
+    _mark(connection, before, after, [sequence for sequence, event in numbered if isinstance(event, Resumed)])
     return after
+
+
+def _mark(connection: Connection, before: Job, after: Job, resumed: Sequence[int]) -> None:
+    """Brings the landmarks up to date; those of blocks with events that a resume has made void are chosen again."""
+    void = [first for first in (landmarks.first_void(connection, before.number, one) for one in resumed) if first]
+    since = min([before.last_event, *(first - 1 for first in void)])
+    landmarks.extend(connection, before.number, since, after.last_event, anew=bool(void))
 
 
 def page(connection: Connection, size: int, before: int | None, states: Collection[State]) -> list[Job]:
@@ -138,15 +144,6 @@ def events_after(
     query = _valid(select(events), job, sequence, kinds)
     rows = connection.execute(query.order_by(events.c.sequence).limit(limit))
     return [_stored_event(job.id, row) for row in rows]
-
-
-def sketches(connection: Connection, job: Job, sequence: int, kinds: Collection[str]) -> Iterator[Sketch]:
-    """What thinning needs to know of the job's events after `sequence`, in order. Payloads are not decoded."""
-    fields = [(events.c.kind == kind, events.c.payload[name].as_string()) for kind, name in VALUES.items()]
-    columns = (events.c.sequence, events.c.kind, case(*fields, else_=None))
-    query = _valid(select(*columns), job, sequence, kinds).order_by(events.c.sequence)
-    rows = connection.execute(query.execution_options(yield_per=SKETCHES_AT_ONCE))
-    return (Sketch(place, kind, None if value is None else number(value)) for place, kind, value in rows)
 
 
 def events_at(connection: Connection, job: Job, sequences: Sequence[int]) -> Iterator[StoredEvent]:

@@ -17,6 +17,7 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    text,
 )
 
 metadata = MetaData(
@@ -31,6 +32,7 @@ metadata = MetaData(
 
 # SQLite counts up by itself only in a column that is declared INTEGER PRIMARY KEY.
 SERIAL = BigInteger().with_variant(Integer, "sqlite")
+NOT_MEASURED = text("kind NOT IN ('step_metrics', 'evaluation', 'layer_statistics')")
 STATES = "'QUEUED', 'STARTING', 'RUNNING', 'PAUSING', 'PAUSED', 'CANCELLING', 'SUCCEEDED', 'FAILED', 'CANCELLED'"
 
 jobs = Table(
@@ -110,6 +112,22 @@ events = Table(
     Column("payload", JSON, nullable=False),
     # The sequence of the Resumed event that made it void: kept, and shown to nobody.
     Column("superseded_by", BigInteger),
+    # For the log and the states of a job that has measured a million times.
+    Index("ix_events_told", "job_number", "kind", "sequence", sqlite_where=NOT_MEASURED, postgresql_where=NOT_MEASURED),
+)
+
+# The measurements that stand out of a long history (landmarks.py).
+landmarks = Table(
+    "landmarks",
+    metadata,
+    Column("job_number", ForeignKey("jobs.number", ondelete="CASCADE"), primary_key=True),
+    # Of blocks of landmarks.BASE ** level events.
+    Column("level", Integer, primary_key=True, autoincrement=False),
+    # Of the event.
+    Column("sequence", BigInteger, primary_key=True, autoincrement=False),
+    Column("kind", String(24), nullable=False),
+    # By which it stands out; null: no finite number, or a kind that has none.
+    Column("value", Double),
 )
 
 models = Table(
