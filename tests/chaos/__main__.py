@@ -3,121 +3,61 @@
     python -m tests.chaos [--histories 500] [--ray-histories 50] [--seed 1] [--seconds S] [--fresh] [--json FILE]
     python -m tests.chaos --only SEED [--executor ray] [--fresh]
 
-The first writes FILE (bench/results/chaos.json); the second replays one history and keeps its files. Exit status 1: an
-invariant was violated.
+The first writes FILE (bench/results/chaos.json) anew after every history; SIGINT or SIGTERM ends it after those that
+run. The second replays one history and keeps its files. Exit status 1: an invariant was violated; 130: stopped before
+all were run.
 """
 
 from __future__ import annotations
 
 import argparse
-import datetime
-import json
+import functools
 import math
-import statistics
+import signal
 import sys
 import tempfile
-import time
-from collections import Counter
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
-from bench.report import RESULTS, machine
-from tests.chaos.histories import Ground, Result, references, run, say, summary
-from tests.chaos.service import forging
+from bench.report import RESULTS
+from tests.chaos.campaign import COMMANDS, Campaign
 
-COMMANDS = {"local": "make chaos", "ray": "make chaos EXECUTOR=ray"}
-RECOVERED = {
-    "control": "control plane: lost to answering",
-    "worker": "worker: killed to the next metric point",
-    "supervisor": "supervisor: killed to the next metric point",
-    "head": "Ray head: killed to the next metric point",
-}
+STOPPED = 130
 
 
 def main() -> int:
     """Runs what the arguments ask for; the exit status."""
     given = _arguments()
-    if given.only is not None:
-        return int(_broken(histories([given.only], given.executor, given, keep=True)))
-    counts = {"local": given.histories, "ray": given.ray_histories}
-    found = {
-        executor: histories(range(given.seed, given.seed + count), executor, given)
-        for executor, count in counts.items()
-        if count
-    }
-    given.json.write_text(json.dumps(report(found, given), indent=2) + "\n")
-    return int(any(_broken(results) for results in found.values()))
+    replay = given.only is not None
+    root = Path(tempfile.mkdtemp(prefix="batchyard-chaos-"))
+    file = None if replay else given.json
+    campaign = Campaign(root, fresh=given.fresh, keep=replay, file=file, tell=functools.partial(print, flush=True))
+    _stop_by_signal(campaign)
+    if replay:
+        campaign.histories([given.only], given.executor, jobs=1)
+    else:
+        _all(campaign, given)
+    print(f"files of {'all histories' if replay else 'histories with violations'} are in {root}")
+    return 1 if campaign.broken else 0 if campaign.whole else STOPPED
 
 
-def histories(seeds: Sequence[int], executor: str, given: argparse.Namespace, *, keep: bool = False) -> list[Result]:
-    """Runs the histories of these seeds, and prints a line for each; begins none after `given.seconds`."""
-    with ExitStack() as stack:
-        root = Path(tempfile.mkdtemp(prefix="batchyard-chaos-"))
-        address = None if _fresh(executor, given) else stack.enter_context(forging(root))
-        ground = Ground(root=root, forge=address, executor=executor, keep=keep)
-        undisturbed = references(ground)
-        pool = stack.enter_context(ThreadPoolExecutor(given.jobs if executor == "local" else 1))
-        deadline = time.monotonic() + given.seconds
-        futures = [pool.submit(_unless_late, deadline, seed, ground, undisturbed) for seed in seeds]
-        done = []
-        for result in filter(None, (future.result() for future in as_completed(futures))):
-            print(say(result, COMMANDS[executor]) if result.violations else summary(result), flush=True)
-            done.append(result)
-        print(f"files of {'all histories' if keep else 'histories with violations'} are in {root}")
-    return sorted(done, key=lambda result: result.seed)
+def _all(campaign: Campaign, given: argparse.Namespace) -> None:
+    counts = {"local": (given.histories, given.jobs), "ray": (given.ray_histories, 1)}
+    for executor, (count, jobs) in counts.items():
+        if count:
+            seeds = range(given.seed, given.seed + count)
+            campaign.histories(seeds, executor, jobs=jobs, seconds=given.seconds)
 
 
-def _fresh(executor: str, given: argparse.Namespace) -> bool:
-    """Whether every process is started as users start it: on Ray most are Ray's own anyway."""
-    return executor == "ray" or bool(given.fresh)
+def _stop_by_signal(campaign: Campaign) -> None:
+    """The first ends it after the histories that run, the second at once."""
 
+    def stop(signum: int, _frame: object) -> None:
+        print("stopping after the histories that run; once more: at once", flush=True)
+        campaign.stop()
+        signal.signal(signum, signal.default_int_handler)
 
-def _unless_late(deadline: float, seed: int, *arguments: Any) -> Result | None:
-    return run(seed, *arguments) if time.monotonic() < deadline else None
-
-
-def report(found: dict[str, list[Result]], given: argparse.Namespace) -> dict[str, Any]:
-    """What the results file holds."""
-    ways = {True: "fresh", False: "forked from one that has imported everything, which recovery is quicker by"}
-    return {
-        "bench": "chaos",
-        "machine": machine(),
-        "date": datetime.date.today().isoformat(),
-        "executors": {
-            executor: {"processes": ways[_fresh(executor, given)], **_part(results)}
-            for executor, results in found.items()
-        },
-    }
-
-
-def _part(results: list[Result]) -> dict[str, Any]:
-    faults = sum((result.faults for result in results), Counter[str]())
-    return {
-        "histories": len(results),
-        "seeds": [results[0].seed, results[-1].seed],
-        "seconds": round(sum(result.seconds for result in results), 1),
-        "histories_without_a_fault": sum(not result.faults for result in results),
-        "faults": dict(sorted(faults.items())),
-        "violations": [violation for result in results for violation in result.violations],
-        "recovery_s": {
-            says: _spread([seconds for result in results for what, seconds in result.recoveries if what == kind])
-            for kind, says in RECOVERED.items()
-        },
-    }
-
-
-def _spread(seconds: list[float]) -> dict[str, float]:
-    if len(seconds) < 2:
-        return {"count": len(seconds)}
-    cuts = statistics.quantiles(seconds, n=20, method="inclusive")
-    return {"count": len(seconds), "p50": round(cuts[9], 3), "p95": round(cuts[18], 3), "most": round(max(seconds), 3)}
-
-
-def _broken(results: list[Result]) -> bool:
-    return any(result.violations for result in results)
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, stop)
 
 
 def _arguments() -> argparse.Namespace:

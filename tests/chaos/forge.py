@@ -1,81 +1,100 @@
-"""Starts the service's processes by forking one that has imported everything: 30 ms instead of 2 s of imports each.
+"""Starts control planes and their fork servers by forking one process that has imported everything: 30 ms instead of
+2 s of imports each.
 
-`python -m tests.chaos.forge SOCKET` takes requests on a socket, forks a control plane or a supervisor for each, and
-answers with its pid; a supervisor forks its workers by itself. What runs in them is what `python -m` runs: only the way
-into it differs. A mark that a process would get in its environment is written over one of the same length, because
-the kernel shows the memory that a process was started with.
+`python -m tests.chaos.forge SOCKET PARENT_PID` takes requests on a socket, forks a control plane or a fork server for
+each, and answers with its pid. What runs in them is what `python -m` runs, and what they start in turn, supervisors and
+workers, is forked by the service's own fork server: only the way into these two differs. A mark that a process would
+get in its environment is written over one of the same length, because the kernel shows the memory that a process was
+started with.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import importlib
 import json
 import os
 import signal
 import socket
+import subprocess
 import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, BinaryIO
+from typing import Any
+
+import torch
 
 from batchyard import failpoints
-from batchyard.cluster import local, local_supervisor, worker_main, worker_process
+from batchyard.cluster import fork_client, fork_server
 from batchyard.cluster.attempts import MARK
 from batchyard.cluster.processes import ProcessId, die_with_parent
+from batchyard.training import graph, warm
 
 HISTORY_MARK = "BATCHYARD_CHAOS"
 """The environment variable that everything of one history carries."""
 MARKS = {MARK: "0" * 32, HISTORY_MARK: "0" * 32}
-PRELOADED = (
-    "batchyard.control.__main__",
-    "batchyard.training.worker",
-    "sklearn.datasets",
-    "torch.onnx",
-    "torch.export",
-    "onnxscript",
-)
+PRELOADED = ("batchyard.control.__main__", "batchyard.training.packaging", "sklearn.datasets")
+LONGEST = 1 << 17
+"""Bytes of a request; an environment is most of it."""
 
 _requests = ""
 """Where this process's forge takes requests."""
 
 
-def ask(address: str, kind: str, arguments: Sequence[str], environment: Mapping[str, str], log: Path) -> int:
-    """Has the forge start a process; returns its pid."""
-    with socket.socket(socket.AF_UNIX) as connection:
+def ask(address: str, kind: str, arguments: Sequence[str], environment: Mapping[str, str], files: Sequence[int]) -> int:
+    """Has the forge start a process, with `files` as its standard input, its outputs, and what else it is to keep; the
+    arguments name those as if they were numbered from 0. Returns its pid.
+    """
+    request = {"kind": kind, "arguments": list(arguments), "environment": dict(environment)}
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:
         connection.connect(address)
-        request = {"kind": kind, "arguments": list(arguments), "environment": dict(environment), "log": str(log)}
-        connection.sendall(json.dumps(request).encode() + b"\n")
-        with connection.makefile("rb") as lines:
-            return int(lines.readline())
+        socket.send_fds(connection, [json.dumps(request).encode()], files)
+        return int(connection.recv(LONGEST))
 
 
 def serve(address: str) -> None:
     """Takes requests until the process that started this one is gone."""
     global _requests
     _requests = address
-    warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
-    for name in PRELOADED:
-        importlib.import_module(name)
-    vars(local)["spawn"] = _spawn
-    vars(worker_process)["subprocess"] = SimpleNamespace(DEVNULL=None, PIPE=None, Popen=ForkedWorker)
+    _load()
+    vars(fork_client)["subprocess"] = SimpleNamespace(
+        Popen=ForkServerProcess, PIPE=subprocess.PIPE, TimeoutExpired=subprocess.TimeoutExpired
+    )
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for them here
-    with socket.socket(socket.AF_UNIX) as server:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as server:
         server.bind(address)
         server.listen()
         while True:
             connection, _ = server.accept()
-            with connection, connection.makefile("rb") as lines, contextlib.suppress(OSError):
-                line = lines.readline()
-                if not line.endswith(b"\n"):
-                    continue  # it was killed while it asked
-                request = json.loads(line)
-                pid = _fork(lambda request=request: _become(**request))  # type: ignore[misc]
-                connection.sendall(f"{pid}\n".encode())
+            with connection, contextlib.suppress(OSError):
+                _take(connection)
+
+
+def _load() -> None:
+    """Imports everything, also what the first export to ONNX does: a third of what a published model takes."""
+    warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
+    warm.load()
+    for name in PRELOADED:
+        importlib.import_module(name)
+    graph.export(torch.nn.Linear(2, 2), torch.zeros(2, 2))
+    assert fork_server.threads() == 1, "what was imported has started threads: their locks would stay held in a fork"
+    gc.collect()
+    gc.freeze()  # a collection in a fork would write to, and so copy, every page
+
+
+def _take(connection: socket.socket) -> None:
+    message, files, _, _ = socket.recv_fds(connection, LONGEST, 4)
+    try:
+        if message:  # else it was killed while it asked
+            pid = _fork(lambda: _become(files, **json.loads(message)))
+            connection.sendall(str(pid).encode())
+    finally:
+        for file in files:
+            os.close(file)
 
 
 def _fork(run: Callable[[], int]) -> int:
@@ -96,33 +115,34 @@ def _fork(run: Callable[[], int]) -> int:
         os._exit(code)
 
 
-def _become(kind: str, arguments: list[str], environment: dict[str, str], log: str) -> int:
-    """What `processes.spawn`, or a shell, gives a process; then its main function.
+def _become(files: list[int], kind: str, arguments: list[str], environment: dict[str, str]) -> int:
+    """What subprocess, or a shell, gives a process; then its main function.
 
-    It ends with the forge at the latest, so that nothing is left of histories that were broken off.
+    It ends with the forge at the latest, so that little is left of histories that were broken off.
     """
     die_with_parent(os.getppid())
     os.setsid()
-    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    _take_files(os.open(os.devnull, os.O_RDONLY), output, output)
+    _take_files(files)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     _take_environment(environment)
     if kind == "control":
         from batchyard.control.__main__ import main
 
         return main(arguments)
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-    sys.argv = ["local_supervisor", *arguments]
-    local_supervisor.main()
+    sys.argv = ["fork_server", *arguments]
+    fork_server.main()
     return 0
 
 
-def _take_files(*standard: int, keep: Iterable[int] = ()) -> None:
-    """Makes these 0, 1 and 2, and closes every other file but `keep`."""
-    for number, file in enumerate(standard):
+def _take_files(files: list[int]) -> None:
+    """Makes the first two 0 and 1, the second also 2, the rest 3 and on, and closes every other file."""
+    stdin, output, *rest = files
+    wanted = [os.dup(file) for file in (stdin, output, output, *rest)]  # above all that are overwritten
+    for number, file in enumerate(wanted):
         os.dup2(file, number)
+    os.closerange(len(wanted), max(wanted) + 1)
     for name in os.listdir("/proc/self/fd"):  # noqa: PTH208  numbers, not paths
-        if int(name) > 2 and int(name) not in keep:
+        if int(name) >= len(wanted):
             with contextlib.suppress(OSError):
                 os.close(int(name))
     for stream in (sys.stdout, sys.stderr):
@@ -148,51 +168,33 @@ def _take_environment(environment: Mapping[str, str]) -> None:
     failpoints._armed = failpoints._from_environment()
 
 
-def _spawn(module: str, arguments: Iterable[str], environment: Mapping[str, str], log: Path) -> ProcessId:
-    """Stands in for processes.spawn within a control plane."""
-    assert module == "batchyard.cluster.local_supervisor", module
-    found = ProcessId.of(ask(_requests, "supervisor", list(arguments), environment, log))
-    return found or ProcessId(0, "gone before it was seen")
+class ForkServerProcess:
+    """Stands in for subprocess.Popen within a control plane, as far as ForkServer uses it."""
 
+    def __init__(self, command: Sequence[str], *, pass_fds: Iterable[int], env: Mapping[str, str], **_: Any) -> None:
+        assert "batchyard.cluster.fork_server" in command, command
+        theirs, ours = os.pipe()
+        try:
+            self.pid = ask(_requests, "fork_server", ["--listener", "3"], env, [theirs, 2, *pass_fds])
+        finally:
+            os.close(theirs)
+        self.stdin = os.fdopen(ours, "wb")
+        self._process = ProcessId.of(self.pid)
 
-class ForkedWorker:
-    """Stands in for subprocess.Popen within a supervisor, as far as WorkerProcess uses it."""
-
-    def __init__(
-        self, command: Sequence[str], *, pass_fds: Sequence[int], env: Mapping[str, str], **_options: Any
-    ) -> None:
-        assert "batchyard.cluster.worker_main" in command, command
-        out, theirs_out = os.pipe()
-        err, theirs_err = os.pipe()
-        arguments = list(command[command.index("batchyard.cluster.worker_main") + 1 :])
-        self.pid = _fork(lambda: _work(arguments, theirs_out, theirs_err, pass_fds, env))
-        with contextlib.suppress(OSError):  # both sides do it: whoever is first
-            os.setpgid(self.pid, self.pid)
-        os.close(theirs_out)
-        os.close(theirs_err)
-        self.stdout: BinaryIO = os.fdopen(out, "rb", buffering=0)
-        self.stderr: BinaryIO = os.fdopen(err, "rb", buffering=0)
+    def poll(self) -> int | None:
+        """None while it runs."""
+        return None if self._process is not None and self._process.alive() else 0
 
     def wait(self, timeout: float | None = None) -> int:
-        _, status = os.waitpid(self.pid, 0)
-        return os.waitstatus_to_exitcode(status)
+        """Returns when it is gone. Raises subprocess.TimeoutExpired."""
+        if self._process is not None and not self._process.await_end(60.0 if timeout is None else timeout):
+            raise subprocess.TimeoutExpired("fork_server", timeout or 60.0)
+        return 0
 
-    def __enter__(self) -> ForkedWorker:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.stdout.close()
-        self.stderr.close()
-
-
-def _work(arguments: list[str], out: int, err: int, keep: Sequence[int], environment: Mapping[str, str]) -> int:
-    with contextlib.suppress(OSError):
-        os.setpgid(0, 0)
-    _take_files(os.open(os.devnull, os.O_RDONLY), out, err, keep=keep)
-    _take_environment(environment)
-    sys.argv = ["worker_main", *arguments]
-    worker_main.main()
-    return 0
+    def kill(self) -> None:
+        """SIGKILL."""
+        if self._process is not None:
+            self._process.send(signal.SIGKILL)
 
 
 if __name__ == "__main__":

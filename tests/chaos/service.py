@@ -36,7 +36,7 @@ def forging(folder: Path) -> Iterator[str]:
     address = str(folder / "forge")
     environment = {**os.environ, **forge.MARKS, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     command = [sys.executable, "-m", "tests.chaos.forge", address, str(os.getpid())]
-    with subprocess.Popen(command, env=environment) as process:
+    with subprocess.Popen(command, env=environment, start_new_session=True) as process:  # Ctrl-C is for us
         try:
             until(lambda: Path(address).exists() or process.poll() is not None, START_S, "the forge is ready")
             yield address
@@ -89,8 +89,8 @@ class Service:
         }
         environment = {**os.environ, **own}
         if self._forge is not None:
-            arguments += ["--no-warm-workers"]  # the forge is what forks them here
-            pid = forge.ask(self._forge, "control", arguments, environment, self.log)
+            with self.log.open("ab") as log, Path(os.devnull).open("rb") as nothing:
+                pid = forge.ask(self._forge, "control", arguments, environment, [nothing.fileno(), log.fileno()])
         else:
             with self.log.open("ab") as log:
                 command = [sys.executable, "-m", "batchyard.control", *arguments]
