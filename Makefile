@@ -64,7 +64,7 @@ proto: $(STAMP) ## regenerate the committed protobuf code
 	@$(BIN)/python tools/generate_protos.py
 
 system-packages: ## what the tests need beyond pip
-	@tools/install_system_packages.sh chromium=chromium prometheus=promtool,prometheus nghttp2-client=h2load openssl=openssl postgresql=pg_ctlcluster
+	@tools/install_system_packages.sh chromium=chromium prometheus=promtool,prometheus nghttp2-client=h2load openssl=openssl postgresql=pg_ctlcluster tmux=tmux
 
 up: $(STAMP) ## start the service and leave it running; data in ./batchyard-data
 	@$(BIN)/batchyard up

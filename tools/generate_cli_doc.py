@@ -1,8 +1,12 @@
-"""Writes docs/cli.md from the command itself: every sub-command, its options and examples. With --check it compares."""
+"""Writes docs/cli.md from the command itself: every sub-command, its options and examples; and docs/cli.schema.json.
+
+With --check it compares.
+"""
 
 from __future__ import annotations
 
 import inspect
+import json
 import re
 import sys
 from collections.abc import Iterator
@@ -11,9 +15,11 @@ from pathlib import Path
 import click
 
 from batchyard.cli.failures import EXIT_CODES
+from batchyard.cli.json_schema import document
 from batchyard.cli.main import batchyard
 
 PAGE = Path(__file__).parents[1] / "docs" / "cli.md"
+SCHEMA = PAGE.with_name("cli.schema.json")
 
 HEAD = f"""# The `batchyard` command
 
@@ -39,6 +45,7 @@ JSON_HEAD = """## What `--json` prints
 
 Messages are those of `proto/batchyard/v1`, with the proto's own field names; 64-bit integers are numbers, times RFC
 3339, durations seconds. Fields may be added; none is renamed or removed within a version of the API.
+[cli.schema.json](cli.schema.json) is the same as JSON Schema: `commands` has each command's, `$defs` the messages.
 
 | command | JSON |
 |---|---|
@@ -66,9 +73,26 @@ JSON = {
     "each once: `version` (ModelVersion: origin, `sources`, certificate, digests, seed, `libraries`, dataset), "
     "`deployment` {`aliases`, `latest`}, and of a trained one `training_job` (TrainingJob with its spec), `attempt`, "
     "`checkpoint` {step, uri, sha256, bytes}",
+    "models": "[Model, with `versions`: [ModelVersion], newest first]",
+    "model show": "ModelVersion, with `aliases`: [name]",
+    "model set": "Model",
+    "model shift": "ModelShift",
+    "model shadow": "ShadowComparison",
+    "model engines": "`conditions` {processor, cores, libraries}, `trials` [{engine, precision, threads, passed, "
+    "reason, error, seconds {rows: seconds}}], `chosen` [{up_to, engine, threads}], `measuring` (bool), `measured_on`",
+    "model recalibrate": "ModelVersion",
+    "model export": "[path of a file that was written]",
+    "model import": "ModelVersion",
+    "model ensemble": "ModelVersion",
+    "alias": "Model",
+    "predict": "`model`, `version`, `notes` [what was done to the picture], `rows` [{classes [{class, label, "
+    "probability}]}], the most probable first",
+    "top": "`control`, `inference` (address, or what is wrong), `counts` {state: jobs}, `active` and `ended` "
+    "[TrainingJob], `traffic` [{model, version, requests_per_second, failures_per_second, queue_ms, request_ms, "
+    "batch}]; numbers are null where nothing came",
     "doctor": "[finding]: `what`, `health` (good, absent, warning, bad), `found`, `advice`",
 }
-"""Command -> what its --json prints; for the commands not named here it is the message that their RPC answers with."""
+"""Command -> what its --json prints."""
 
 
 CONNECTION = ("control", "inference", "token_file", "tls_ca")
@@ -130,21 +154,26 @@ def _examples(epilog: str | None) -> list[str]:
 def page() -> str:
     """The whole page."""
     found = dict(commands(batchyard))
-    json = JSON_HEAD + "\n".join(f"| `{words}` | {text} |" for words, text in JSON.items())
-    rest = "\n\nOther commands that take `--json` print the message that their call answers with.\n"
-    return "\n".join((HEAD, "## Commands\n", *(section(*each) for each in found.items()), json + rest))
+    printed = JSON_HEAD + "\n".join(f"| `{words}` | {text} |" for words, text in JSON.items())
+    return "\n".join((HEAD, "## Commands\n", *(section(*each) for each in found.items()), printed)) + "\n"
+
+
+def schema() -> str:
+    """The JSON Schema's text."""
+    return json.dumps(document(), indent=1) + "\n"
 
 
 def main(arguments: list[str]) -> int:
-    """Writes the page, or, with --check, says whether it is fresh."""
-    fresh = page()
-    if arguments == ["--check"]:
-        if PAGE.exists() and PAGE.read_text() == fresh:
-            return 0
-        print(f"{PAGE} is not what the command says: run tools/generate_cli_doc.py")
-        return 1
-    PAGE.write_text(fresh)
-    return 0
+    """Writes both files, or, with --check, says whether they are fresh."""
+    fresh = {PAGE: page(), SCHEMA: schema()}
+    if arguments != ["--check"]:
+        for path, text in fresh.items():
+            path.write_text(text)
+        return 0
+    stale = [path for path, text in fresh.items() if not path.exists() or path.read_text() != text]
+    for path in stale:
+        print(f"{path} is not what the command says: run tools/generate_cli_doc.py")
+    return 1 if stale else 0
 
 
 if __name__ == "__main__":

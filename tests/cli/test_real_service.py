@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,6 +16,9 @@ from PIL import Image
 from batchyard.cli import local, processes
 from batchyard.data import load
 from tests.children import running
+
+from .schema import schema_of
+from .tmux import terminal
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 Command = Callable[..., str]
@@ -93,6 +97,14 @@ def test_the_model_is_shown_with_its_certificate_and_alias(folder: Path) -> None
     assert "candidate\t1" in call(folder, "alias", "digits", "candidate", "1")
 
 
+@pytest.mark.parametrize(
+    "command",
+    ["jobs", "models", "model show digits", "model lineage digits", "model engines digits", "status", "doctor"],
+)
+def test_the_json_of_the_real_service_is_as_its_schema_says(folder: Path, command: str) -> None:
+    schema_of(command).validate(json.loads(call(folder, *command.split(), "--json")))
+
+
 def test_a_picture_of_a_digit_is_recognised(folder: Path) -> None:
     test = load("digits", []).test
     sample = next(i for i in range(len(test)) if test.labels[i] == 0)
@@ -149,6 +161,28 @@ def test_leaving_a_followed_job_does_not_cancel_it(folder: Path) -> None:
     assert call(folder, "job", "cancel", identity, "--wait") == "CANCELLED\n"
 
 
+def test_a_followed_job_is_drawn_in_a_terminal_and_ctrl_c_detaches(folder: Path) -> None:
+    flags = "--set steps=1000000 --set publish=null --set name=drawn"
+    with terminal(folder) as window:
+        window.type(f"clear; batchyard submit {EXAMPLES / 'digits-mlp.yaml'} --follow {flags}")
+        drawn = r"training [━╸╺]+ [\d,]+/1,000,000 [▁▂▃▄▅▆▇█]+ loss \S+ +accuracy \S+% +\S+ samples/s +ETA \d+ \w+"
+        first = window.wait_for(drawn)[0]
+        assert window.wait_for(rf"(?!{re.escape(first)}){drawn}"), "it goes on"
+        window.press("C-c")
+        back = window.wait_for(r"Come back with `(batchyard job watch (drawn-\w+))`")
+        command, identity = back.groups()
+        assert f"no longer watching; {identity} goes on" in window.screen()
+        window.type("echo code $?")
+        window.wait_for(r"code 130\n")
+        assert json.loads(call(folder, "job", "show", identity, "--json"))["state"] == "RUNNING"
+        window.type(f"clear; {command}")
+        window.wait_for(drawn)
+        call(folder, "job", "cancel", identity)
+        window.wait_for(rf"cancelled [━╸╺]+ .*\n(.*\n)*batchyard: {identity} was cancelled")
+        window.type("echo code $?")
+        window.wait_for(r"code 1\n")
+
+
 def test_a_job_that_is_run_again_comes_out_with_the_same_weights(folder: Path) -> None:
     flags = ["--set", "steps=40", "--set", "publish=null", "--set", "checkpoint.every_steps=20", "--json"]
     submitted = call(folder, "submit", EXAMPLES / "digits-mlp.yaml", *flags, "--follow")
@@ -160,6 +194,8 @@ def test_a_job_that_is_run_again_comes_out_with_the_same_weights(folder: Path) -
     seeded = json.loads(call(folder, "job", "rerun", first, "--wait", "--set", "seed=9", "--json"))
     assert seeded["equal"] is False
     explained = json.loads(call(folder, "job", "explain", first, "--json"))
+    schema_of("job explain").validate(explained)
+    schema_of("job rerun").validate(again)
     assert (explained["state"], explained["checkpoint"]["step"]) == ("SUCCEEDED", 40)
     kept = {path.name.partition("-")[0] for path in (folder / "batchyard-data" / "checkpoints" / first).iterdir()}
     assert kept == {"000000000040"}, "of a job that has succeeded the last one stays"
@@ -169,6 +205,7 @@ def test_a_watch_outlives_a_control_plane_that_is_killed_and_comes_back(tmp_path
     free = [f"--{plane}=127.0.0.1:0" for plane in ("http", "inference-grpc", "inference-http")]
     up = ["up", *free, "--executor", "local", "--workers", "1", "--json"]
     facts = json.loads(call(tmp_path, *up, "--grpc=127.0.0.1:0"))
+    schema_of("up").validate(facts)
     flags = ["--follow", "--json", "--set", "steps=1500", "--set", "workers.count=1", "--set", "publish=null"]
     command = [sys.executable, "-m", "batchyard.cli", "submit", str(EXAMPLES / "digits-mlp.yaml"), *flags]
     try:

@@ -39,7 +39,9 @@ def _read(terminal: int) -> bytes:
 
 def test_jobs_are_a_table_with_a_heading(service: FakeService, tmp_path: Path) -> None:
     assert "No jobs yet." in in_terminal(service, "jobs")
-    assert "try-1 is queued. Follow it: batchyard job watch try-1" in in_terminal(service, "submit", _file(tmp_path))
+    told = in_terminal(service, "submit", _file(tmp_path))
+    assert "try-1 is queued: mlp on digits, 40 steps, 1 worker\n" in told
+    assert re.search(r"Follow it: +batchyard job watch try-1\n", told)
     lines = [" ".join(line.split()) for line in in_terminal(service, "jobs").splitlines() if line.strip()]
     assert lines[0] == "job state steps loss accuracy published created"
     assert lines[-1].startswith("try-1 QUEUED 0/40 - - -")

@@ -12,6 +12,7 @@ import click
 from batchyard.cli.failures import FAILED, INTERRUPTED, Failure
 from batchyard.cli.options import Connection, as_json, connects, examples
 from batchyard.cli.output import ABSENT, for_people, print_facts, print_json, print_table, rich_table, share, span, when
+from batchyard.cli.plan import plan
 
 if TYPE_CHECKING:
     from batchyard.client import Client, TrainingJob
@@ -52,7 +53,7 @@ def submit(
         elif as_json:
             print_json(plain(created))
         elif for_people():
-            click.echo(f"{_id(created)} is queued. Follow it: batchyard job watch {_id(created)}")
+            click.echo("\n".join(plan(created)))
         else:
             click.echo(_id(created))
 

@@ -10,6 +10,7 @@ from batchyard.cli.failures import FAILED, Failure
 from batchyard.cli.jobs import parse_override, raise_unless_succeeded
 from batchyard.cli.options import Connection, as_json, connects, examples
 from batchyard.cli.output import for_people, print_json
+from batchyard.cli.plan import plan
 
 if TYPE_CHECKING:
     from batchyard.client import Comparison, TrainingJob
@@ -62,8 +63,7 @@ def _show(job: TrainingJob, as_json: bool) -> None:
     if as_json:
         print_json(plain(job))
     else:
-        follow = f" is queued. Follow it: batchyard job watch {_id(job)}"
-        click.echo(f"{_id(job)}{follow if for_people() else ''}")
+        click.echo("\n".join(plan(job)) if for_people() else _id(job))
 
 
 def _tell(first: TrainingJob, again: TrainingJob, found: Comparison, as_json: bool) -> None:

@@ -54,7 +54,7 @@ def wait(name: str, condition: str, timeout: float | None, as_json: bool, connec
     if as_json:
         print_json(plain(job))
     elif reached:
-        click.echo(f"{name} is {state.lower()}." if for_people() else state)
+        click.echo(f"{name}: {state.lower()}." if for_people() else state)
     if not reached:
         hint = job.failure.next_step or f"See `batchyard job logs {name}`."
         raise Failure(f"{name} is {state} and will not be {condition}", hint, FAILED)

@@ -15,8 +15,14 @@ if TYPE_CHECKING:
     from batchyard.client import Client
 
 FORMATS = ("csv", "parquet", "tensorboard", "mlflow")
-TRAINING = ("train/loss", "train/accuracy", "train/learning_rate", "train/samples_per_second", "evaluation/accuracy")
-"""What is printed when no file is asked for."""
+TRAINING = {
+    "train/loss": "loss",
+    "train/accuracy": "accuracy",
+    "train/learning_rate": "learning rate",
+    "train/samples_per_second": "samples/s",
+    "evaluation/accuracy": "held-out accuracy",
+}
+"""What is printed when no file is asked for, and how its columns are headed."""
 
 
 @click.command(
@@ -67,7 +73,7 @@ def _print(client: Client, name: str, follow: bool, as_json: bool) -> None:
         return print_json(list(points.rows()))
     shown = [column for column in TRAINING if column in points.names()]
     rows = [(str(row["step"]), *(_number(row.get(column)) for column in shown)) for row in points.rows()]
-    print_table(("step", *shown), rows, none="Nothing has been measured yet.")
+    print_table(("step", *(TRAINING[column] for column in shown)), rows, none="Nothing has been measured yet.")
     return None
 
 

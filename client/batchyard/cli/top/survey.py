@@ -5,10 +5,11 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from batchyard.cli.sparkline import Course
-from batchyard.client import Client, RpcError, TrainingJob, state_name
+from batchyard.client import Client, RpcError, TrainingJob, plain, state_name
 from batchyard.client.events import ENDED
 from batchyard.client.predictions import Counts
 
@@ -47,6 +48,12 @@ class Survey:
     ended: tuple[TrainingJob, ...]
     """The last few that have."""
     traffic: tuple[Traffic, ...]
+
+    def plain(self) -> dict[str, Any]:
+        """The same, JSON-ready."""
+        jobs = {"active": [plain(job) for job in self.active], "ended": [plain(job) for job in self.ended]}
+        rest = {"counts": self.counts, **jobs, "traffic": [asdict(each) for each in self.traffic]}
+        return {"control": self.control, "inference": self.inference, **rest}
 
 
 @dataclass
