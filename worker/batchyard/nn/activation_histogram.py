@@ -48,14 +48,15 @@ class Grid(NamedTuple):
         return Grid(self.location[rows], self.scale[rows])
 
 
-def histograms(z: Tensor, grid: Grid) -> Tensor:
+def histograms(z: Tensor, grid: Grid, scratch: Tensor) -> Tensor:
     """Of the values z [S, ...] of each row on its grid, [S, 240]; what lies outside counts in the outermost bins, and
-    what is not a number is not counted.
+    what is not a number is not counted. Overwrites `scratch`, which is of the shape of z.
     """
     values = thinned(z)
     per_unit, location = ((BINS / (2 * REACH)) / grid.scale, grid.location)
     half = BINS / 2
-    places = values.sub(_column(location, z)).mul_(_column(per_unit, z)).clamp_(-half, half - 0.01).add_(half + 1)
+    places = torch.sub(values, _column(location, z), out=thinned(scratch)).mul_(_column(per_unit, z))
+    places.clamp_(-half, half - 0.01).add_(half + 1)
     rows = torch.arange(len(z), device=z.device, dtype=torch.int32).mul_(1 + BINS).unsqueeze(1)
     # Whole before the rows are set apart: how a value is rounded must not depend on its row. NaN goes to a row's 0.
     indices = places.int().clamp_(min=0).add_(rows).flatten()

@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from batchyard.nn.activation_alike import alike_samples
+from batchyard.nn.activation_alike import Workspace, alike_samples
 from batchyard.nn.activation_histogram import Grid, percentiles
 from batchyard.nn.activation_layer import Point, WatchedLayer
 from batchyard.nn.activation_sums import Sums, add_up, count, places, scatter_sums
@@ -36,7 +36,11 @@ class Shared(NamedTuple):
 
 @torch.no_grad()
 def share(
-    layers: Sequence[WatchedLayer], points: Sequence[Point], slots: Sequence[int], group: dist.ProcessGroup | None
+    layers: Sequence[WatchedLayer],
+    points: Sequence[Point],
+    slots: Sequence[int],
+    workspace: Workspace,
+    group: dist.ProcessGroup | None,
 ) -> list[list[Shared | None]]:
     """Each layer's statistics at each point, over all workers; None for one that none measured.
 
@@ -50,7 +54,7 @@ def share(
     sums.batches.scatter_(1, slot, torch.tensor(smallest, dtype=torch.float64, device=device).unsqueeze(1))
     looking = any(point.affine is None for point in points)
     added = _added_by_looking if looking else _added
-    grid = added(sums, layers, points, group)
+    grid = added(sums, layers, points, workspace, group)
     told = torch.cat([sums.moments, percentiles(sums.histograms, grid).flatten()]).cpu()  # host sync
     moments, found = told.tensor_split([len(sums.moments)])
     sums = Sums.of(moments, rows, workers, len(points) * sum(channels))
@@ -59,7 +63,11 @@ def share(
 
 
 def _added(
-    sums: Sums, layers: Sequence[WatchedLayer], points: Sequence[Point], group: dist.ProcessGroup | None
+    sums: Sums,
+    layers: Sequence[WatchedLayer],
+    points: Sequence[Point],
+    workspace: Workspace,
+    group: dist.ProcessGroup | None,
 ) -> Grid:
     """Adds up over all samples and workers at once; returns where the values of standardising layers must be."""
     channels = tuple(layer.channels for layer in layers)
@@ -67,23 +75,27 @@ def _added(
     gamma, beta = (half.flatten() for half in affine.chunk(2, 1))
     _, owners = places(channels, len(points), affine.device)
     grid = Grid.of_affine(gamma, beta, owners, len(sums.histograms))
-    add_up(sums, alike_samples(layers, points), channels, len(points), grid)
+    add_up(sums, alike_samples(layers, points, workspace), channels, len(points), grid)
     if world_size(group) > 1:
         dist.all_reduce(sums.message, group=group)
     return grid
 
 
 def _added_by_looking(
-    sums: Sums, layers: Sequence[WatchedLayer], points: Sequence[Point], group: dist.ProcessGroup | None
+    sums: Sums,
+    layers: Sequence[WatchedLayer],
+    points: Sequence[Point],
+    workspace: Workspace,
+    group: dist.ProcessGroup | None,
 ) -> Grid:
     """Adds up over all samples and workers, the histograms when it is known where the values are; returns that."""
-    several, alike = world_size(group) > 1, list(alike_samples(layers, points))
-    add_up(sums, alike, tuple(layer.channels for layer in layers), len(points), None)
+    several, channels = world_size(group) > 1, tuple(layer.channels for layer in layers)
+    add_up(sums, alike_samples(layers, points, workspace), channels, len(points), None)
     if several:
         dist.all_reduce(sums.moments, group=group)
     _, counted, total, squares = sums.per_row
     grid = Grid.over(total / counted, squares / counted)
-    for part in alike:
+    for part in alike_samples(layers, points, workspace):
         count(sums.histograms, part, grid)
     if several:
         dist.all_reduce(sums.histograms, group=group)

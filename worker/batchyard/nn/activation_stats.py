@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.hooks import RemovableHandle
 
+from batchyard.nn.activation_alike import Workspace
 from batchyard.nn.activation_layer import Point, WatchedLayer, end_point
 from batchyard.nn.activation_sharing import Shared, share
 from batchyard.nn.collectives import world_size
@@ -79,6 +80,7 @@ class ActivationStats:
         self._unrecognised = list(plain.values()) if normalised else []
         self._handles: list[RemovableHandle] = []
         self._points: list[Point] = []
+        self._workspace = Workspace()
         self._kept = 0
         self.enabled = True
 
@@ -152,7 +154,7 @@ class ActivationStats:
             return []
         several = world_size(process_group) > 1
         slots = [_slot(layer, process_group) if several else 0 for layer in self._layers]
-        shared = share(self._layers, points, slots, process_group)
+        shared = share(self._layers, points, slots, self._workspace, process_group)
         told = [_Told(layer, several) for layer in self._layers]
         return [self._results(point, found, told) for point, found in zip(points, shared, strict=True)]
 

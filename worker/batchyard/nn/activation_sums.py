@@ -61,10 +61,7 @@ class Sums(NamedTuple):
 
 
 def add_up(sums: Sums, alike: Iterable[Alike], channels: tuple[int, ...], points: int, grid: Grid | None) -> None:
-    """Adds what this worker has seen: with the histograms if `grid` says where they lie, else with what will tell.
-
-    One group of samples after another, so that each may use the memory of the one before.
-    """
+    """Adds what this worker has seen: with the histograms if `grid` says where they lie, else with what will tell."""
     groups, per_channel, per_row = [], [], []
     for part in alike:
         groups.append((part.rows, part.places))
@@ -93,7 +90,7 @@ def add_up(sums: Sums, alike: Iterable[Alike], channels: tuple[int, ...], points
 def count(into: Tensor, part: Alike, grid: Grid) -> None:
     """Adds to each row, [R, 240], how many values of its samples lie in each bin."""
     rows = _on(part.rows, into.device)
-    into.index_add_(0, rows, histograms(part.z, grid.of(rows)).double())
+    into.index_add_(0, rows, histograms(part.z, grid.of(rows), part.scratch).double())
 
 
 def scatter_sums(into: Tensor, columns: Tensor, values: Tensor) -> None:
