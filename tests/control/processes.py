@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -27,13 +27,13 @@ FREE_PORTS = ["--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0", "--inference-grp
 class Service:
     """A control plane in a process of its own."""
 
-    def __init__(self, data: Path, *arguments: str) -> None:
+    def __init__(self, data: Path, *arguments: str, environment: Mapping[str, str] | None = None) -> None:
         self.data = data
         command = [sys.executable, "-W", "error", "-m", "batchyard.control", "--data-dir", str(data)]
         command += [*FREE_PORTS, "--inference-http", "127.0.0.1:0", "--executor", "local", "--workers", "2", *arguments]
         data.mkdir(exist_ok=True)
         with (data / "log").open("ab") as log:
-            self.process = subprocess.Popen(command, stdout=log, stderr=log, env=ENVIRONMENT)
+            self.process = subprocess.Popen(command, stdout=log, stderr=log, env={**ENVIRONMENT, **(environment or {})})
 
     def facts(self) -> dict[str, Any]:
         """control.json."""
@@ -63,9 +63,9 @@ class Service:
 
 
 @contextmanager
-def serving(data: Path, *arguments: str) -> Iterator[Service]:
+def serving(data: Path, *arguments: str, environment: Mapping[str, str] | None = None) -> Iterator[Service]:
     """A service that answers; it and everything that works on its folder are gone at the end."""
-    service = Service(data, *arguments)
+    service = Service(data, *arguments, environment=environment)
     try:
         yield service.until_ready()
     finally:
@@ -82,10 +82,12 @@ def until_serving(channel: grpc.Channel) -> None:
     next(answer for answer in watch if answer.status == health_pb2.HealthCheckResponse.SERVING)
 
 
-def refused(*arguments: str) -> tuple[int, str]:
+def refused(*arguments: str, environment: Mapping[str, str] | None = None) -> tuple[int, str]:
     """Exit status and standard error of a service that does not come up."""
     command = [sys.executable, "-m", "batchyard.control", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, env=ENVIRONMENT)
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=PATIENCE, env={**ENVIRONMENT, **(environment or {})}
+    )
     return done.returncode, done.stderr
 
 

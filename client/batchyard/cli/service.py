@@ -72,6 +72,12 @@ def _service_flags(command: Any) -> Any:
             "--triton-error-codes", is_flag=True, help="UNAVAILABLE for a full inference queue, as Triton says."
         ),
         click.option("--database-url", metavar="URL", help="postgresql://[USER@]HOST[:PORT]/NAME [an SQLite file]."),
+        click.option(
+            "--artifacts", metavar="URI", help="Where published models go, s3://BUCKET/FOLDER [the data folder]."
+        ),
+        click.option(
+            "--checkpoints", metavar="URI", help="Where checkpoints go, s3://BUCKET/FOLDER [the data folder]."
+        ),
         click.option("--executor", type=click.Choice(["ray", "local"]), help="What runs the workers [ray]."),
         click.option("--workers", type=click.IntRange(1), help="Workers that may run at once [the CPU cores]."),
         click.option("--user-jobs", type=click.IntRange(1), help="Jobs of one user that may run at once [any number]."),

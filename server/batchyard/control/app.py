@@ -36,6 +36,7 @@ from batchyard.control.registry import Registry
 from batchyard.control.retention import Retention
 from batchyard.control.scheduler import Scheduler
 from batchyard.control.settings import Settings
+from batchyard.control.storage import Storage
 from batchyard.control.store import jobs as job_store
 from batchyard.control.store.database import Database
 from batchyard.control.torch_tasks import TorchTasks
@@ -80,6 +81,7 @@ class ControlPlane:
         plane answers: a start that fails costs no job.
         """
         folder = await self._own_folder()
+        storage = await Storage.open(self._settings, folder)
         ledger = await self._open(folder)
         folder.withdraw()
         executor = self._executor or make_executor(self._settings, folder)
@@ -87,17 +89,17 @@ class ControlPlane:
         allowed = self._settings.allow_python
         attempts = Attempts(
             ledger,
-            artifacts=folder.artifacts,
-            checkpoints=folder.checkpoints,
+            artifacts=storage.artifacts,
+            checkpoints=storage.checkpoints,
             data_folders=datasets,
             allow_python=allowed,
         )
         scheduler = Scheduler(ledger, attempts, executor, read_certified_manifest, self._settings.quota)
         self.jobs = Jobs(ledger, executor.capacity, allowed, self._settings.quota)
         self.registry = Registry(ledger)
-        retention = Retention(ledger, folder.checkpoints, folder.artifacts)
+        retention = Retention(ledger, storage.checkpoints, storage.artifacts)
         self._undo.push_async_callback(retention.stop)
-        tasks = TorchTasks(ledger, folder.tasks, folder.artifacts, allowed)
+        tasks = TorchTasks(ledger, folder.tasks, storage.artifacts, allowed)
         explaining = Explaining(ledger, self.jobs, scheduler.queue, self._clock)
         traffic = await self._watch_traffic(ledger.notices)
         metrics, lineages = await self._measure(ledger), Lineages(ledger)

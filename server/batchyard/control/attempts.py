@@ -204,7 +204,7 @@ class Attempts:
             id=AttemptId(job=job.id, number=row.number),
             spec=dict(job.spec),
             artifact_uri=row.artifact_uri,
-            checkpoint_uri=f"{self._checkpoints}/{job.id}",
+            checkpoint_uri=self._folder_of(job, row.resume_from),
             resume_from=row.resume_from,
             data_folders=self._data_folders,
             allow_python=self._allow_python,
@@ -213,6 +213,11 @@ class Attempts:
         if row.published_uri is not None and row.published_sha256 is not None:
             published = Published(artifact_uri=row.published_uri, manifest_sha256=row.published_sha256)
         return Try(job=job, attempt=attempt, cursor=row.cursor, published=published, preempted_by=row.preempted_by)
+
+    def _folder_of(self, job: Job, resume_from: str | None) -> str:
+        """Where the job's checkpoints go: beside the one that it goes on from, wherever that is."""
+        before = (resume_from or "").rstrip("/").rpartition("/")[0]
+        return before if before.endswith(f"/{job.id}") else f"{self._checkpoints}/{job.id}"
 
 
 def _present(unit: Unit, given: Try) -> tuple[Job, AttemptRow]:

@@ -13,8 +13,7 @@ import re
 from collections.abc import Collection, Coroutine
 from typing import Any
 
-import fsspec
-
+from batchyard.artifact.storage import Folder
 from batchyard.artifact.writer import remove
 from batchyard.control.ledger import JobChange, Ledger
 from batchyard.control.store import checkpoints, models
@@ -66,11 +65,11 @@ class Retention:
 
     async def _sweep_all(self) -> None:
         # Listed before the rows are read: a job that is new by then is not mistaken for one that nobody knows.
-        present = await asyncio.to_thread(_names, self._folder)
+        present = await asyncio.to_thread(Folder(self._folder).names)
         await self._ledger.write(lambda unit: checkpoints.retire(unit.connection))
         for at in range(0, len(present), JOBS_PER_READ):
             await self._sweep(present[at : at + JOBS_PER_READ])
-        found = await asyncio.to_thread(_names, self._artifacts)
+        found = await asyncio.to_thread(Folder(self._artifacts).names)
         names = sorted({partial[1] if (partial := PARTIAL.fullmatch(name)) else name for name in found})
         for at in range(0, len(names), JOBS_PER_READ):
             await self._sweep_artifacts(names[at : at + JOBS_PER_READ])
@@ -96,19 +95,10 @@ def sweep(folder: str, kept: Collection[str]) -> None:
 
     Blocks. Raises OSError.
     """
-    for name in _names(folder):
+    for name in Folder(folder).names():
         if (CHECKPOINT.fullmatch(name) and name not in kept) or name.startswith("."):
             log.info("removing %s/%s: no job goes on from it", folder, name)
             remove(f"{folder}/{name}")
-
-
-def _names(folder: str) -> list[str]:
-    """What lies in a folder; nothing where there is none."""
-    files: Any
-    files, path = fsspec.core.url_to_fs(folder)
-    files.invalidate_cache()
-    found = files.ls(path, detail=False) if files.exists(path) else []
-    return [each.rstrip("/").rpartition("/")[2] for each in found]
 
 
 async def _logged(work: Coroutine[Any, Any, None]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -52,6 +53,10 @@ class Settings:
     """Whether a process on this machine holds what workers need to have loaded, about 0.3 GiB, and forks them."""
     database_url: str | None = None
     """postgresql://[USER@]HOST[:PORT]/NAME; None: an SQLite file in the data folder."""
+    artifacts: str | None = None
+    """The fsspec URI below which published models go, such as s3://bucket/models; None: the data folder."""
+    checkpoints: str | None = None
+    """The fsspec URI below which checkpoints go; None: the data folder."""
     datasets: tuple[Path, ...] = ()
     """Folders where datasets are looked for, in this order."""
     allow_python: tuple[str, ...] = ()
@@ -75,6 +80,8 @@ class Settings:
                 raise SettingsError(f"--{name.replace('_', '-')} {share:g}: expected a share, 0 to 1")
         if self.database_url is not None:
             _check_database(self.database_url)
+        for name in ("artifacts", "checkpoints"):
+            _check_uri(f"--{name}", getattr(self, name))
         if self.executor not in EXECUTORS:
             raise SettingsError(f"--executor {self.executor}: expected one of {', '.join(EXECUTORS)}")
         if self.ray_address is not None and self.executor != "ray":
@@ -98,6 +105,12 @@ def _check_database(url: str) -> None:
         check_url(url)
     except DatabaseUrlError as error:
         raise SettingsError(f"--database-url {error}") from error
+
+
+def _check_uri(flag: str, uri: str | None) -> None:
+    if uri is not None and not re.fullmatch(r"[a-z][a-z0-9+.-]*://.+", uri):
+        expected = "expected a URI, for example s3://bucket/batchyard or file:///mnt/batchyard"
+        raise SettingsError(f"{flag} {uri}: {expected}")
 
 
 def _check_address(flag: str, address: str) -> None:

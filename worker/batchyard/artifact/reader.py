@@ -7,9 +7,7 @@ import shutil
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import fsspec
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError
@@ -17,6 +15,7 @@ from safetensors.numpy import load_file
 
 from batchyard.artifact.errors import ArtifactError
 from batchyard.artifact.manifest import MANIFEST, SAMPLES, Manifest, ManifestError
+from batchyard.artifact.storage import Folder, StorageError
 
 CHUNK = 1 << 20
 """Bytes read at a time."""
@@ -34,8 +33,7 @@ class Samples:
 
 def read_manifest(uri: str) -> Manifest:
     """The manifest of the artifact at `uri` (a path or an fsspec URI), not yet verified. Raises ArtifactError."""
-    filesystem, folder = _open(uri)
-    return _parse(_read(filesystem, f"{folder}/{MANIFEST}"), f"{uri}/{MANIFEST}")
+    return _parse(_read(_open(uri), MANIFEST), f"{uri}/{MANIFEST}")
 
 
 def read_certified_manifest(uri: str, manifest_sha256: str) -> Manifest:
@@ -43,8 +41,7 @@ def read_certified_manifest(uri: str, manifest_sha256: str) -> Manifest:
 
     The files that it names are not looked at. Raises ArtifactError.
     """
-    filesystem, folder = _open(uri)
-    return _verified_manifest(_read(filesystem, f"{folder}/{MANIFEST}"), manifest_sha256, f"{uri}/{MANIFEST}")
+    return _verified_manifest(_read(_open(uri), MANIFEST), manifest_sha256, f"{uri}/{MANIFEST}")
 
 
 def fetch_and_verify(uri: str, manifest_sha256: str, into: Path) -> Manifest:
@@ -102,19 +99,22 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _open(uri: str) -> tuple[Any, str]:
+def _open(uri: str) -> Folder:
     try:
-        filesystem, folder = fsspec.core.url_to_fs(uri)
-    except (ValueError, ImportError) as error:
+        return Folder(uri)
+    except StorageError as error:
         raise ArtifactError(f"artifact URI {uri!r} cannot be opened: {error}") from error
-    return filesystem, str(folder).rstrip("/")
 
 
-def _read(filesystem: Any, path: str) -> bytes:
+def _read(folder: Folder, name: str) -> bytes:
     try:
-        return bytes(filesystem.cat_file(path))
+        return folder.read(name)
     except OSError as error:
-        raise ArtifactError(f"{path} cannot be read: {type(error).__name__}: {error}") from error
+        raise _unreadable(folder, name, error) from error
+
+
+def _unreadable(folder: Folder, name: str, error: OSError) -> ArtifactError:
+    return ArtifactError.of(f"{folder.uri}/{name} cannot be read: {type(error).__name__}: {error}", error)
 
 
 def _read_local(path: Path) -> bytes:
@@ -126,15 +126,15 @@ def _read_local(path: Path) -> bytes:
 
 def _copy(uri: str, manifest_sha256: str, folder: Path) -> None:
     """Copies the manifest, then, only if it is the expected one, the files that it names."""
-    filesystem, source = _open(uri)
-    text = _read(filesystem, f"{source}/{MANIFEST}")
+    source = _open(uri)
+    text = _read(source, MANIFEST)
     manifest = _verified_manifest(text, manifest_sha256, f"{uri}/{MANIFEST}")
     (folder / MANIFEST).write_bytes(text)
     for name in manifest.files:
         try:
-            filesystem.get_file(f"{source}/{name}", str(folder / name))
+            source.download(name, folder / name)
         except OSError as error:
-            raise ArtifactError(f"{uri}/{name} cannot be read: {type(error).__name__}: {error}") from error
+            raise _unreadable(source, name, error) from error
 
 
 def _verified_manifest(text: bytes, expected: str, where: str) -> Manifest:

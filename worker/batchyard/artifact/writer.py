@@ -9,13 +9,10 @@ import shutil
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-import fsspec
-from fsspec.implementations.local import LocalFileSystem
 
 from batchyard.artifact.errors import ArtifactError
 from batchyard.artifact.manifest import MANIFEST, Manifest
+from batchyard.artifact.storage import Folder
 from batchyard.failpoints import failpoint
 
 
@@ -38,28 +35,34 @@ def write_folder(uri: str, files: Mapping[str, bytes]) -> None:
     Raises ArtifactError when something is already there or the target cannot be written.
     """
     try:
-        filesystem, folder = fsspec.core.url_to_fs(uri)
-        if filesystem.exists(folder):
+        folder = Folder(uri)
+        *_, manifest = files
+        # What a write that was cut short has left in an object store is written over.
+        if folder.exists("" if folder.local else manifest):
             raise ArtifactError(f"{uri} exists already; an artifact is never overwritten")
-        write_files = _write_local if isinstance(filesystem, LocalFileSystem) else _write_remote
-        write_files(filesystem, folder, files)
-    except (OSError, ValueError, ImportError) as error:
-        raise ArtifactError(f"{uri} cannot be written: {type(error).__name__}: {error}") from error
+        if folder.local:
+            _write_local(folder.local, files)
+        else:
+            for name, content in files.items():
+                folder.write(name, content)
+    except OSError as error:
+        raise ArtifactError.of(f"{uri} cannot be written: {type(error).__name__}: {error}", error) from error
 
 
 def remove(uri: str) -> None:
-    """Removes what was written, whole or in part, for an artifact that nobody has registered; nothing there is fine."""
-    filesystem, folder = fsspec.core.url_to_fs(uri)
-    if isinstance(filesystem, LocalFileSystem):
-        target = Path(folder)
-        for left in (target, *target.parent.glob(f".{target.name}.*")):
-            shutil.rmtree(left, ignore_errors=True)
-    elif filesystem.exists(folder):
-        filesystem.rm(folder, recursive=True)
+    """Removes what was written, whole or in part, for an artifact that nobody has registered; nothing there is fine.
+
+    Raises StorageError where an object store cannot be used.
+    """
+    folder = Folder(uri)
+    if (target := folder.local) is None:
+        return folder.remove()
+    for left in (target, *target.parent.glob(f".{target.name}.*")):
+        shutil.rmtree(left, ignore_errors=True)
+    return None
 
 
-def _write_local(_filesystem: Any, folder: str, files: Mapping[str, bytes]) -> None:
-    target = Path(folder)
+def _write_local(target: Path, files: Mapping[str, bytes]) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
     try:
@@ -93,8 +96,3 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _write_remote(filesystem: Any, folder: str, files: Mapping[str, bytes]) -> None:
-    for name, content in files.items():
-        filesystem.pipe_file(f"{folder}/{name}", content)

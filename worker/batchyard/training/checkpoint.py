@@ -14,14 +14,14 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Self
 
-import fsspec
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
 
 from batchyard.artifact.errors import ArtifactError
+from batchyard.artifact.storage import Folder, StorageError
 from batchyard.artifact.writer import remove, write_folder
 from batchyard.failpoints import failpoint
 
@@ -104,9 +104,8 @@ class CheckpointFolder:
     """The checkpoints of one job, of all its attempts, at an fsspec URI."""
 
     def __init__(self, uri: str) -> None:
-        self._uri = uri.rstrip("/")
-        self._files: Any
-        self._files, self._path = fsspec.core.url_to_fs(self._uri)
+        """Raises StorageError for a URI that cannot be used."""
+        self._folder = Folder(uri)
 
     def write(self, snapshot: Snapshot, attempt: int) -> Written:
         """Writes a checkpoint and returns when it is durable. Raises CheckpointError."""
@@ -134,25 +133,24 @@ class CheckpointFolder:
 
     def uri(self, name: Name) -> str:
         """Where a checkpoint lies."""
-        return f"{self._uri}/{name}"
+        return f"{self._folder.uri}/{name}"
 
     def names(self) -> list[Name]:
         """The checkpoints that are there, damaged ones too, newest first. Raises OSError."""
-        self._files.invalidate_cache()
-        if not self._files.exists(self._path):
-            return []
-        found = (Name.parse(path.rpartition("/")[2]) for path in self._files.ls(self._path, detail=False))
-        return sorted(filter(None, found), reverse=True)
+        return sorted(filter(None, map(Name.parse, self._folder.names())), reverse=True)
 
     def read(self, name: Name, job: str, world_size: int) -> Files:
-        """A checkpoint of this job with so many workers. Raises DamagedError."""
+        """A checkpoint of this job with so many workers.
+
+        Raises DamagedError; StorageError where it cannot be told, because the store is out of reach.
+        """
         try:
-            folder = f"{self._path}/{name}"
             files = Files(
-                manifest=self._files.cat_file(f"{folder}/{MANIFEST}"),
-                tensors=self._files.cat_file(f"{folder}/{TENSORS}"),
+                manifest=self._folder.read(f"{name}/{MANIFEST}"), tensors=self._folder.read(f"{name}/{TENSORS}")
             )
             _verify(name, files, {"format": FORMAT, "job": job, "world_size": world_size})
+        except StorageError:
+            raise
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             raise DamagedError(f"{type(error).__name__}: {error}") from error
         return files
@@ -170,16 +168,13 @@ class CheckpointFolder:
         for name in self.names():
             if name.step > step and name.attempt < attempt:
                 self._remove(name)
-        if self._files.exists(self._path):
-            for path in self._files.ls(self._path, detail=False):
-                if path.rpartition("/")[2].startswith("."):
-                    self._files.rm(path, recursive=True)
+        for left in self._folder.names():
+            if left.startswith("."):
+                self._folder.remove(left)
 
     def _remove(self, name: Name) -> None:
         """The manifest goes first: what is left without it does not count."""
-        manifest = f"{self._path}/{name}/{MANIFEST}"
-        if self._files.exists(manifest):
-            self._files.rm(manifest)
+        self._folder.remove(f"{name}/{MANIFEST}")
         failpoint("checkpoint.in_removal")
         remove(self.uri(name))
 

@@ -34,6 +34,8 @@ def run(context: WorkerContext) -> None:
     except ModelError as error:
         raise TrainingError(str(error), "change model.architecture or data.dataset") from error
     except ArtifactError as error:
+        if error.passing:
+            raise  # the infrastructure's: tried again from the newest checkpoint
         raise TrainingError(str(error), "make the artifact folder writable and submit again") from error
     except RuntimeError as error:
         if context.spec.deterministic and "deterministic" in str(error):
