@@ -52,7 +52,9 @@ REACHED_AFTER_A_FAULT = {
 REACHED_BY_A_REQUEST = tuple(name for name in CATALOGUE if name.partition(".")[0] in ("request", "pass_on"))
 OFTEN = ("event.", "record.", "stream.", "ledger.", "folder.before_file", "folder.before_fsync")
 """These come many times in a job: they fire at any of the first so many."""
-WITH_ERROR = ("create.before_commit", "request.before_commit", "record.before_commit", "begin.before_commit")
+WITH_ERROR = tuple(
+    f"{what}.{when}_commit" for what in ("create", "request", "record", "begin") for when in ("before", "after")
+)
 """An error there is the service's to make good; elsewhere it may well end a job."""
 USERS = ("ann", "bob")
 PROGRESS = ("now", "started", "step", "checkpoint")

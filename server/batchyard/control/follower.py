@@ -113,14 +113,10 @@ class Follower:
         try:
             await self._pass_on()
             batch = await self._call(self._executor.poll, self.given.id, self.given.cursor)
-            if batch.events:
-                await self._record(batch)
+            if batch.events and not await self._recorded(batch):
+                return False
         except UnknownAttemptError:
             await self._fail(_lost(self.given))
-            return False
-        except StaleWriteError as error:
-            log.warning("%s: %s; it is stopped", self.given.id, error)
-            await self._abandon()
             return False
         except (StorageFullError, DatabaseAwayError) as error:
             self._wait_for_the_store(error)
@@ -145,6 +141,24 @@ class Follower:
             await self._call(self._executor.pause, self.given.id)
             self._pause_passed_on = True
         failpoint("pass_on.after_executor")
+
+    async def _recorded(self, batch: Batch) -> bool:
+        """Whether there is more to come of the attempt after these events.
+
+        What is stored may be ahead: of a commit whose answer was lost with the connection. Nobody else writes.
+        """
+        try:
+            await self._record(batch)
+        except StaleWriteError as error:
+            stored = await self._attempts.unfinished()
+            found = next((each for each in stored if each.id == self.given.id), None)
+            if found is None:
+                log.warning("%s: %s; it is stopped", self.given.id, error)
+                await (self._release() if isinstance(batch.events[-1], Ended) else self._abandon())
+                return False
+            log.warning("%s: %s; going on from there", self.given.id, error)
+            self.given = found
+        return True
 
     async def _record(self, batch: Batch) -> None:
         publication: Publication | None = None

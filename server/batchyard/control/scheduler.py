@@ -61,6 +61,8 @@ class Scheduler:
         self._warned: set[str] = set()
         self._wake = asyncio.Event()
         self._stopping = False
+        self._unsure = False
+        """Whether admission broke off, perhaps after an attempt was stored and before it was followed."""
         self._admitting: asyncio.Task[None] | None = None
         ledger.listen(self._take)
 
@@ -149,11 +151,23 @@ class Scheduler:
         while not self._stopping:
             self._wake.clear()
             try:
+                if self._unsure:
+                    await self._follow_strays()
                 seconds = await self._admit()
             except Exception:
                 log.exception("admission failed; trying again in %g s", CAPACITY_SECONDS)
+                self._unsure = True
                 seconds = CAPACITY_SECONDS
             await self._sleep(seconds)
+
+    async def _follow_strays(self) -> None:
+        """Follows attempts that are stored and that nobody follows. Only admission begins any; it waits for this."""
+        followed = set(self._following)
+        for found in await self._attempts.unfinished():
+            if found.id.job not in followed:
+                log.warning("%s was begun and not followed: following it now", found.id)
+                self._follow(found)
+        self._unsure = False
 
     async def _sleep(self, seconds: float | None) -> None:
         try:
