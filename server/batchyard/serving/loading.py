@@ -4,9 +4,8 @@ The first engine that holds the certificate serves at once; the others are tried
 A table of times from before, of the same graph on the same machine, saves the detour.
 
 What works hard works at low priority: fetching and verifying on a thread that yields the cores, the measurements in
-processes of their own. The opening of an engine is done at normal priority, because the threads that it starts for its
-batches inherit the priority of the thread that opens it, and keep it; so it is held against its certificate in short
-runs with rests between.
+processes of their own. Engines are opened there, too, unless that starts threads that their batches will run on
+(engines/pools.py), and held against their certificates in short runs with rests between.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ import asyncio
 import dataclasses
 import os
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,16 +23,17 @@ from typing import Any, TypeVar
 from batchyard.artifact.manifest import Manifest
 from batchyard.artifact.reader import Samples, fetch_and_verify, read_samples
 from batchyard.serving.engines import timings as tables
-from batchyard.serving.engines.beside import Unhurried
+from batchyard.serving.engines.beside import Unhurried, rest
 from batchyard.serving.engines.catalogue import CATALOGUE, allowed
 from batchyard.serving.engines.certificate import check_against_certificate
 from batchyard.serving.engines.choice import choose
-from batchyard.serving.engines.chosen import open_chosen, open_first, warm_up
+from batchyard.serving.engines.chosen import no_rest, open_chosen, open_first, warm_up
 from batchyard.serving.engines.graph_digest import graph_digest
 from batchyard.serving.engines.interface import Engine, EngineError, Network
 from batchyard.serving.engines.measuring import measured
+from batchyard.serving.engines.pools import ThreadPools
 from batchyard.serving.engines.precision import Precision
-from batchyard.serving.engines.timings import Timings, Trial
+from batchyard.serving.engines.timings import Share, Timings, Trial
 from batchyard.serving.engines.trial import LOWER_PRIORITY
 
 T = TypeVar("T")
@@ -108,6 +108,7 @@ class Loader:
         self._cache = cache
         self._engines = engines
         self._quiet = ThreadPoolExecutor(1, thread_name_prefix="batchyard-load", initializer=_lower_priority)
+        self._pools = ThreadPools()
         self._measuring = asyncio.Lock()
         self._others_serve = False
         """Whether a version was loaded before."""
@@ -138,6 +139,7 @@ class Loader:
         for name in engines:
             try:
                 engine, share = await asyncio.to_thread(open_first, _network(fetched), name, max_batch)
+                self._pools.started((share,))
                 seconds = await self._quietly(_prove, engine, fetched, max_batch, self._others_serve)
             except EngineError as error:
                 refused[name] = str(error)
@@ -185,7 +187,7 @@ class Loader:
         """The engine that the table names, or the next best if the certificate refuses that; None: nobody is left."""
         while timings.chosen:
             try:
-                engine = await asyncio.to_thread(open_chosen, _network(fetched), timings.chosen)
+                engine = await self._open(fetched, timings.chosen)
                 await self._quietly(_prove, engine, fetched, max_batch, self._others_serve)
             except EngineError as error:
                 timings = _without_the_chosen(timings, str(error), max_batch)
@@ -193,6 +195,14 @@ class Loader:
                 seconds = _chosen_trial(timings).seconds_for(max_batch)
                 return Loaded(fetched=fetched, engine=engine, timings=timings, seconds_per_batch=seconds)
         return None
+
+    async def _open(self, fetched: Fetched, chosen: Sequence[Share]) -> Engine:
+        """At low priority where that leaves the batches' threads as they are. Raises EngineError."""
+        if self._pools.suffice_for(chosen):
+            return await self._quietly(open_chosen, _network(fetched), chosen)
+        engine = await asyncio.to_thread(open_chosen, _network(fetched), chosen)
+        self._pools.started(chosen)
+        return engine
 
     async def _quietly(self, work: Callable[..., T], *arguments: object) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._quiet, work, *arguments)
@@ -221,7 +231,8 @@ def _prove(engine: Engine, fetched: Fetched, max_batch: int, others_serve: bool)
     try:
         checked = Unhurried(engine) if others_serve else engine
         check_against_certificate(checked, fetched.samples, fetched.manifest.certificate.bound, max_batch)
-        return warm_up(engine, fetched.manifest.inputs[0].shape[1:], max_batch)
+        row_shape = fetched.manifest.inputs[0].shape[1:]
+        return warm_up(engine, row_shape, max_batch, rest if others_serve else no_rest)
     except Exception:
         engine.close()
         raise

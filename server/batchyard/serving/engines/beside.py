@@ -1,6 +1,6 @@
 """Runs of an engine that does not serve yet, beside others that do: short ones, and a rest after each.
 
-A low priority does not do it. An engine's own threads keep the priority that they were opened with, so that a
+A low priority does not do it. An engine's own threads keep the priority that they were started with, so that a
 certificate and a warm-up at full speed halve the speed of what serves: at half load the slowest per cent of requests to
 ResNet-18 took 93 ms instead of 34.
 """
@@ -19,6 +19,11 @@ SHARE = 0.25
 """Of the time: what such runs take."""
 LONGEST_SECONDS = 0.005
 """A run has so few rows that it is over by then, one row at least."""
+
+
+def rest(seconds: float, sleep: Callable[[float], None] = time.sleep) -> None:
+    """After a run that took so long."""
+    sleep(seconds * (1 / SHARE - 1))
 
 
 class Unhurried:
@@ -41,7 +46,7 @@ class Unhurried:
             seconds = time.perf_counter() - began
             at += self._rows
             self._rows = max(1, min(2 * self._rows, int(self._rows * LONGEST_SECONDS / seconds)))
-            self._sleep(seconds * (1 / SHARE - 1))
+            rest(seconds, self._sleep)
         return np.concatenate(parts)
 
     def close(self) -> None:

@@ -31,18 +31,22 @@ class Entry:
     """Whether it computes on an NVIDIA GPU: the number of threads then means nothing."""
     precision: Precision = "fp32"
     """What it computes in."""
+    shared_threads: bool = False
+    """Whether its threads belong to the process and compute for every network that it opens (engines/pools.py)."""
 
 
 CATALOGUE = {
     "onnxruntime": Entry(module="onnxruntime_engine", libraries=("onnxruntime",)),
-    "openvino": Entry(module="openvino_engine", libraries=("openvino",)),
+    "openvino": Entry(module="openvino_engine", libraries=("openvino",), shared_threads=True),
     "torch": Entry(module="torch_engine", libraries=("torch", "onnx")),
     "torch-cuda": Entry(module="torch_cuda_engine", libraries=("torch", "onnx"), cuda=True),
     "onnxruntime-cuda": Entry(
         module="onnxruntime_cuda_engine", libraries=("onnxruntime",), opener="open_cuda", cuda=True
     ),
     "tensorrt": Entry(module="onnxruntime_cuda_engine", libraries=("onnxruntime",), opener="open_tensorrt", cuda=True),
-    "openvino-bf16": Entry(module="openvino_engine", libraries=("openvino",), opener="open_bf16", precision="bf16"),
+    "openvino-bf16": Entry(
+        module="openvino_engine", libraries=("openvino",), opener="open_bf16", precision="bf16", shared_threads=True
+    ),
     "torch-cuda-bf16": Entry(
         module="torch_cuda_engine", libraries=("torch", "onnx"), opener="open_bf16", cuda=True, precision="bf16"
     ),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,8 @@ from batchyard.serving.engines.interface import Engine, Network
 from batchyard.serving.engines.timings import Share, cores
 
 LONG_RUN_SECONDS = 0.01
+
+Rest = Callable[[float], None]
 
 
 class EngineByBatch:
@@ -73,25 +75,30 @@ def _takes_long(engine: Engine, row_shape: tuple[int, ...], max_batch: int) -> b
     return any(_seconds(engine, row_shape, rows) > ONE_THREAD_IS_ENOUGH_SECONDS for rows in batch_sizes(max_batch))
 
 
-def warm_up(engine: Engine, row_shape: tuple[int, ...], max_batch: int) -> float:
+def no_rest(seconds: float) -> None:
+    """After a run that took so long: nobody else serves."""
+
+
+def warm_up(engine: Engine, row_shape: tuple[int, ...], max_batch: int, rest: Rest = no_rest) -> float:
     """Runs the batch sizes: plans and kernels are made now, not by the first callers. Returns a full batch's seconds.
 
     Sizes above the first that takes LONG_RUN_SECONDS are left out, and take in proportion: what is made once is made by
     then (66 ms instead of 7 for a first run of ResNet-18), and another size's first run takes hardly longer than its
-    second, but as long as that of what serves beside it.
+    second, but as long as that of what serves beside it. `rest` is called after each run.
     """
     for rows in batch_sizes(max_batch):
-        seconds = _seconds(engine, row_shape, rows)
+        seconds = _seconds(engine, row_shape, rows, rest)
         if seconds > LONG_RUN_SECONDS:
             break
     return seconds * max_batch / rows
 
 
-def _seconds(engine: Engine, row_shape: tuple[int, ...], rows: int) -> float:
+def _seconds(engine: Engine, row_shape: tuple[int, ...], rows: int, rest: Rest = no_rest) -> float:
     """Of one batch, the faster of two: the first makes plans and memory."""
     batch, seconds = np.zeros((rows, *row_shape), np.float32), []
     for _ in range(2):
         began = time.perf_counter()
         engine.run(batch)
         seconds.append(time.perf_counter() - began)
+        rest(seconds[-1])
     return min(seconds)
