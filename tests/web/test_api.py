@@ -7,6 +7,7 @@ import gzip
 import math
 import re
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
@@ -17,7 +18,7 @@ from batchyard.endpoint.security import Security
 from batchyard.training.events import Resumed, StepMetrics
 from batchyard.v1 import models_pb2, training_pb2
 
-from .conftest import Site, Tell, Yard, manifest, serve, story
+from .conftest import SPEC, Site, Tell, Yard, begin_training, manifest, serve, story
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -56,6 +57,70 @@ async def test_jobs_can_be_asked_for_by_state(site: Site, yard: Yard) -> None:
     assert [job["name"] for job in queued["training_jobs"]] == [f"trainingJobs/{kept.id}"]
 
 
+def listed(answer: Any) -> list[str]:
+    return [job["spec"]["name"] for job in answer["training_jobs"]]
+
+
+async def test_jobs_are_found_by_words_of_their_name_owner_and_state(site: Site, yard: Yard) -> None:
+    await yard.jobs.create({**SPEC, "name": "wide-resnet"}, user="ada")
+    await yard.jobs.create({**SPEC, "name": "resnet"}, user="grace")
+    gone = await yard.jobs.create({**SPEC, "name": "mlp"}, user="ada")
+    await yard.jobs.cancel(gone.id)
+
+    assert listed(await site.json("/api/jobs?search=RESNET")) == ["resnet", "wide-resnet"]
+    assert listed(await site.json("/api/jobs?search=resnet%20ada")) == ["wide-resnet"]
+    assert listed(await site.json("/api/jobs?search=cancelled")) == ["mlp"]
+    assert listed(await site.json("/api/jobs?search=ada&states=CANCELLED")) == ["mlp"]
+    assert listed(await site.json("/api/jobs?search=%25")) == []
+    assert listed(await site.json("/api/jobs?search=_")) == []
+
+
+@pytest.mark.parametrize(
+    ("order", "expected"),
+    [
+        ("sort=name&rising=true", ["far", "lost", "near", "new"]),
+        ("sort=loss&rising=true", ["far", "near", "new", "lost"]),
+        ("sort=loss", ["near", "far", "new", "lost"]),
+        ("sort=progress", ["far", "near", "new", "lost"]),
+        ("sort=accuracy", ["far", "near", "new", "lost"]),
+        ("sort=samples_per_second", ["far", "near", "new", "lost"]),
+        ("sort=owner&rising=true", ["lost", "far", "new", "near"]),
+        ("sort=state&rising=true", ["new", "far", "near", "lost"]),
+        ("sort=created&rising=true", ["near", "lost", "far", "new"]),
+        ("", ["new", "far", "lost", "near"]),
+    ],
+)
+async def test_jobs_are_sorted_and_those_without_a_value_come_last_on_every_page(
+    site: Site, yard: Yard, order: str, expected: list[str]
+) -> None:
+    near = await yard.create(name="near")
+    lost = await yard.jobs.create({**SPEC, "name": "lost"}, user="ada")
+    far = await yard.jobs.create({**SPEC, "name": "far"}, user="bea")
+    await yard.create(name="new")
+    await begin_training(yard, near, story(1000, 100))
+    await begin_training(yard, far, story(1000, 900, rate=70.0))
+    await yard.jobs.cancel(lost.id)
+
+    found, token = [], ""
+    for _ in range(2):
+        page = await site.json(f"/api/jobs?{order}&page_size=2&page_token={token}")
+        found += listed(page)
+        token = page["next_page_token"]
+
+    assert found == expected
+    assert token == ""
+
+
+async def test_a_page_token_belongs_to_its_order(site: Site, yard: Yard) -> None:
+    for name in ("one", "two", "three"):
+        await yard.create(name=name)
+    first = await site.json("/api/jobs?page_size=2&sort=name")
+
+    error = await site.json(f"/api/jobs?page_size=2&sort=loss&page_token={first['next_page_token']}", status=400)
+
+    assert "page_token" in error["error"]["message"]
+
+
 async def test_a_published_model_shows_its_version_certificate_and_fold_report(
     site: Site, yard: Yard, running: Tell
 ) -> None:
@@ -86,6 +151,7 @@ async def test_a_published_model_shows_its_version_certificate_and_fold_report(
         ("/api/jobs?page_size=99999999999999999999", 400, "INVALID_INPUT", "expected a whole number"),
         ("/api/jobs?page_token=forged", 400, "INVALID_INPUT", "page_token: 'forged' given"),
         ("/api/jobs?states=DOZING", 400, "INVALID_INPUT", "'DOZING' given; expected some of QUEUED, STARTING"),
+        ("/api/jobs?sort=colour", 400, "INVALID_INPUT", "'colour' given; expected one of created, name, owner"),
         ("/api/jobs?watch=maybe", 400, "INVALID_INPUT", "expected true or false"),
         ("/api/jobs?page_sise=3", 400, "INVALID_INPUT", "page_sise: unknown key; did you mean 'page_size'?"),
         ("/api/models/none", 404, "MODEL_NOT_FOUND", "models/none does not exist"),

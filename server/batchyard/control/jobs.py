@@ -16,6 +16,7 @@ from batchyard.control import lifecycle, names, tokens
 from batchyard.control.feed import Feed, Subscription
 from batchyard.control.ledger import Ledger, Unit
 from batchyard.control.lifecycle import Step
+from batchyard.control.listing import Listing
 from batchyard.control.orders import check_order
 from batchyard.control.quotas import NO_QUOTA, Quota, check_user
 from batchyard.control.records import Job, StoredEvent
@@ -23,6 +24,7 @@ from batchyard.control.repeats import Request, check_same
 from batchyard.control.states import State
 from batchyard.control.store import jobs as store
 from batchyard.control.store import landmarks, sparklines
+from batchyard.control.store import listing as listings
 from batchyard.control.thinning import kept
 from batchyard.endpoint.errors import NotFoundError, UnavailableError
 from batchyard.failpoints import failpoint
@@ -31,6 +33,7 @@ from batchyard.training.spec import TrainingJobSpec
 log = logging.getLogger(__name__)
 
 EVENTS_PER_READ = 500
+NEWEST_FIRST = Listing()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,14 +104,14 @@ class Jobs:
         """The job. Raises NotFoundError."""
         return await self._ledger.read(lambda connection: _get(connection, job_id))
 
-    async def list(self, page_size: int = 0, page_token: str = "", states: Collection[State] = ()) -> JobPage:
-        """Jobs, newest first, in one of `states` if any are given. Raises InvalidInputError."""
-        listing = f"jobs:{','.join(sorted(set(states)))}"
-        size, before = tokens.page_size(page_size), tokens.read_page_token(page_token, listing)
-        assert before is None or isinstance(before, int)
-        found = await self._ledger.read(lambda connection: store.page(connection, size + 1, before, states))
-        token = tokens.page_token(listing, found[size - 1].number) if len(found) > size else ""
-        return JobPage(jobs=tuple(found[:size]), next_page_token=token)
+    async def list(self, page_size: int = 0, page_token: str = "", listing: Listing = NEWEST_FIRST) -> JobPage:
+        """A page of the jobs that `listing` asks for. Raises InvalidInputError."""
+        size, after = tokens.page_size(page_size), tokens.read_page_token(page_token, listing.name)
+        assert after is None or isinstance(after, int)
+        found = await self._ledger.read(lambda connection: listings.page(connection, listing, size + 1, after))
+        shown = tuple(found[:size])
+        token = tokens.page_token(listing.name, listings.place(listing, shown, after)) if len(found) > size else ""
+        return JobPage(jobs=shown, next_page_token=token)
 
     async def cancel(self, job_id: str) -> Job:
         """Asks the job to stop: CANCELLED if it had not started, else CANCELLING. Cancelling twice changes nothing.

@@ -8,6 +8,7 @@ from typing import Any
 from batchyard.control import names
 from batchyard.control.explaining import Explaining
 from batchyard.control.jobs import Jobs
+from batchyard.control.listing import Listing
 from batchyard.control.rpc import convert, convert_explanation
 from batchyard.failpoints import failpoint
 from batchyard.v1 import training_pb2 as pb
@@ -31,7 +32,8 @@ class TrainingServicer(training_pb2_grpc.TrainingServiceServicer):
     async def ListTrainingJobs(  # noqa: N802, D102
         self, request: pb.ListTrainingJobsRequest, context: Any
     ) -> pb.ListTrainingJobsResponse:
-        page = await self._jobs.list(request.page_size, request.page_token, convert.states(request.states))
+        listing = Listing(states=convert.states(request.states))
+        page = await self._jobs.list(request.page_size, request.page_token, listing)
         jobs = [convert.training_job(job) for job in page.jobs]
         return pb.ListTrainingJobsResponse(training_jobs=jobs, next_page_token=page.next_page_token)
 

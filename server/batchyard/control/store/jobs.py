@@ -54,13 +54,13 @@ class StaleWriteError(Exception):
 def find(connection: Connection, job_id: str) -> Job | None:
     """The job, or None."""
     row = connection.execute(select(jobs).where(jobs.c.id == job_id)).one_or_none()
-    return None if row is None else _job(row)
+    return None if row is None else job_of(row)
 
 
 def find_by_request(connection: Connection, request_id: str) -> Job | None:
     """The job that a request created, or None."""
     row = connection.execute(select(jobs).where(jobs.c.request_id == request_id)).one_or_none()
-    return None if row is None else _job(row)
+    return None if row is None else job_of(row)
 
 
 def add(connection: Connection, job: Job, request_id: str | None) -> Job:
@@ -104,16 +104,6 @@ def _mark(connection: Connection, before: Job, after: Job, resumed: Sequence[int
     landmarks.extend(connection, before.number, since, after.last_event, anew=bool(void))
 
 
-def page(connection: Connection, size: int, before: int | None, states: Collection[State]) -> list[Job]:
-    """Up to `size` jobs, newest first, of numbers below `before`."""
-    query = select(jobs).order_by(jobs.c.number.desc()).limit(size)
-    if before is not None:
-        query = query.where(jobs.c.number < before)
-    if states:
-        query = query.where(jobs.c.state.in_(sorted(states)))
-    return [_job(row) for row in connection.execute(query)]
-
-
 def queued(connection: Connection, limit: int = 1000) -> list[QueuedJob]:
     """The jobs that wait, in order: of higher priority first, then older ones."""
     priority = func.coalesce(jobs.c.spec["priority"].as_integer(), 0)  # specs from before there were priorities lack it
@@ -126,7 +116,7 @@ def queued(connection: Connection, limit: int = 1000) -> list[QueuedJob]:
 def active(connection: Connection) -> list[Job]:
     """The jobs that an executor may be running."""
     query = select(jobs).where(jobs.c.state.in_(sorted(ACTIVE))).order_by(jobs.c.number)
-    return [_job(row) for row in connection.execute(query)]
+    return [job_of(row) for row in connection.execute(query)]
 
 
 def states(connection: Connection) -> list[tuple[str, State]]:
@@ -211,7 +201,8 @@ def _columns(job: Job) -> dict[str, Any]:
     }
 
 
-def _job(row: Row[Any]) -> Job:
+def job_of(row: Row[Any]) -> Job:
+    """A row of the table as a record."""
     values: Mapping[str, Any] = dict(row._mapping)
     same = ("number", "id", "user", "spec", "attempt", "model_version", "create_time", "start_time", "first_step_time")
     return Job(

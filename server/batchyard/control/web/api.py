@@ -14,10 +14,10 @@ from google.protobuf.message import Message
 
 from batchyard.control import names
 from batchyard.control.jobs import EventPage, Jobs
+from batchyard.control.listing import ORDERS, Listing
 from batchyard.control.records import Job, StoredEvent
 from batchyard.control.registry import Registry
 from batchyard.control.rpc import convert
-from batchyard.control.states import State
 from batchyard.control.web.query import Query
 from batchyard.control.web.stream import EventStream, to_json
 from batchyard.endpoint.errors import FieldViolation, InvalidInputError, UnavailableError
@@ -44,18 +44,20 @@ class Api:
         return web.json_response({"status": "SERVING"})
 
     async def jobs(self, request: web.Request) -> web.StreamResponse:
-        """ListTrainingJobsResponse; with watch=true a stream of them: the first page, then whatever changes."""
-        query = Query(request, "page_size", "page_token", "states", "watch")
-        states = convert.states(query.enums("states", training_pb2.TrainingJob.State.DESCRIPTOR))
+        """ListTrainingJobsResponse; with watch=true a stream of them: the first page, then whatever changes
+        of all jobs.
+        """
+        query = Query(request, "page_size", "page_token", "states", "search", "sort", "rising", "watch")
+        listing = _listing(query)
         size, token = query.integer("page_size", 0), query.text("page_token")
         if query.flag("watch"):
-            return await self._watch_jobs(request, size, token, states)
-        page = await self._jobs.list(size, token, states)
+            return await self._watch_jobs(request, size, token, listing)
+        page = await self._jobs.list(size, token, listing)
         return answer(_job_list(page.jobs, page.next_page_token))
 
-    async def _watch_jobs(self, request: web.Request, size: int, token: str, states: list[State]) -> web.StreamResponse:
+    async def _watch_jobs(self, request: web.Request, size: int, token: str, listing: Listing) -> web.StreamResponse:
         with self._jobs.changes() as changes:  # begun before the page is read, so that nothing falls between
-            page = await self._jobs.list(size, token, states)
+            page = await self._jobs.list(size, token, listing)
             stream = EventStream(request)
             with contextlib.suppress(ConnectionResetError, UnavailableError):
                 await stream.open()
@@ -148,6 +150,15 @@ class Api:
 def job_id(request: web.Request) -> str:
     """The job that the path names. Raises InvalidInputError."""
     return names.parse_job(names.job(request.match_info["job"]))
+
+
+def _listing(query: Query) -> Listing:
+    return Listing(
+        states=convert.states(query.enums("states", training_pb2.TrainingJob.State.DESCRIPTOR)),
+        search=query.text("search"),
+        order=query.choice("sort", ORDERS),
+        rising=query.flag("rising"),
+    )
 
 
 def _model_name(request: web.Request) -> str:

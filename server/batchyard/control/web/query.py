@@ -41,6 +41,13 @@ class Query:
             raise _violation(key, f"{given[:80]!r} given; expected a whole number from 0 to {MOST}")
         return int(given)
 
+    def choice(self, key: str, legal: Sequence[str]) -> str:
+        """One of `legal`; the first when absent."""
+        given = self._values.get(key, legal[0])
+        if given not in legal:
+            raise _violation(key, f"{given[:80]!r} given; expected one of {', '.join(legal)}")
+        return given
+
     def flag(self, key: str) -> bool:
         """Whether the value is true; false when absent."""
         given = self._values.get(key, "false")

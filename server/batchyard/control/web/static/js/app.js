@@ -11,7 +11,7 @@ import { versionPage } from "./version_page.js";
 
 const ROUTES = [
   [/^#\/jobs\/([^/]+)$/, jobPage],
-  [/^#\/jobs$/, jobsPage],
+  [/^#\/jobs(?:\?.*)?$/, jobsPage],
   [/^#\/compare\/(.+)$/, comparePage],
   [/^#\/queue$/, queuePage],
   [/^#\/models$/, modelsPage],

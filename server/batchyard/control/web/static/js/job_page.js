@@ -14,7 +14,7 @@ import { versionDetails } from "./version.js";
 import { WaitingPanel } from "./waiting_panel.js";
 
 const REFRESH_MS = 1000;
-const MOST_POINTS = 1000; // of history; the service thins what is longer
+const MOST_POINTS = 600; // of history, about one for each pixel of a chart; the service thins what is longer
 
 export async function jobPage(main, id, { signal, onLink }) {
   document.title = `${id} · Batchyard`;

@@ -9,7 +9,15 @@ export function sparkline() {
   const line = document.createElementNS(NS, "path");
   for (const [name, value] of [["class", "spark"], ["viewBox", `0 0 ${WIDTH} ${HEIGHT}`], ["width", WIDTH], ["height", HEIGHT], ["aria-hidden", "true"]]) node.setAttribute(name, value);
   node.append(line);
-  return { node, set: (values) => line.setAttribute("d", path(values)) };
+  node.classList.add("none");
+  return {
+    node,
+    set(values) {
+      const drawn = path(values);
+      line.setAttribute("d", drawn);
+      node.classList.toggle("none", drawn === "");
+    },
+  };
 }
 
 function path(values) {

@@ -1,0 +1,70 @@
+// One job in the list.
+
+import { el, setAttribute, setText } from "./dom.js";
+import * as format from "./format.js";
+import { TERMINAL, progressBar, setState, statePill, summary } from "./parts.js";
+import { sparkline } from "./sparkline.js";
+
+export class JobRow {
+  /** `onPick(id, picked)` is told when the reader chooses the job, or no longer does. */
+  constructor(onPick) {
+    this.box = el("input", { type: "checkbox", onchange: () => onPick(this.id, this.box.checked) });
+    this.link = el("a");
+    this.about = el("div");
+    this.pill = statePill("QUEUED");
+    this.bar = progressBar();
+    this.cells = Object.fromEntries(["loss", "accuracy", "evaluation", "rate", "age"].map((name) => [name, el("span")]));
+    const c = this.cells;
+    this.spark = sparkline();
+    this.node = el("tr", {},
+      el("td", { class: "pick" }, el("label", {}, this.box)),
+      el("td", { class: "name" }, this.link, this.about),
+      el("td", { class: "state-cell" }, this.pill),
+      el("td", { class: "progress" }, this.bar.node),
+      el("td", { class: "right", "data-label": "Loss" }, c.loss, el("div", {}, this.spark.node)),
+      el("td", { class: "right", "data-label": "Accuracy" }, c.accuracy, el("div", { class: "under" }, c.evaluation)),
+      el("td", { class: "right", "data-label": "Samples/s" }, c.rate),
+      el("td", { class: "right", "data-label": "Age" }, c.age));
+  }
+
+  set(job) {
+    this.job = job;
+    const id = (this.id = format.id(job.name));
+    setAttribute(this.box, "aria-label", `Compare ${id}`);
+    this.link.setAttribute("href", `#/jobs/${encodeURIComponent(id)}`);
+    setText(this.link, id);
+    setText(this.about, summary(job));
+    setState(this.pill, job.state);
+    this.bar.set(job);
+    const progress = job.progress ?? {};
+    setText(this.cells.loss, format.loss(progress.loss));
+    setText(this.cells.accuracy, format.percent(progress.accuracy));
+    setText(this.cells.evaluation, progress.evaluation_accuracy === undefined ? "" : `held out ${format.percent(progress.evaluation_accuracy, 1)}`);
+    setText(this.cells.rate, TERMINAL.has(job.state) ? "–" : format.rate(progress.samples_per_second));
+    this.tick();
+  }
+
+  /** Whether the loss has gone on since it was drawn. */
+  get staleLoss() {
+    return this.job.progress !== undefined && this.job.progress.step !== this.drawnAt;
+  }
+
+  get hasLoss() {
+    return this.drawnAt !== undefined;
+  }
+
+  drawLoss(values) {
+    this.drawnAt = this.job.progress?.step;
+    this.spark.set(values);
+  }
+
+  mark(chosen) {
+    this.box.checked = chosen.has(this.id);
+    this.box.disabled = chosen.full && !this.box.checked;
+  }
+
+  tick() {
+    setText(this.cells.age, format.age(this.job.create_time));
+    if (this.job.state === "QUEUED") this.bar.set(this.job);
+  }
+}
