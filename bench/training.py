@@ -26,7 +26,7 @@ import torch
 
 from bench import report, training_cuda, training_engine, training_first_step, training_ranks, training_to94
 
-SMALL_ROUNDS, LARGE_ROUNDS = 3, 2
+SMALL_ROUNDS, LARGE_ROUNDS = 3, 4
 """Rounds on one worker for each one asked for: runs there are short and many, because a machine's moods last longer."""
 
 
