@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from batchyard.artifact.manifest import CertificateRecord
-from batchyard.cluster.executor import Attempt
+from batchyard.artifact.reader import read_certified_manifest
+from batchyard.cluster.executor import Attempt, AttemptId
+from batchyard.control.attempts import Publication, Try
+from batchyard.control.publishing import inspect
+from batchyard.control.records import Job
+from batchyard.control.states import State
 from batchyard.training.events import Ended, Event, LogLine, Published
+from batchyard.training.spec import TrainingJobSpec
 from batchyard.v1 import models_pb2, training_pb2
 from tests.control.harness import Service, a_step, artifact, publishing
 
@@ -82,3 +89,16 @@ async def test_an_artifact_that_is_not_what_it_should_be_is_no_version(
     failed = await service.until_state(job, "FAILED")
     assert cause in failed.failure.cause
     assert (await service.models.ListModels(models_pb2.ListModelsRequest())).models == []
+
+
+def test_a_spec_from_before_a_key_was_added_is_still_that_of_its_job(tmp_path: Path) -> None:
+    identity = AttemptId(job="old-1", number=1)
+    spec = TrainingJobSpec.from_mapping(
+        {"name": "old", "model": {"architecture": "mlp"}, "data": {"dataset": "digits"}, "steps": 1}
+        | {"publish": {"model": "digits"}}
+    ).to_mapping()
+    attempt = Attempt(id=identity, spec=spec, artifact_uri=f"file://{tmp_path}/artifact")
+    older = {**spec, "workers": {key: value for key, value in spec["workers"].items() if key != "placement"}}
+    job = Job(number=1, id="old-1", spec=older, state=State.RUNNING, create_time=1.0, attempt=1)
+    found = inspect(Try(job=job, attempt=attempt), artifact(attempt), read_certified_manifest)
+    assert isinstance(found, Publication), found

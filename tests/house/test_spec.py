@@ -129,6 +129,7 @@ def test_everything_wrong_is_told_at_once() -> None:
         (changed(retries=-1), "retries", "-1 given"),
         (changed(priority=1001), "priority", "1000"),
         (changed(workers={"hung_after_seconds": -1}), "workers.hung_after_seconds", "0 or more"),
+        (changed(workers={"placement": "spred"}), "workers.placement", "did you mean 'spread'?"),
     ],
 )
 def test_a_mistake_names_its_field_and_the_way_out(mapping: dict[str, Any], field: str, words: str) -> None:

@@ -633,6 +633,7 @@ class WorkersSpec(_message.Message):
     GPUS_PER_WORKER_FIELD_NUMBER: _builtins.int
     SYNC_BATCH_NORM_FIELD_NUMBER: _builtins.int
     HUNG_AFTER_SECONDS_FIELD_NUMBER: _builtins.int
+    PLACEMENT_FIELD_NUMBER: _builtins.int
     count: _builtins.int
     """Number of worker processes, 1 or more. Default 1."""
     gpus_per_worker: _builtins.int
@@ -643,6 +644,8 @@ class WorkersSpec(_message.Message):
     """Seconds without a sign of life from any worker (a step, an event, a printed line) after which all are ended and the
     job is tried again. Default 600; 0: never.
     """
+    placement: _builtins.str
+    """Where a cluster has several nodes. pack: on as few as can be; spread: on as many. Default pack."""
     def __init__(
         self,
         *,
@@ -650,10 +653,11 @@ class WorkersSpec(_message.Message):
         gpus_per_worker: _builtins.int | None = ...,
         sync_batch_norm: _builtins.str | None = ...,
         hung_after_seconds: _builtins.float | None = ...,
+        placement: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_count", b"_count", "_gpus_per_worker", b"_gpus_per_worker", "_hung_after_seconds", b"_hung_after_seconds", "_sync_batch_norm", b"_sync_batch_norm", "count", b"count", "gpus_per_worker", b"gpus_per_worker", "hung_after_seconds", b"hung_after_seconds", "sync_batch_norm", b"sync_batch_norm"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_count", b"_count", "_gpus_per_worker", b"_gpus_per_worker", "_hung_after_seconds", b"_hung_after_seconds", "_placement", b"_placement", "_sync_batch_norm", b"_sync_batch_norm", "count", b"count", "gpus_per_worker", b"gpus_per_worker", "hung_after_seconds", b"hung_after_seconds", "placement", b"placement", "sync_batch_norm", b"sync_batch_norm"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_count", b"_count", "_gpus_per_worker", b"_gpus_per_worker", "_hung_after_seconds", b"_hung_after_seconds", "_sync_batch_norm", b"_sync_batch_norm", "count", b"count", "gpus_per_worker", b"gpus_per_worker", "hung_after_seconds", b"hung_after_seconds", "sync_batch_norm", b"sync_batch_norm"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_count", b"_count", "_gpus_per_worker", b"_gpus_per_worker", "_hung_after_seconds", b"_hung_after_seconds", "_placement", b"_placement", "_sync_batch_norm", b"_sync_batch_norm", "count", b"count", "gpus_per_worker", b"gpus_per_worker", "hung_after_seconds", b"hung_after_seconds", "placement", b"placement", "sync_batch_norm", b"sync_batch_norm"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__count: _TypeAlias = _typing.Literal["count"]  # noqa: Y015
     _WhichOneofArgType__count: _TypeAlias = _typing.Literal["_count", b"_count"]  # noqa: Y015
@@ -661,6 +665,8 @@ class WorkersSpec(_message.Message):
     _WhichOneofArgType__gpus_per_worker: _TypeAlias = _typing.Literal["_gpus_per_worker", b"_gpus_per_worker"]  # noqa: Y015
     _WhichOneofReturnType__hung_after_seconds: _TypeAlias = _typing.Literal["hung_after_seconds"]  # noqa: Y015
     _WhichOneofArgType__hung_after_seconds: _TypeAlias = _typing.Literal["_hung_after_seconds", b"_hung_after_seconds"]  # noqa: Y015
+    _WhichOneofReturnType__placement: _TypeAlias = _typing.Literal["placement"]  # noqa: Y015
+    _WhichOneofArgType__placement: _TypeAlias = _typing.Literal["_placement", b"_placement"]  # noqa: Y015
     _WhichOneofReturnType__sync_batch_norm: _TypeAlias = _typing.Literal["sync_batch_norm"]  # noqa: Y015
     _WhichOneofArgType__sync_batch_norm: _TypeAlias = _typing.Literal["_sync_batch_norm", b"_sync_batch_norm"]  # noqa: Y015
     @_typing.overload
@@ -669,6 +675,8 @@ class WorkersSpec(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__gpus_per_worker) -> _WhichOneofReturnType__gpus_per_worker | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__hung_after_seconds) -> _WhichOneofReturnType__hung_after_seconds | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__placement) -> _WhichOneofReturnType__placement | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__sync_batch_norm) -> _WhichOneofReturnType__sync_batch_norm | None: ...
 

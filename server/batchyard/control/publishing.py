@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from batchyard.artifact.errors import ArtifactError
 from batchyard.artifact.manifest import Manifest
 from batchyard.control.attempts import Publication, Try
 from batchyard.training.events import Ended, Published
+from batchyard.training.spec import SpecError, TrainingJobSpec
 
 ReadManifest = Callable[[str, str], Manifest]
 """From an artifact's URI and its manifest's sha256 to the verified manifest; may block. Raises ArtifactError."""
@@ -29,11 +31,19 @@ def inspect(given: Try, published: Published | None, read: ReadManifest) -> Publ
     if (manifest.model, manifest.job) != (wanted["model"], given.id.job):
         found = f"model {manifest.model!r} of job {manifest.job!r}"
         return _failed(f"the published model is {found}; expected {wanted['model']!r} of {given.id.job!r}")
-    if manifest.spec != given.job.spec:
+    if manifest.spec not in (given.job.spec, _filled_in(given.job.spec)):
         return _failed("the published model's manifest holds another spec than the job has")
     return Publication(
         artifact_uri=published.artifact_uri, manifest_sha256=published.manifest_sha256, manifest=manifest
     )
+
+
+def _filled_in(spec: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The spec as workers read it: with defaults for keys newer than the job. None: it is legal no more."""
+    try:
+        return TrainingJobSpec.from_mapping(spec).to_mapping()
+    except SpecError:
+        return None
 
 
 def _failed(cause: str) -> Ended:

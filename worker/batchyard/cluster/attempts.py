@@ -61,6 +61,11 @@ class Orders:
         """Seconds that all workers may give no sign of life; 0: for ever, as in specs from before there was a limit."""
         return float(self.attempt.spec["workers"].get("hung_after_seconds", 0.0))
 
+    @property
+    def placement(self) -> str:
+        """One of PLACEMENTS; workers of specs from before there was a choice were packed."""
+        return str(self.attempt.spec["workers"].get("placement", "pack"))
+
     def to_json(self) -> str:
         """Text that `from_json` reads."""
         return json.dumps(dataclasses.asdict(self))

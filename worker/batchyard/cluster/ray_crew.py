@@ -97,7 +97,7 @@ def own_process() -> ProcessId:
 
 
 class RayCrew:
-    """The workers of an attempt in a placement group: together on one node where they fit, else on as few as can be."""
+    """The workers of an attempt in a placement group: see Room."""
 
     def __init__(self, orders: Orders, fork_servers: dict[str, str] | None = None) -> None:
         """`fork_servers`: see WorkerHost."""

@@ -1,4 +1,4 @@
-"""The room of an attempt's workers on a Ray cluster: a placement group, on one node where they fit, else on few."""
+"""The room of an attempt's workers on a Ray cluster: a placement group, on few nodes or on many, as its spec says."""
 
 from __future__ import annotations
 
@@ -34,7 +34,9 @@ class Room:
         bundle = {"CPU": 1.0}
         if self._orders.gpus_per_worker:
             bundle["GPU"] = float(self._orders.gpus_per_worker)
-        self._group = placement_group([bundle] * self._orders.world_size, strategy="PACK")
+        # Both are wishes, not conditions: a cluster that has lost a node still trains what it has room for.
+        strategy = {"pack": "PACK", "spread": "SPREAD"}[self._orders.placement]
+        self._group = placement_group([bundle] * self._orders.world_size, strategy=strategy)
         ready = self._group.ready()
         deadline = time.monotonic() + PLACEMENT_S
         while not ray.wait([ready], timeout=0.2)[0]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from batchyard.training.spec.checks import Checks
 
 SYNC_BATCH_NORM = ("world", "none")
+PLACEMENTS = ("pack", "spread")
 STATISTICS = ("alg2", "population", "cumulative", "ema")
 
 
@@ -23,6 +24,9 @@ class WorkersSpec:
     hung_after_seconds: float = 600.0
     """Seconds without a sign of life from any worker (a step, an event, a printed line) after which all are ended and
     the job is tried again; 0: never. Loading, compiling, an evaluation and publishing count as one step each."""
+    placement: str = "pack"
+    """Where a cluster has several nodes. pack: on as few as can be, all on one where they fit, and there they add up
+    through shared memory; spread: on as many as can be, and each has more memory and disk for itself."""
 
     def __post_init__(self) -> None:
         checks = Checks()
@@ -30,6 +34,7 @@ class WorkersSpec:
         checks.integer("gpus_per_worker", self.gpus_per_worker, 0, 1)
         checks.one_of("sync_batch_norm", self.sync_batch_norm, SYNC_BATCH_NORM)
         checks.not_negative("hung_after_seconds", self.hung_after_seconds)
+        checks.one_of("placement", self.placement, PLACEMENTS)
         checks.finish()
 
 
