@@ -984,6 +984,11 @@ class StepMetrics(_message.Message):
     LEARNING_RATE_FIELD_NUMBER: _builtins.int
     SAMPLES_PER_SECOND_FIELD_NUMBER: _builtins.int
     STEP_SECONDS_FIELD_NUMBER: _builtins.int
+    DATA_SECONDS_FIELD_NUMBER: _builtins.int
+    FORWARD_SECONDS_FIELD_NUMBER: _builtins.int
+    BACKWARD_SECONDS_FIELD_NUMBER: _builtins.int
+    COLLECTIVES_SECONDS_FIELD_NUMBER: _builtins.int
+    OPTIMIZER_SECONDS_FIELD_NUMBER: _builtins.int
     step: _builtins.int
     steps: _builtins.int
     loss: _builtins.float
@@ -993,6 +998,16 @@ class StepMetrics(_message.Message):
     samples_per_second: _builtins.float
     step_seconds: _builtins.float
     """Mean wall time of one step, seconds."""
+    data_seconds: _builtins.float
+    """Where the time of a step goes, seconds: rank 0's means over the steps since the point before that were measured, one
+    in four, those of points left out. Absent where none was. What is left of step_seconds is none of these.
+    Waiting for the batch.
+    """
+    forward_seconds: _builtins.float
+    backward_seconds: _builtins.float
+    collectives_seconds: _builtins.float
+    """Adding up over all workers, and waiting for them; on GPUs without what normalisation adds up in forward and backward."""
+    optimizer_seconds: _builtins.float
     def __init__(
         self,
         *,
@@ -1003,12 +1018,36 @@ class StepMetrics(_message.Message):
         learning_rate: _builtins.float = ...,
         samples_per_second: _builtins.float = ...,
         step_seconds: _builtins.float = ...,
+        data_seconds: _builtins.float | None = ...,
+        forward_seconds: _builtins.float | None = ...,
+        backward_seconds: _builtins.float | None = ...,
+        collectives_seconds: _builtins.float | None = ...,
+        optimizer_seconds: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_backward_seconds", b"_backward_seconds", "_collectives_seconds", b"_collectives_seconds", "_data_seconds", b"_data_seconds", "_forward_seconds", b"_forward_seconds", "_optimizer_seconds", b"_optimizer_seconds", "backward_seconds", b"backward_seconds", "collectives_seconds", b"collectives_seconds", "data_seconds", b"data_seconds", "forward_seconds", b"forward_seconds", "optimizer_seconds", b"optimizer_seconds"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accuracy", b"accuracy", "learning_rate", b"learning_rate", "loss", b"loss", "samples_per_second", b"samples_per_second", "step", b"step", "step_seconds", b"step_seconds", "steps", b"steps"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_backward_seconds", b"_backward_seconds", "_collectives_seconds", b"_collectives_seconds", "_data_seconds", b"_data_seconds", "_forward_seconds", b"_forward_seconds", "_optimizer_seconds", b"_optimizer_seconds", "accuracy", b"accuracy", "backward_seconds", b"backward_seconds", "collectives_seconds", b"collectives_seconds", "data_seconds", b"data_seconds", "forward_seconds", b"forward_seconds", "learning_rate", b"learning_rate", "loss", b"loss", "optimizer_seconds", b"optimizer_seconds", "samples_per_second", b"samples_per_second", "step", b"step", "step_seconds", b"step_seconds", "steps", b"steps"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__backward_seconds: _TypeAlias = _typing.Literal["backward_seconds"]  # noqa: Y015
+    _WhichOneofArgType__backward_seconds: _TypeAlias = _typing.Literal["_backward_seconds", b"_backward_seconds"]  # noqa: Y015
+    _WhichOneofReturnType__collectives_seconds: _TypeAlias = _typing.Literal["collectives_seconds"]  # noqa: Y015
+    _WhichOneofArgType__collectives_seconds: _TypeAlias = _typing.Literal["_collectives_seconds", b"_collectives_seconds"]  # noqa: Y015
+    _WhichOneofReturnType__data_seconds: _TypeAlias = _typing.Literal["data_seconds"]  # noqa: Y015
+    _WhichOneofArgType__data_seconds: _TypeAlias = _typing.Literal["_data_seconds", b"_data_seconds"]  # noqa: Y015
+    _WhichOneofReturnType__forward_seconds: _TypeAlias = _typing.Literal["forward_seconds"]  # noqa: Y015
+    _WhichOneofArgType__forward_seconds: _TypeAlias = _typing.Literal["_forward_seconds", b"_forward_seconds"]  # noqa: Y015
+    _WhichOneofReturnType__optimizer_seconds: _TypeAlias = _typing.Literal["optimizer_seconds"]  # noqa: Y015
+    _WhichOneofArgType__optimizer_seconds: _TypeAlias = _typing.Literal["_optimizer_seconds", b"_optimizer_seconds"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__backward_seconds) -> _WhichOneofReturnType__backward_seconds | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__collectives_seconds) -> _WhichOneofReturnType__collectives_seconds | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__data_seconds) -> _WhichOneofReturnType__data_seconds | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__forward_seconds) -> _WhichOneofReturnType__forward_seconds | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__optimizer_seconds) -> _WhichOneofReturnType__optimizer_seconds | None: ...
 
 Global___StepMetrics: _TypeAlias = StepMetrics  # noqa: Y015
 
