@@ -22,16 +22,22 @@ OF_PROMETHEUS_ITSELF = {"up"}
 def known_metrics() -> set[str]:
     """Every series name, as docs/metrics.md (which a test holds against the code) lists them."""
     rows = re.findall(r"^\| `(\w+)` \| (\w+) \|", (ROOT / "docs/metrics.md").read_text(), re.MULTILINE)
-    names = {name for name, _ in rows}
+    names = {name for name, _ in rows} | {rule["record"] for rule in rules("record")}
     return names | {
         f"{name}_{part}" for name, kind in rows if kind == "histogram" for part in ("bucket", "sum", "count")
     }
 
 
 def metrics_in(query: str) -> set[str]:
-    """Names of metrics in a PromQL expression: batchyard_..., process_... and up."""
+    """Names of metrics in a PromQL expression: recorded ones, batchyard_..., process_... and up."""
     bare = re.sub(r'"[^"]*"', '""', query)
-    return set(re.findall(r"\b(batchyard_\w+|process_\w+|up)\b", bare))
+    return set(re.findall(r"\b(\w+:\w+:\w+|batchyard_\w+|process_\w+|up)\b", bare))
+
+
+def rules(kind: str) -> list[dict[str, Any]]:
+    """The recording rules (`record`) or the alerts (`alert`)."""
+    groups = load("deploy/prometheus/rules.yml")["groups"]
+    return [rule for group in groups for rule in group["rules"] if kind in rule]
 
 
 def panels() -> Iterator[Any]:
@@ -48,21 +54,27 @@ def test_promtool_accepts_the_configuration_and_the_rules() -> None:
     assert "prometheus.yml is valid prometheus config file syntax" in promtool("check", "config", "prometheus.yml")
     # Its files lie in the container; without --syntax-only promtool would look for them here.
     assert "is valid" in promtool("check", "config", "--syntax-only", "prometheus.tls.yml")
-    assert "9 rules found" in promtool("check", "rules", "rules.yml")
+    assert "16 rules found" in promtool("check", "rules", "rules.yml")
 
 
-def test_alerts_fire_when_they_should_and_only_then() -> None:
+def test_alerts_fire_when_they_should_and_what_is_recorded_is_right() -> None:
     assert "SUCCESS" in promtool("test", "rules", "rules_test.yml")
 
 
-def test_alerts_ask_only_for_metrics_that_exist() -> None:
-    rules = [rule for group in load("deploy/prometheus/rules.yml")["groups"] for rule in group["rules"]]
-    asked = set().union(*(metrics_in(rule["expr"]) for rule in rules))
+def test_rules_ask_only_for_metrics_that_exist() -> None:
+    both = [*rules("record"), *rules("alert")]
+    asked = set().union(*(metrics_in(rule["expr"]) for rule in both))
 
     assert asked - known_metrics() == OF_PROMETHEUS_ITSELF
-    for rule in rules:
+    for rule in rules("alert"):
         assert rule["labels"]["severity"] in ("critical", "warning", "info")
         assert set(rule["annotations"]) == {"summary", "description"}
+
+
+def test_every_rule_is_unit_tested_or_tried_against_a_running_service() -> None:
+    tried = (PROMETHEUS / "rules_test.yml").read_text() + Path(__file__).with_name("test_scrape.py").read_text()
+    names = [rule.get("record") or rule["alert"] for rule in (*rules("record"), *rules("alert"))]
+    assert [name for name in names if name not in tried] == []
 
 
 @pytest.mark.parametrize("name", ["prometheus.yml", "prometheus.tls.yml"])
@@ -89,11 +101,11 @@ def test_dashboard_queries_ask_only_for_metrics_that_exist() -> None:
 
 def test_prometheus_can_parse_every_dashboard_query(tmp_path: Path) -> None:
     queries = [target["expr"].replace("$job", ".+").replace("$layer", "a") for p in panels() for target in p["targets"]]
-    rules = [{"record": f"dashboard:query:{number}", "expr": query} for number, query in enumerate(queries)]
+    recorded = [{"record": f"dashboard:query:{number}", "expr": query} for number, query in enumerate(queries)]
     file = tmp_path / "queries.yml"
-    file.write_text(json.dumps({"groups": [{"name": "dashboard", "rules": rules}]}))
+    file.write_text(json.dumps({"groups": [{"name": "dashboard", "rules": recorded}]}))
 
-    assert f"{len(rules)} rules found" in promtool("check", "rules", str(file))
+    assert f"{len(recorded)} rules found" in promtool("check", "rules", str(file))
 
 
 def test_panels_are_well_formed_and_do_not_overlap() -> None:

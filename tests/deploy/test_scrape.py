@@ -8,18 +8,25 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import aiohttp
+import numpy as np
 import pytest
 import yaml
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 
+from batchyard.client import AsyncClient, RpcError
+from batchyard.cluster.attempts import MARK
+from batchyard.cluster.processes import marked
 from batchyard.control.metrics import Metrics
+from batchyard.control.process_watch import command_of
 from batchyard.control.states import State
 from batchyard.training.events import Layer, LayerStatistics, StepMetrics
 
@@ -30,10 +37,11 @@ SECONDS = 60
 
 async def eventually(ask: Callable[[], Awaitable[Any]], what: str) -> Any:
     """What `ask` gives as soon as it is something."""
-    async with asyncio.timeout(SECONDS):
-        while not (answer := await ask()):  # noqa: ASYNC110 - what is asked is another process
-            await asyncio.sleep(0.05)
-        return answer
+    deadline = time.monotonic() + SECONDS
+    while not (answer := await ask()):
+        assert time.monotonic() < deadline, what
+        await asyncio.sleep(0.05)
+    return answer
 
 
 @asynccontextmanager
@@ -53,8 +61,8 @@ async def process(*command: str, **more: Any) -> AsyncIterator[asyncio.subproces
 async def prometheus(folder: Path, **targets: str) -> AsyncIterator[str]:
     """Prometheus with deploy's configuration, the targets replaced by these; gives its address."""
     configuration = load("deploy/prometheus/prometheus.yml")
-    configuration["global"]["scrape_interval"] = "1s"
-    configuration["global"]["evaluation_interval"] = "1s"
+    configuration["global"]["scrape_interval"] = "500ms"
+    configuration["global"]["evaluation_interval"] = "500ms"
     configuration["rule_files"] = [str(ROOT / "deploy/prometheus/rules.yml")]
     for job in configuration["scrape_configs"]:
         job["static_configs"] = [{"targets": [targets[job["job_name"].removeprefix("batchyard-")]]}]
@@ -89,8 +97,17 @@ async def health(session: aiohttp.ClientSession, prometheus_url: str) -> dict[st
     return told if set(told.values()) == {"up"} else {}
 
 
-async def test_both_planes_of_a_real_service_are_up_and_healthy(tmp_path: Path) -> None:
-    data = tmp_path / "data"
+SPEC = {
+    "model": {"architecture": "mlp", "hidden": [8]},
+    "data": {"dataset": "digits"},
+    "workers": {"count": 1},
+    "checkpoint": {"every_steps": 50},
+}
+
+
+@asynccontextmanager
+async def service(data: Path) -> AsyncIterator[dict[str, Any]]:
+    """Both planes; gives control.json."""
     free = "127.0.0.1:0"
     flags = ("--grpc", free, "--http", free, "--inference-grpc", free, "--inference-http", free, "--executor", "local")
     announced = data / "control.json"
@@ -98,30 +115,70 @@ async def test_both_planes_of_a_real_service_are_up_and_healthy(tmp_path: Path) 
     async def read() -> Any:
         return json.loads(announced.read_text()) if announced.exists() else None
 
+    async with process(sys.executable, "-m", "batchyard.control", "--data-dir", str(data), *flags) as control:
+        yield await eventually(read, "control.json")
+    assert control.returncode == 0
+
+
+def kill_the_worker(data: Path, job: str) -> None:
+    """As the kernel does when memory runs out."""
+    (attempt,) = data.glob(f"executor/attempts/{job}-*/attempt.json")
+    found = marked(MARK, json.loads(attempt.read_text())["mark"])
+    (worker,) = (each for each in found if "batchyard.cluster.worker_main" in command_of(each.pid))
+    worker.send(signal.SIGKILL)
+
+
+async def test_a_real_prometheus_records_and_alerts_on_a_running_service(tmp_path: Path) -> None:
+    data = tmp_path / "data"
     async with (
-        process(sys.executable, "-m", "batchyard.control", "--data-dir", str(data), *flags) as control,
+        service(data) as facts,
+        AsyncClient(facts["grpc"], facts["inference_grpc"]) as client,
         aiohttp.ClientSession() as session,
+        prometheus(tmp_path, control=facts["http"], inference=facts["inference_http"]) as url,
     ):
-        facts = await eventually(read, "control.json")
-        async with prometheus(tmp_path, control=facts["http"], inference=facts["inference_http"]) as url:
-            told = await eventually(lambda: health(session, url), "both targets up")
-            assert told == {"batchyard-control": "up", "batchyard-inference": "up"}
+        publish = {"name": "short", "steps": 20, "publish": {"model": "digits", "alias": "production"}, **SPEC}
+        short = await client.submit(publish)
+        told = await eventually(lambda: health(session, url), "both targets up")
+        assert told == {"batchyard-control": "up", "batchyard-inference": "up"}
+        assert (await client.wait(short.name, timeout=SECONDS)).model_version == "models/digits/versions/1"
+        long = await client.submit({"name": "long", "steps": 1_000_000, **SPEC})
+        identity = long.name.removeprefix("trainingJobs/")
+        await eventually(lambda: ready(client), "digits is served")
 
-            async def connected() -> Any:
-                series = await api(session, f"{url}/api/v1/query", query="batchyard_inference_control_connected == 1")
-                return series and series["result"]
+        async def positive(query: str) -> Any:
+            await client.predict("digits", np.zeros((1, 1, 8, 8), np.uint8))  # rates are of what goes on
+            series = await api(session, f"{url}/api/v1/query", query=f"{query} > 0")
+            return series and series["result"]
 
-            assert await eventually(connected, "the inference plane follows the control plane")
-            states = await api(session, f"{url}/api/v1/query", query="batchyard_jobs")
-            assert {one["metric"]["state"] for one in states["result"]} == set(State)
-            rules = await api(session, f"{url}/api/v1/rules")
-            assert {rule["health"] for group in rules["groups"] for rule in group["rules"]} <= {"ok", "unknown"}
+        for rule in load("deploy/prometheus/rules.yml")["groups"]:
+            for recorded in (each["record"] for each in rule["rules"] if "record" in each):
+                if "failures" not in recorded:
+                    assert await eventually(partial(positive, recorded), recorded)
+        (progress,) = await positive("job:batchyard_job_progress:ratio")
+        assert (progress["metric"]["job"], float(progress["value"][1]) < 1) == (identity, True)
+        states = await api(session, f"{url}/api/v1/query", query="batchyard_jobs")
+        assert {one["metric"]["state"] for one in states["result"]} == set(State)
+
+        kill_the_worker(data, identity)
+        firing = 'ALERTS{alertname="BatchyardInfrastructureFailures", alertstate="firing"}'
+        (alert,) = await eventually(partial(positive, firing), "the alert about a lost worker")
+        assert alert["metric"]["failure_class"] == "infrastructure"
+        rules = await api(session, f"{url}/api/v1/rules")
+        assert {rule["health"] for group in rules["groups"] for rule in group["rules"]} == {"ok"}
+        await client.cancel(identity)
         for plane in ("http", "inference_http"):
             healthy = await asyncio.create_subprocess_exec(
                 sys.executable, str(ROOT / "deploy/docker/healthcheck.py"), facts[plane]
             )
             assert await healthy.wait() == 0
-    assert control.returncode == 0
+
+
+async def ready(client: AsyncClient) -> bool:
+    """Whether digits answers; a model that nobody has told the plane of is an error."""
+    try:
+        return await client.inference.model_ready("digits")
+    except RpcError:
+        return False
 
 
 async def test_a_jobs_own_label_reaches_prometheus_unrenamed_and_its_series_end_with_it(

@@ -13,7 +13,8 @@ from batchyard.control.states import State
 from batchyard.training.events import Ended, Evaluation, Layer, LayerStatistics, PhaseChange, StepMetrics
 
 STEP = StepMetrics(
-    step=40, steps=100, loss=0.25, accuracy=0.9, learning_rate=0.1, samples_per_second=1200.0, step_seconds=0.05
+    step=40, steps=100, loss=0.25, accuracy=0.9, learning_rate=0.1, samples_per_second=1200.0, step_seconds=0.05,
+    data_seconds=0.001, forward_seconds=0.02, backward_seconds=0.025, collectives_seconds=0.002, optimizer_seconds=0.001,
 )
 LAYERS = LayerStatistics(
     step=40,
@@ -69,6 +70,7 @@ def test_a_running_job_shows_its_last_report(metrics: Metrics) -> None:
     assert value(metrics, "batchyard_job_accuracy", job="j") == 0.9
     assert value(metrics, "batchyard_job_samples_per_second", job="j") == 1200
     assert value(metrics, "batchyard_job_step_seconds", job="j") == 0.05
+    assert value(metrics, "batchyard_job_step_part_seconds", job="j", part="collectives") == 0.002
     assert value(metrics, "batchyard_job_evaluation_accuracy", job="j") == 0.88
 
 
@@ -119,6 +121,7 @@ def test_a_job_that_does_not_run_has_no_speed(metrics: Metrics) -> None:
     metrics.job_state("j", State.RUNNING, State.CANCELLING)
 
     assert value(metrics, "batchyard_job_step_seconds", job="j") is None
+    assert value(metrics, "batchyard_job_step_part_seconds", job="j", part="forward") is None
 
 
 def test_reports_within_a_state_change_no_count(metrics: Metrics) -> None:
@@ -146,6 +149,7 @@ def test_attempts_count_by_outcome_and_by_who_can_mend_them(metrics: Metrics) ->
     metrics.job_event("j", Ended(outcome="succeeded"))
 
     attempts = "batchyard_job_attempts_total"
+    assert value(metrics, attempts, outcome="failed", failure_class="user") == 0, "there from the first scrape on"
     assert value(metrics, attempts, outcome="failed", failure_class="infrastructure") == 1
     assert value(metrics, attempts, outcome="succeeded", failure_class="") == 1
 

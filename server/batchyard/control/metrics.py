@@ -80,6 +80,9 @@ JOB_GAUGES = (
     ),
 )
 
+STEP_PARTS = ("data", "forward", "backward", "collectives", "optimizer")
+"""Where the time of a step goes, as in events.StepMetrics."""
+
 LAYER_GAUGES = (
     _LayerGauge(
         "batchyard_job_layer_activation",
@@ -115,6 +118,8 @@ class _LiveJob:
     """What is known of a job that has not ended."""
 
     values: dict[str, float] = field(default_factory=dict)
+    parts: dict[str, float] = field(default_factory=dict)
+    """Of a step, in seconds."""
     layers: tuple[events.Layer, ...] = ()
     queued_at: float | None = None
     """When it was submitted, on the monotonic clock; None: before this process, or its wait is over."""
@@ -142,21 +147,28 @@ class _LiveJobs(Collector):
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         with self._lock:
-            jobs = [(job, dict(live.values), live.layers) for job, live in self._jobs.items()]
+            jobs = [(job, dict(live.values), dict(live.parts), live.layers) for job, live in self._jobs.items()]
         for gauge in JOB_GAUGES:
             family = GaugeMetricFamily(gauge.name, gauge.help, labels=("job",))
-            for job, values, _ in jobs:
+            for job, values, _, _ in jobs:
                 if gauge.name in values:
                     family.add_metric((job,), values[gauge.name])
             yield family
+        yield _step_parts((job, parts) for job, _, parts, _ in jobs)
         for kind in LAYER_GAUGES:
             family = GaugeMetricFamily(kind.name, kind.help, labels=("job", "layer", *kind.labels))
-            for job, _, layers in jobs:
+            for job, _, _, layers in jobs:
                 for layer in layers:
                     for further, value in kind.values(layer):
                         if value is not None:
                             family.add_metric((job, layer.name, *further), value)
             yield family
+
+
+ENDINGS = (
+    ("succeeded", ""), ("cancelled", ""), ("paused", ""), ("failed", "user"), ("failed", "infrastructure"),
+)  # fmt: skip
+"""Outcome and failure class of attempts: see events.Ended."""
 
 
 class Metrics:
@@ -188,6 +200,8 @@ class Metrics:
             ["outcome", "failure_class"],
             registry=registry,
         )
+        for outcome, failure_class in ENDINGS:  # what first appears as 1 has not increased, for Prometheus
+            self._attempts.labels(outcome, failure_class)
         self._queue_seconds = Histogram(
             "batchyard_job_queue_seconds",
             "Time from a job's acceptance until it left QUEUED.",
@@ -240,6 +254,8 @@ class Metrics:
         for gauge in JOB_GAUGES:
             if isinstance(event, gauge.source):
                 live.values[gauge.name] = getattr(event, gauge.attribute)
+        if isinstance(event, events.StepMetrics) and event.forward_seconds is not None:
+            live.parts = {part: getattr(event, f"{part}_seconds") for part in STEP_PARTS}
         if isinstance(event, events.LayerStatistics):
             live.layers = event.layers
         if isinstance(event, events.StepMetrics) and live.first_step_due is not None:
@@ -253,7 +269,17 @@ class Metrics:
         return generate_latest(self.registry)
 
 
+def _step_parts(jobs: Iterable[tuple[str, dict[str, float]]]) -> GaugeMetricFamily:
+    said = "Time of one optimiser step that goes into a part of it: rank 0's mean over the steps last measured."
+    family = GaugeMetricFamily("batchyard_job_step_part_seconds", said, labels=("job", "part"))
+    for job, parts in jobs:
+        for part, seconds in parts.items():
+            family.add_metric((job, part), seconds)
+    return family
+
+
 def _forget_speed(live: _LiveJob) -> None:
+    live.parts.clear()
     for gauge in JOB_GAUGES:
         if gauge.speed:
             live.values.pop(gauge.name, None)
