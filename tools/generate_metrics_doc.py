@@ -68,7 +68,20 @@ def control_families() -> list[Metric]:
         metrics.job_state("j", old, new)
     layer = events.Layer(name="a", p15=0, p50=0, p85=0, saturated=0, dead=0, drift=0.0, worker_spread=0.0)
     for event in (
-        events.StepMetrics(step=1, steps=1, loss=0, accuracy=0, learning_rate=0, samples_per_second=0, step_seconds=0),
+        events.StepMetrics(
+            step=1,
+            steps=1,
+            loss=0,
+            accuracy=0,
+            learning_rate=0,
+            samples_per_second=0,
+            step_seconds=0,
+            data_seconds=0,
+            forward_seconds=0,
+            backward_seconds=0,
+            collectives_seconds=0,
+            optimizer_seconds=0,
+        ),
         events.Evaluation(step=1, loss=0, accuracy=0, samples=1),
         events.LayerStatistics(step=1, layers=(layer,)),
         events.Ended(outcome="succeeded"),

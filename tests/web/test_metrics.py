@@ -13,8 +13,18 @@ from batchyard.control.states import State
 from batchyard.training.events import Ended, Evaluation, Layer, LayerStatistics, PhaseChange, StepMetrics
 
 STEP = StepMetrics(
-    step=40, steps=100, loss=0.25, accuracy=0.9, learning_rate=0.1, samples_per_second=1200.0, step_seconds=0.05,
-    data_seconds=0.001, forward_seconds=0.02, backward_seconds=0.025, collectives_seconds=0.002, optimizer_seconds=0.001,
+    step=40,
+    steps=100,
+    loss=0.25,
+    accuracy=0.9,
+    learning_rate=0.1,
+    samples_per_second=1200.0,
+    step_seconds=0.05,
+    data_seconds=0.001,
+    forward_seconds=0.02,
+    backward_seconds=0.025,
+    collectives_seconds=0.002,
+    optimizer_seconds=0.001,
 )
 LAYERS = LayerStatistics(
     step=40,

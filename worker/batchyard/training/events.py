@@ -53,6 +53,15 @@ class StepMetrics(Event):
     learning_rate: float
     samples_per_second: float
     step_seconds: float
+    data_seconds: float | None = None
+    """Of one step, what rank 0 spends waiting for its batch; these five are means over the steps in between that were
+    measured (step_clock.py), None where none was.
+    """
+    forward_seconds: float | None = None
+    backward_seconds: float | None = None
+    collectives_seconds: float | None = None
+    """Adding up over all workers, and waiting for them."""
+    optimizer_seconds: float | None = None
 
     @property
     def finite(self) -> bool:
