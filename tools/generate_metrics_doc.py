@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
+import yaml
 from prometheus_client import CollectorRegistry
 from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
@@ -25,12 +26,14 @@ from batchyard.serving.shift_score import ChannelShifts
 from batchyard.training import events
 
 PAGE = Path(__file__).parents[1] / "docs" / "metrics.md"
+RULES = Path(__file__).parents[1] / "deploy" / "prometheus" / "rules.yml"
 
 HEAD = """# Metrics
 
 Both planes answer `GET /metrics` in Prometheus' text format: the control plane on its HTTP port (8080), the inference
 plane on its own (8002). `promtool check metrics` has nothing to say against either, but for Triton's names.
-deploy/prometheus scrapes both and holds alert rules; deploy/grafana draws them.
+deploy/prometheus scrapes both and holds recording rules and alerts; deploy/grafana draws them, on a dashboard that
+tools/generate_grafana_dashboard.py makes.
 
 This page is generated from the code by tools/generate_metrics_doc.py; a test compares them.
 """
@@ -58,6 +61,12 @@ TRITON = """### By Triton's names
 The same numbers of each served version (labels `model`, `version`; with `reason` for failures), so that dashboards
 made for Triton work: times in microseconds, counters without `_total`. Triton's reasons are REJECTED (a full queue, a
 deadline that passed in it), CANCELED, BACKEND (the engine failed) and OTHER.
+"""
+
+
+RECORDED = """## Recorded by Prometheus
+
+Named level:metric:operation; deploy/prometheus/rules.yml has them.
 """
 
 
@@ -139,11 +148,18 @@ def table(families: Iterable[Metric]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def recorded_table() -> str:
+    """A Markdown table of the recording rules."""
+    groups = yaml.safe_load(RULES.read_text())["groups"]
+    rules = [rule for group in groups for rule in group["rules"] if "record" in rule]
+    rows = (f"| `{rule['record']}` | `{' '.join(rule['expr'].split())}` |" for rule in rules)
+    return "\n".join(["| series | query |", "|---|---|", *rows]) + "\n"
+
+
 def page() -> str:
     """The whole page."""
-    return "\n".join(
-        (HEAD, CONTROL, table(control_families()), INFERENCE, table(inference_families()), TRITON, triton_table())
-    )
+    planes = (CONTROL, table(control_families()), INFERENCE, table(inference_families()))
+    return "\n".join((HEAD, *planes, TRITON, triton_table(), RECORDED, recorded_table()))
 
 
 def main(arguments: list[str]) -> int:

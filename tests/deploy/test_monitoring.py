@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+import sys
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +108,17 @@ def test_prometheus_can_parse_every_dashboard_query(tmp_path: Path) -> None:
     file.write_text(json.dumps({"groups": [{"name": "dashboard", "rules": recorded}]}))
 
     assert f"{len(recorded)} rules found" in promtool("check", "rules", str(file))
+
+
+def test_the_dashboard_is_what_its_code_makes() -> None:
+    command = [sys.executable, "tools/generate_grafana_dashboard.py", "--check"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_dashboard_is_made_for_the_grafana_that_runs(compose: dict[str, Any]) -> None:
+    made_for = version("grafana-foundation-sdk").rpartition("!")[2]
+    assert compose["services"]["grafana"]["image"].rpartition(":")[2] == made_for
 
 
 def test_panels_are_well_formed_and_do_not_overlap() -> None:
