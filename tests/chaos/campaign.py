@@ -29,6 +29,7 @@ PROCESSES = {
 RECOVERED = {
     "control": "control plane: lost to answering",
     "worker": "worker: killed to the next metric point",
+    "hung worker": "worker: hung (noticed after 3 s) to the next metric point",
     "supervisor": "supervisor: killed to the next metric point",
     "head": "Ray head: killed to the next metric point",
 }

@@ -20,9 +20,11 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -32,11 +34,14 @@ from batchyard import failpoints
 from batchyard.cluster import fork_client, fork_server
 from batchyard.cluster.attempts import MARK
 from batchyard.cluster.processes import ProcessId, die_with_parent
+from batchyard.control import app
 from batchyard.training import graph, warm
 
 HISTORY_MARK = "BATCHYARD_CHAOS"
 """The environment variable that everything of one history carries."""
 MARKS = {MARK: "0" * 32, HISTORY_MARK: "0" * 32}
+CLOCK = "BATCHYARD_CHAOS_CLOCK"
+"""The environment variable with the file of the seconds that a control plane's clock is ahead."""
 PRELOADED = ("batchyard.control.__main__", "batchyard.training.packaging", "sklearn.datasets")
 LONGEST = 1 << 17
 """Bytes of a request; an environment is most of it."""
@@ -128,6 +133,7 @@ def _become(files: list[int], kind: str, arguments: list[str], environment: dict
     if kind == "control":
         from batchyard.control.__main__ import main
 
+        vars(app)["SystemClock"] = lambda: MovedClock(Path(environment[CLOCK]))
         return main(arguments)
     sys.argv = ["fork_server", *arguments]
     fork_server.main()
@@ -166,6 +172,20 @@ def _take_environment(environment: Mapping[str, str]) -> None:
         {name.encode(): environment[name].encode() for name in MARKS if name in environment}
     )
     failpoints._armed = failpoints._from_environment()
+
+
+class MovedClock:
+    """The machine's clock, set to another time whenever a file says so: stands in for SystemClock."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+
+    def now(self) -> float:
+        """Seconds since the epoch."""
+        try:
+            return time.time() + float(self._file.read_text() or 0.0)
+        except FileNotFoundError:
+            return time.time()
 
 
 class ForkServerProcess:

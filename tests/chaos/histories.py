@@ -21,6 +21,9 @@ from tests.chaos.record import Entry, Record
 from tests.chaos.service import Service
 from tests.chaos.storm import carry_out, folder_of
 
+HEAD = ("raylet", "gcs_server")
+"""Parts with which all of a Ray head is lost."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Ground:
@@ -60,7 +63,7 @@ def run(seed: int, ground: Ground, references: dict[str, Reference]) -> Result:
     return Result(
         seed=plan.seed,
         seconds=time.monotonic() - began,
-        faults=Counter(_faults(evidence.entries)),
+        faults=Counter(_faults(evidence)),
         violations=found,
         recoveries=list(_recoveries(evidence.entries)),
     )
@@ -109,10 +112,20 @@ def _reference(evidence: Evidence) -> Reference:
     )
 
 
-def _faults(entries: list[Entry]) -> list[str]:
-    kinds = [f"kill {entry['what']}" for entry in entries if entry["kind"] == "killed"]
-    kinds += [f"{entry['action']} at {entry['name']}" for entry in entries if entry["kind"] == "fired"]
-    return kinds + ["restart" for entry in entries if entry["kind"] == "action" and entry["do"] == "restart"]
+def _faults(evidence: Evidence) -> Iterator[str]:
+    for entry in evidence.entries:
+        match entry["kind"]:
+            case "killed":
+                yield f"kill {entry['what']}"
+            case "fired":
+                yield f"{entry['action']} at {entry['name']}"
+            case "hung":
+                yield "hang worker"
+            case "disk_full":
+                yield f"disk full for {entry['what']}"
+            case "action" if entry["do"] in ("restart", "clock", "standby"):
+                yield {"clock": f"clock {entry['what']} s", "restart": "restart", "standby": "standby"}[entry["do"]]
+    yield from ("preemption" for row in evidence.outcome.rows["attempts"] if row["preempted_by"] is not None)
 
 
 def _recoveries(entries: list[Entry]) -> Iterator[tuple[str, float]]:
@@ -127,7 +140,8 @@ def _recoveries(entries: list[Entry]) -> Iterator[tuple[str, float]]:
         for attempt in entry.get("attempts", ()):
             job, _, number = attempt.rpartition("-")
             after = (p["time"] for p in points if p["job"].endswith(job) and p["attempt"] > int(number))
-            yield from ((entry["what"], time - entry["time"]) for time in islice(after, 1))
+            kind = "head" if entry["what"] in HEAD else entry["what"]
+            yield from ((kind, time - entry["time"]) for time in islice(after, 1))
 
 
 def summary(result: Result) -> str:

@@ -64,12 +64,16 @@ class Evidence:
         return [row["payload"]["state"] for row in self.events(job) if row["kind"] == "state_change"]
 
     def reference(self, job: Row) -> Reference:
-        by_spec = {"publish" in spec: name for name, spec in SPECS.items() if name != "two"}
-        two = job["spec"]["workers"]["count"] == 2
-        return self.references["two" if two else by_spec[job["spec"].get("publish") is not None]]
+        """The undisturbed job of the same spec."""
+        return next(self.references[name] for name, spec in SPECS.items() if _bits(spec) == _bits(job["spec"]))
 
     def of_kind(self, *kinds: str) -> list[Entry]:
         return [entry for entry in self.entries if entry["kind"] in kinds]
+
+
+def _bits(spec: dict[str, Any]) -> tuple[Any, ...]:
+    """What of a spec here makes a difference to a job's metrics, weights and files."""
+    return spec["steps"], spec.get("workers", {}).get("count", 1), spec.get("publish") is not None
 
 
 def no_acknowledged_submit_is_lost(found: Evidence) -> Iterator[str]:
@@ -194,6 +198,31 @@ def weights_and_statistics_are_those_of_an_undisturbed_job(found: Evidence) -> I
             yield f"artifact {name} has other weights or BN statistics than an undisturbed job's"
 
 
+def an_attempt_goes_on_from_the_newest_checkpoint(found: Evidence) -> Iterator[str]:
+    """Of those that the log had until then: what is announced is durable, and no step is done twice without need."""
+    for job in found.jobs:
+        announced: list[int] = []
+        for event in found.events(job):
+            step = event["payload"].get("step")
+            if event["kind"] == "checkpointed":
+                announced.append(step)
+            elif event["kind"] == "resumed":
+                if step != max(announced, default=0):
+                    yield f"{job['id']}: attempt {event['attempt']} goes on from {step}, of checkpoints at {announced}"
+                announced = [each for each in announced if each <= step]
+
+
+def a_job_gives_way_only_to_one_of_higher_priority(found: Evidence) -> Iterator[str]:
+    """An attempt that was told to make room was told so for a job that may ask for it."""
+    by_id = {job["id"]: job for job in found.jobs}
+    by_number = {job["number"]: job for job in found.jobs}
+    for attempt in found.outcome.rows["attempts"]:
+        if attempt["preempted_by"] is not None:
+            job, other = by_number[attempt["job_number"]], by_id.get(attempt["preempted_by"])
+            if other is None or other["spec"]["priority"] <= job["spec"]["priority"]:
+                yield f"{job['id']}: attempt {attempt['number']} gave way to {attempt['preempted_by']}"
+
+
 def every_listed_checkpoint_verifies(found: Evidence) -> Iterator[str]:
     """What the database says can be gone on from is there, whole, and what was written."""
     for uri, why in found.outcome.damaged.items():
@@ -248,7 +277,12 @@ def a_deployed_digest_traces_back_to_its_job(found: Evidence) -> Iterator[str]:
 
 
 def capacity_and_quotas_are_never_exceeded(found: Evidence) -> Iterator[str]:
-    """At no time do more workers belong to attempts than the cluster has, nor more jobs of a user run than may."""
+    """At no time do more workers belong to attempts than the cluster has, nor more jobs of a user run than may.
+
+    By stored times, which say nothing where the clock was set back.
+    """
+    if any(action.do == "clock" and float(action.what) < 0 for action in found.plan.actions):
+        return
     jobs = {job["number"]: job for job in found.jobs}
     changes: list[tuple[float, int, Row]] = []
     for attempt in found.outcome.rows["attempts"]:
@@ -275,6 +309,8 @@ INVARIANTS: tuple[Callable[[Evidence], Iterator[str]], ...] = (
     at_most_one_live_attempt_writes,
     metric_history_is_that_of_an_undisturbed_job,
     weights_and_statistics_are_those_of_an_undisturbed_job,
+    an_attempt_goes_on_from_the_newest_checkpoint,
+    a_job_gives_way_only_to_one_of_higher_priority,
     every_listed_checkpoint_verifies,
     streams_are_ordered_and_resumable,
     nothing_is_left_behind,

@@ -9,6 +9,8 @@ from typing import Any
 from batchyard.failpoints.catalogue import CATALOGUE
 
 STEPS, EVERY = 400, 50
+HUNG_AFTER_S = 3.0
+"""Without a sign of life, until workers are ended."""
 
 SPEC: dict[str, Any] = {
     "name": "chaos",
@@ -22,9 +24,10 @@ SPEC: dict[str, Any] = {
     "retries": 20,
 }
 SPECS: dict[str, dict[str, Any]] = {
-    "one": SPEC,
-    "two": {**SPEC, "workers": {"count": 2}},
+    "one": {**SPEC, "workers": {"hung_after_seconds": HUNG_AFTER_S}},
+    "two": {**SPEC, "workers": {"count": 2, "hung_after_seconds": HUNG_AFTER_S}},
     "published": {**SPEC, "publish": {"model": "digits", "alias": "production"}},
+    "urgent": {**SPEC, "workers": {"count": 2}, "priority": 9, "steps": 150},
 }
 """What jobs are made of, by name; `retries` are more than a history has faults."""
 
@@ -57,8 +60,17 @@ WITH_ERROR = tuple(
 )
 """An error there is the service's to make good; elsewhere it may well end a job."""
 USERS = ("ann", "bob")
+IN_A_HURRY = "eve"
+"""Whose urgent job needs all workers, so that those of others give way."""
 PROGRESS = ("now", "started", "step", "checkpoint")
 REQUESTS = ("pause", "pause", "cancel", "list", "submit_other", "alias")
+FAULTS = {"arm": 7, "kill": 4, "restart": 1, "error": 1, "hang": 1, "full": 1, "standby": 1, "clock": 1}
+"""How often each kind is drawn. On Ray processes are killed more often, no clock is moved, and no disk is full: what a
+control plane starts there would find it full for ever.
+"""
+FAULTS_ON_RAY = {**FAULTS, "kill": 9, "clock": 0, "full": 0}
+VICTIMS = ("control", "supervisor", "worker", "forks")
+VICTIMS_ON_RAY = (*VICTIMS, "head", "head", "raylet", "gcs_server")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,13 +78,15 @@ class Action:
     """One thing that is done to the service."""
 
     do: str
-    """submit, submit_other, cancel, pause, list, alias, kill, restart, arm."""
+    """submit, submit_other, cancel, pause, list, alias, kill, restart, arm, hang, full, standby, clock."""
     job: int = 0
     """Which of the history's jobs it is about."""
     after: str = "now"
-    """now, or that job's progress to wait for: started, step, checkpoint."""
+    """now, or that job's progress to wait for: started, step, checkpoint. A submit waits for the first job's."""
     what: str = ""
-    """kill: control, supervisor, worker or head (Ray's); arm: a rule; submit: a spec's name."""
+    """kill: control, supervisor, worker, forks (the fork server) or, of Ray, head (our driver), raylet, gcs_server;
+    full: control or supervisor; arm: a rule; submit: a spec's name; clock: seconds.
+    """
     times: int = 1
     """submit: how often it is sent with the same request_id."""
 
@@ -92,16 +106,19 @@ class Plan:
 def draw(seed: int, executor: str = "local") -> Plan:
     """The plan of a seed."""
     dice = random.Random(f"chaos {seed}")
-    jobs = tuple(dice.choices(tuple(SPECS), (7, 2, 1), k=dice.choice((1, 1, 1, 2))))
+    jobs = tuple(dice.choices(("one", "two", "published"), (7, 2, 1), k=dice.choice((1, 1, 1, 2))))
+    users = tuple(dice.choices(USERS, k=len(jobs)))
     actions = [
         Action(do="submit", job=number, what=spec, times=dice.choice((1, 1, 2, 3))) for number, spec in enumerate(jobs)
     ]
     others: list[Action] = []
     for _ in range(dice.choice((1, 2, 2, 3))):
-        others += _fault(dice, jobs, executor) if dice.random() < 0.7 else [_request(dice, jobs)]
+        others += _fault(dice, jobs, executor) if dice.random() < 0.8 else [_request(dice, jobs)]
+    if dice.random() < 0.1:
+        jobs, users = (*jobs, "urgent"), (*users, IN_A_HURRY)
+        others.append(Action(do="submit", job=len(jobs) - 1, what="urgent", after=dice.choice(("step", "checkpoint"))))
     others.sort(key=lambda action: PROGRESS.index(action.after))
     first = [action for action in others if action.do == "arm" and action.after == "now" and dice.random() < 0.5]
-    users = tuple(random.Random(f"users {seed}").choices(USERS, k=len(jobs)))
     return Plan(
         seed=seed, jobs=jobs, users=users, actions=(*first, *actions, *(each for each in others if each not in first))
     )
@@ -113,13 +130,30 @@ def _request(dice: random.Random, jobs: tuple[str, ...], kinds: tuple[str, ...] 
 
 def _fault(dice: random.Random, jobs: tuple[str, ...], executor: str) -> list[Action]:
     """A fault, after what makes it possible."""
-    kind = dice.choices(("kill", "restart", "error", "arm"), (4, 1, 1, 7))[0]
-    if kind == "kill":
-        return [_kill(dice, jobs, ("control", "supervisor", "worker", *(["head"] if executor == "ray" else [])))]
-    if kind == "restart":
-        return [Action(do="restart", job=dice.randrange(len(jobs)), after=dice.choice(PROGRESS))]
-    if kind == "error":
-        return [Action(do="arm", what=f"{dice.choice(WITH_ERROR)}=error@{dice.randint(1, 2)}")]
+    kinds = FAULTS_ON_RAY if executor == "ray" else FAULTS
+    kind = dice.choices(tuple(kinds), tuple(kinds.values()))[0]
+    job, progress = dice.randrange(len(jobs)), dice.choice(PROGRESS)
+    match kind:
+        case "kill":
+            return [_kill(dice, jobs, VICTIMS_ON_RAY if executor == "ray" else VICTIMS)]
+        case "restart":
+            return [Action(do="restart", job=job, after=progress)]
+        case "error":
+            return [Action(do="arm", what=f"{dice.choice(WITH_ERROR)}=error@{dice.randint(1, 2)}")]
+        case "hang":
+            return [Action(do="hang", job=job, after="step")]
+        case "full":
+            return [Action(do="full", job=job, after="step", what=dice.choice(("control", "supervisor")))]
+        case "standby":
+            gone = dice.choice((Action(do="kill", what="control", after="step"), Action(do="restart", after="step")))
+            return [Action(do="standby", job=job, after="started"), gone]
+        case "clock":
+            return [Action(do="clock", job=job, after=progress, what=dice.choice(("-3600", "3600")))]
+    return _armed(dice, jobs, executor)
+
+
+def _armed(dice: random.Random, jobs: tuple[str, ...], executor: str) -> list[Action]:
+    """A failpoint that kills, after what leads to it."""
     name = dice.choice(_reachable(jobs, executor))
     most = 12 if name.startswith(OFTEN) else 2 if name in REACHED_BY_ALL else 1
     arm = Action(do="arm", job=dice.randrange(len(jobs)), what=f"{name}=kill@{dice.randint(1, most)}")
@@ -132,7 +166,7 @@ def _fault(dice: random.Random, jobs: tuple[str, ...], executor: str) -> list[Ac
 
 def _kill(dice: random.Random, jobs: tuple[str, ...], whom: tuple[str, ...]) -> Action:
     what = dice.choice(whom)
-    after = dice.choice(PROGRESS if what == "control" else ("step", "checkpoint"))
+    after = dice.choice(PROGRESS if what in ("control", "forks") else ("step", "checkpoint"))
     return Action(do="kill", job=dice.randrange(len(jobs)), after=after, what=what)
 
 

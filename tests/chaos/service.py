@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -17,7 +18,8 @@ import grpc
 
 from batchyard.client.channel import open_channel
 from batchyard.cluster.attempts import MARK
-from batchyard.cluster.processes import ProcessId, end_all, marked
+from batchyard.cluster.forked_worker import NO_MARK
+from batchyard.cluster.processes import PROC, ProcessId, end_all, marked
 from batchyard.v1.models_pb2_grpc import ModelServiceStub
 from batchyard.v1.training_pb2_grpc import TrainingServiceStub
 from tests.chaos import forge
@@ -70,21 +72,42 @@ class Service:
         self.rules = data.parent / "rules"
         self.state = data.parent / "failpoints"
         self.log = data.parent / "control.log"
+        self._clock = data.parent / "clock"
         self.process: ProcessId | None = None
+        self._waiting: list[ProcessId] = []
+        """Control planes that stand by."""
         self._armed: dict[str, str] = {}
         data.mkdir(parents=True)
 
     def start(self) -> None:
         """Starts a control plane; does not wait until it answers."""
+        self.process = self._started()
+
+    def stand_by(self) -> None:
+        """Starts another one, which waits for the end of the first."""
+        process = self._started("--standby")
+        if process is not None:
+            self._waiting.append(process)
+
+    def promote(self) -> bool:
+        """Takes one that stands by for the control plane, now that there is no other; False when there is none."""
+        while self._waiting:
+            self.process = self._waiting.pop(0)
+            if self.running:
+                return True
+        return False
+
+    def _started(self, *more: str) -> ProcessId | None:
         arguments = ["--data-dir", str(self.data), "--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0", "--no-inference"]
         arguments += ["--executor", self.executor, "--workers", str(WORKERS)]
-        arguments += ["--user-jobs", str(JOBS_OF_A_USER)]
+        arguments += ["--user-jobs", str(JOBS_OF_A_USER), *more]
         own = {
             forge.HISTORY_MARK: self.mark,
             "BATCHYARD_FAILPOINTS": f"@{self.rules}",
             "BATCHYARD_FAILPOINTS_STATE": str(self.state),
             "BATCHYARD_DATA": "",
             "BATCHYARD_FETCH": "no",
+            forge.CLOCK: str(self._clock),
             "OMP_NUM_THREADS": "1",
         }
         environment = {**os.environ, **own}
@@ -96,7 +119,11 @@ class Service:
                 command = [sys.executable, "-m", "batchyard.control", *arguments]
                 # Its end is noticed by its ProcessId: a zombie does not run.
                 pid = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True).pid
-        self.process = ProcessId.of(pid)
+        return ProcessId.of(pid)
+
+    def move_clock(self, seconds: float) -> None:
+        """From now on the control plane's clock is so much ahead. Only a forge's can be moved."""
+        self._clock.write_text(str(seconds))
 
     @property
     def running(self) -> bool:
@@ -129,7 +156,11 @@ class Service:
         return open_channel(address, None)
 
     def stop(self) -> None:
-        """SIGTERM, and waits for the end. Raises TimeoutError."""
+        """SIGTERM, and waits for the end; nobody takes over. Raises TimeoutError."""
+        for waiting in self._waiting:
+            waiting.send(signal.SIGTERM)
+            until(lambda waiting=waiting: not waiting.alive(), STOP_S, "a control plane that stands by ends")  # type: ignore[misc]
+        self._waiting.clear()
         process = self.process
         if process is not None and process.send(signal.SIGTERM):
             until(lambda: not process.alive(), STOP_S, "the control plane stops")
@@ -152,13 +183,21 @@ class Service:
             return None
         return found if found.alive() else None
 
-    def head(self) -> ProcessId | None:
-        """The driver process, with which the Ray head ends."""
+    def head(self, part: str = "head") -> list[ProcessId]:
+        """Of a Ray head of our own: head, the driver process, with which all of it ends; or a raylet or gcs_server."""
+        if part != "head":
+            return [each for each in self.processes() if _comm(each) == part]
         try:
             record = json.loads((self.data / "executor/ray/driver.json").read_text())
         except FileNotFoundError:
-            return None
-        return ProcessId(**record["process"]) if record.get("process") else None
+            return []
+        return [ProcessId(**record["process"])] if record.get("process") else []
+
+    def fork_servers(self) -> list[ProcessId]:
+        """The processes that supervisors and workers are forked from: those without an attempt's mark of their own."""
+        ours = {self.process, *self._waiting}
+        unmarked = set(marked(MARK, NO_MARK)) - ours
+        return [each for each in self.processes() if each in unmarked and _leads(each)]
 
     def crew(self, mark: str) -> tuple[list[ProcessId], list[ProcessId]]:
         """The attempt's supervisors, one it should be, and its workers: a supervisor leads a session."""
@@ -194,6 +233,12 @@ class Service:
     def clear(self) -> None:
         """Ends whatever is left."""
         end_all(self.processes)
+
+
+def _comm(process: ProcessId) -> str:
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        return (PROC / str(process.pid) / "comm").read_text().strip()
+    return ""
 
 
 def _leads(process: ProcessId) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+import resource
 import signal
 import threading
 import time
@@ -23,6 +24,8 @@ from tests.chaos.plan import SPECS, Action, Plan
 from tests.chaos.record import Record
 from tests.chaos.service import Service, until
 
+FULL_S = 0.7
+"""For so long a process finds its disk full."""
 CALM_S = 90.0
 """From the last fault until every job has to be over."""
 WAIT_S = {"started": 8.0, "step": 8.0, "checkpoint": 8.0, "ended": 60.0}
@@ -99,7 +102,8 @@ class Storm:
             if not self._service.running:
                 lost = lost or time.monotonic()
                 self._record.add("control_lost")
-                self._service.start()
+                if not self._service.promote():
+                    self._service.start()
 
     # What users do.
 
@@ -168,32 +172,61 @@ class Storm:
             process.send(signal.SIGTERM)
             process.await_end(60.0)
 
-    def _kill(self, action: Action) -> None:
-        if action.what in ("control", "head"):
-            victim = self._service.process if action.what == "control" else self._service.head()
-            lost = sorted(self._service.attempts()) if action.what == "head" else []
-            self._strike(action.what, victim, lost)
-            return
-        for attempt, mark in self._service.attempts().items():
-            if attempt.startswith(self._jobs[action.job].name.rpartition("/")[2]):
-                workers = self._service.crew(mark)[1]
-                victim = self._service.supervisor(attempt) if action.what == "supervisor" else next(iter(workers), None)
-                self._strike(action.what, victim, [attempt])
+    def _standby(self, _action: Action) -> None:
+        """A second control plane, which waits for the end of the first."""
+        self._service.stand_by()
 
-    def _strike(self, what: str, victim: ProcessId | None, attempts: list[str]) -> None:
-        """SIGKILL. `attempts` are those that are lost with it."""
-        if victim is not None and victim.alive():
-            self._record.add("killed", what=what, attempts=attempts)
-            victim.send(signal.SIGKILL)
+    def _clock(self, action: Action) -> None:
+        """The control plane's clock is set to another time."""
+        self._service.move_clock(float(action.what))
+
+    def _kill(self, action: Action) -> None:
+        """SIGKILL."""
+        for victim, attempts in self._victims(action):
+            if victim.send(signal.SIGKILL):
+                self._record.add("killed", what=action.what, attempts=attempts)
+
+    def _hang(self, action: Action) -> None:
+        """SIGSTOP to a worker: it lives, and does nothing."""
+        for victim, attempts in self._victims(Action(do="hang", job=action.job, what="worker")):
+            if victim.send(signal.SIGSTOP):
+                self._record.add("hung", what="hung worker", attempts=attempts)
+
+    def _full(self, action: Action) -> None:
+        """For a while no file of the process can grow."""
+        for victim, _ in self._victims(action):
+            with contextlib.suppress(ProcessLookupError):
+                before = resource.prlimit(victim.pid, resource.RLIMIT_FSIZE, (1, resource.RLIM_INFINITY))
+                self._record.add("disk_full", what=action.what)
+                self._calm.wait(FULL_S)
+                resource.prlimit(victim.pid, resource.RLIMIT_FSIZE, before)
+
+    def _victims(self, action: Action) -> list[tuple[ProcessId, list[str]]]:
+        """The processes that are meant, and the attempts that are lost with each."""
+        service = self._service
+        match action.what:
+            case "control":
+                return [(service.process, [])] if service.process is not None else []
+            case "forks":
+                return [(each, []) for each in service.fork_servers()]
+            case "head" | "raylet" | "gcs_server":
+                return [(each, sorted(service.attempts())) for each in service.head(action.what)]
+        found: list[tuple[ProcessId, list[str]]] = []
+        for attempt, mark in service.attempts().items():
+            if attempt.startswith(self._jobs[action.job].name.rpartition("/")[2]):
+                alone = service.supervisor(attempt) if action.what == "supervisor" else None
+                found += [(each, [attempt]) for each in ([alone] if alone else service.crew(mark)[1][:1])]
+        return found
 
     # What is waited for.
 
     def _await(self, action: Action) -> None:
-        if action.after == "now" or action.job not in self._jobs:
+        job = 0 if action.do == "submit" else action.job
+        if action.after == "now" or job not in self._jobs:
             return
         with contextlib.suppress(TimeoutError):
             within_s = WAIT_S[action.after] * SLOWER[self._service.executor]
-            until(lambda: self._jobs[action.job].has(action.after), within_s, action.after)
+            until(lambda: self._jobs[job].has(action.after), within_s, action.after)
         self._look()
 
     def _look(self) -> None:

@@ -35,11 +35,11 @@ def evidence() -> Evidence:
         | {"superseded_by": None}
         for n, (attempt, payload) in enumerate(zip(attempts, LOG, strict=True), start=1)
     ]
-    spec = SPECS["published"] | {"workers": {"count": 1}}
+    spec = SPECS["published"] | {"workers": {"count": 1}, "priority": 0}
     rows: dict[str, list[dict[str, Any]]] = {
         "jobs": [{"number": 1, "id": JOB, "user": "ann", "request_id": "r", "spec": spec, "state": "SUCCEEDED"}
                  | {"model_version": MODEL, "failure_cause": None}],
-        "attempts": [{"job_number": 1, "number": 1, "start_time": 1.0, "end_time": 2.0}],
+        "attempts": [{"job_number": 1, "number": 1, "start_time": 1.0, "end_time": 2.0, "preempted_by": None}],
         "events": events,
         "versions": [{"model": "digits", "number": 1, "job": JOB, "artifact_uri": f"file:///{JOB}-1"}
                      | {"manifest_sha256": "m"}],
@@ -81,6 +81,11 @@ def events(found: Evidence) -> list[dict[str, Any]]:
     return found.outcome.rows["events"]
 
 
+def resumed(found: Evidence, step: int) -> None:
+    """Its last event but one is that an attempt goes on from there."""
+    events(found).insert(-1, {**events(found)[3], "kind": "resumed", "payload": {"step": step}})
+
+
 WRONG: dict[str, list[tuple[str, Change]]] = {
     "no_acknowledged_submit_is_lost": [
         ("a job that was acknowledged is not there", lambda f: entry(f, "answered").update(name="trainingJobs/gone")),
@@ -118,6 +123,14 @@ WRONG: dict[str, list[tuple[str, Change]]] = {
         ("another state at the end", lambda f: f.outcome.checkpoint_digests[1].update({2: "bad"})),
         ("other published weights", lambda f: f.outcome.artifacts[f"{JOB}-1"]["files"].update(
             {"model.safetensors": "x"})),
+    ],
+    "an_attempt_goes_on_from_the_newest_checkpoint": [
+        ("one from before it", lambda f: resumed(f, 0)),
+        ("one that nobody has heard of", lambda f: resumed(f, 3)),
+    ],
+    "a_job_gives_way_only_to_one_of_higher_priority": [
+        ("to itself", lambda f: f.outcome.rows["attempts"][0].update(preempted_by=JOB)),
+        ("to nobody", lambda f: f.outcome.rows["attempts"][0].update(preempted_by="gone")),
     ],
     "every_listed_checkpoint_verifies": [
         ("one is cut short", lambda f: f.outcome.damaged.update({"file:///x": "the tensors are not"})),
@@ -159,3 +172,9 @@ def test_a_history_that_is_wrong_is_found_out(invariant: str, change: Change) ->
     found = copy.deepcopy(evidence())
     change(found)
     assert invariant in {violation["invariant"] for violation in violations(found)}
+
+
+def test_an_attempt_that_goes_on_from_the_newest_checkpoint_is_right() -> None:
+    found = copy.deepcopy(evidence())
+    resumed(found, 2)
+    assert "an_attempt_goes_on_from_the_newest_checkpoint" not in {each["invariant"] for each in violations(found)}
