@@ -9,11 +9,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
-import os
-import subprocess
-import sys
-import tempfile
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -31,7 +26,7 @@ from batchyard.data import Dataset
 from batchyard.training import worker
 from batchyard.training.group import joined
 from batchyard.training.loop import train
-from bench import report
+from bench import ranks, report
 from bench.naive_sync import NaiveSyncBatchNorm
 from bench.training_engine import EVERY, LEARNING_RATE, MLP, RESNET18, Case, Stopwatch, context_of, normalised, shuffled
 
@@ -40,8 +35,6 @@ BAR = 1.0
 WORKERS = 2
 CASES = [dataclasses.replace(MLP, steps=10 * EVERY, samples=12_000), RESNET18]
 PEER = "DDP with a naive SyncBN, fused SGD"
-DEADLINE = 300
-"""Seconds for the workers, from start to end."""
 
 
 def rows(rounds: int) -> list[report.Row]:
@@ -57,22 +50,9 @@ def start_workers(rounds: int, steps: Sequence[int] = ()) -> dict[str, report.Ro
 
     `steps`, where given: those of one run of each of the first cases, the only ones that are measured.
     """
-    environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
-    with tempfile.TemporaryDirectory() as folder:
-        options = ["--folder", folder, "--rounds", str(rounds), *(f"--steps={each}" for each in steps)]
-        command = [sys.executable, "-m", "bench.training_ranks", *options, "--rank"]
-        processes = [subprocess.Popen([*command, str(rank)], env=environment) for rank in range(WORKERS)]
-        deadline = time.monotonic() + DEADLINE
-        try:
-            codes = [process.wait(max(0.0, deadline - time.monotonic())) for process in processes]
-        finally:
-            for process in processes:
-                process.kill()
-                process.wait()
-        if any(codes):
-            raise RuntimeError(f"the workers ended with {codes}; their messages are above")
-        results: dict[str, report.Rounds] = json.loads((Path(folder) / "results.json").read_text())
-        return results
+    options = ["--rounds", str(rounds), *(f"--steps={each}" for each in steps)]
+    results: dict[str, report.Rounds] = ranks.start("bench.training_ranks", WORKERS, options)
+    return results
 
 
 def main() -> None:
@@ -89,11 +69,8 @@ def main() -> None:
     steps = given.steps or [case.steps for case in CASES]
     cases = [dataclasses.replace(case, steps=each) for case, each in zip(CASES, steps, strict=False)]
     results = {case.name: _measure(case, meetings, given.rounds) for case in cases}
-    if given.rank == 0:
-        (given.folder / "results.json").write_text(json.dumps(results))
     meetings.open()
-    dist.barrier()
-    os._exit(0)  # torch's own teardown of a process group now and then aborts the process (a thread not joined)
+    ranks.end(given.folder, given.rank, results)
 
 
 class Meetings:

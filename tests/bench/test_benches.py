@@ -142,7 +142,7 @@ def test_two_workers_measure_every_case() -> None:
 
 
 def test_workers_that_fail_are_an_error_and_leave_nothing_running(capfd: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(RuntimeError, match=r"group of 1 ended with \[1\]"):
+    with pytest.raises(RuntimeError, match=r"1 workers of bench.nn_ranks ended with \[1\]"):
         nn_ranks.start_workers(1, "cpu", rounds=1)  # too few for a median
     assert "rounds given; a median needs" in capfd.readouterr().err
 
