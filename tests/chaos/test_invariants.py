@@ -86,6 +86,12 @@ def resumed(found: Evidence, step: int) -> None:
     events(found).insert(-1, {**events(found)[3], "kind": "resumed", "payload": {"step": step}})
 
 
+def beside(found: Evidence, *numbers: int) -> None:
+    """More attempts run at the same time as its first."""
+    attempts = found.outcome.rows["attempts"]
+    attempts += [{**attempts[0], "number": number, "start_time": 1.5, "end_time": 1.8} for number in numbers]
+
+
 WRONG: dict[str, list[tuple[str, Change]]] = {
     "no_acknowledged_submit_is_lost": [
         ("a job that was acknowledged is not there", lambda f: entry(f, "answered").update(name="trainingJobs/gone")),
@@ -149,9 +155,8 @@ WRONG: dict[str, list[tuple[str, Change]]] = {
         ("no version", lambda f: f.outcome.rows["versions"].clear()),
     ],
     "capacity_and_quotas_are_never_exceeded": [
-        ("two jobs of a user", lambda f: f.outcome.rows["attempts"].append(
-            {"job_number": 1, "number": 2, "start_time": 1.5, "end_time": 1.8})),
-        ("three workers", lambda f: f.jobs[0]["spec"]["workers"].update(count=3)),
+        ("two jobs of a user", lambda f: beside(f, 2)),
+        ("three workers", lambda f: beside(f, 2, 3)),
     ],
 }  # fmt: skip
 
