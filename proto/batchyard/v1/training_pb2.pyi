@@ -1000,7 +1000,7 @@ class StepMetrics(_message.Message):
     """Mean wall time of one step, seconds."""
     data_seconds: _builtins.float
     """Where the time of a step goes, seconds: rank 0's means over the steps since the point before that were measured, one
-    in four, those of points left out. Absent where none was. What is left of step_seconds is none of these.
+    in eight, those of points left out. Absent where none was. What is left of step_seconds is none of these.
     Waiting for the batch.
     """
     forward_seconds: _builtins.float

@@ -36,6 +36,11 @@ class Group:
             return "shared memory"
         return "NCCL" if self.device.type == "cuda" else "gloo"
 
+    @property
+    def collective_seconds(self) -> float:
+        """What this worker has spent in collectives, where they are waited for on the host: between CPU workers."""
+        return self.process_group.seconds if isinstance(self.process_group, Mesh) else 0.0
+
     def sum_(self, tensor: torch.Tensor) -> torch.Tensor:
         """Adds up `tensor` over all workers, in place, and returns it. Every worker must call it."""
         if self.world_size > 1:

@@ -71,13 +71,19 @@ def _train(context: WorkerContext, group: Group, parts: Parts, writer: Writer) -
         at_point = step == 1 or last or step % spec.metrics.every_steps == 0
         tell = watch.begin_step(at_point=at_point)
         parameters.begin_step(stop=context.stop_requested(), pause=context.pause_requested(), tell=tell)
+        meter.clock.begin_step(step, at_point=at_point)
         for images, labels in parts.batches.micro_batches(step):  # host sync at the first step of an epoch
+            meter.clock.lap("data")
             logits = forward(images)
             loss = loss_of(logits, labels)
+            meter.clock.lap("forward")
             update.backward(loss, share)
             meter.add(loss, logits, labels)
+            meter.clock.lap("backward")
         group.sum_(parameters.summands)
+        meter.clock.lap("collectives")
         update.apply(step)
+        meter.clock.lap("optimizer")
 
         stop = pause = tell = False
         if votes_are_free or at_point:

@@ -12,6 +12,7 @@ import mmap
 import os
 import socket
 import tempfile
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -62,6 +63,8 @@ class Mesh(dist.ProcessGroup):
         self._rank, self._peers = rank, peers
         self._connections = [peer.connection for peer in peers if peer.connection is not None]
         self._round = 0
+        self.seconds = 0.0
+        """Spent in collectives, and waiting there for other workers."""
 
     @classmethod
     def connect(cls, store: Store, rank: int, size: int, timeout: timedelta) -> Self:
@@ -87,6 +90,7 @@ class Mesh(dist.ProcessGroup):
     def allreduce(self, tensors: list[torch.Tensor], opts: Any = None) -> None:  # type: ignore[override]
         """Adds up tensors[0] over all workers, in place. Raises PeerLostError."""
         (tensor,) = tensors
+        began = time.perf_counter()
         if not self._shares(tensor):
             dist.all_reduce(tensor)
         elif tensor.numel():
@@ -94,17 +98,20 @@ class Mesh(dist.ProcessGroup):
             tensor.copy_(slots[0])
             for slot in slots[1:]:
                 tensor += slot
+        self.seconds += time.perf_counter() - began
 
     def allgather(  # type: ignore[override]
         self, outputs: list[list[torch.Tensor]], tensors: list[torch.Tensor], opts: Any = None
     ) -> None:
         """Copies every worker's tensors[0] to outputs[0][rank of that worker]. Raises PeerLostError."""
         (tensor,), (gathered,) = tensors, outputs
+        began = time.perf_counter()
         if not self._shares(tensor):
             dist.all_gather(gathered, tensor)
         elif tensor.numel():
             for output, slot in zip(gathered, self._exchange(tensor), strict=True):
                 output.copy_(slot)
+        self.seconds += time.perf_counter() - began
 
     def _shares(self, tensor: torch.Tensor) -> bool:
         return self.direct and tensor.nbytes <= MOST_BYTES

@@ -11,6 +11,7 @@ import torch
 from batchyard.training.events import StepMetrics, TrainingError
 from batchyard.training.group import Group
 from batchyard.training.spec import TrainingJobSpec
+from batchyard.training.step_clock import StepClock
 
 KEPT = 16
 """Micro-batches whose losses, logits and labels are kept and added up together: seven small operations for all."""
@@ -26,6 +27,8 @@ class Meter:
         self._micro_batches = 0
         self._kept: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
         self._since = time.perf_counter()
+        self.clock = StepClock(group, spec.metrics.every_steps)
+        """Of the parts of a step, which the training loop tells it."""
 
     def add(self, loss: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor) -> None:
         """Counts one micro-batch: `loss` summed over this worker's samples, their logits and labels."""
@@ -79,6 +82,7 @@ class Meter:
             learning_rate=learning_rate,
             samples_per_second=samples / seconds,
             step_seconds=seconds / steps,
+            **self.clock.read(),
         )
         self._loss.zero_()
         self._correct.zero_()
