@@ -23,10 +23,10 @@ LAYERS = ("batch_norms", "folded", "affine", "refused")
 HEAD = """# What was measured
 
 Every number here is from a script in [bench/](../bench), which writes it to [bench/results/](../bench/results); this
-page is generated from there by tools/generate_performance_doc.py, and a test compares them. A ratio is ours to the
-other's, both measured by turns in one run on one machine: compare ratios, not machines. It is the median, with the
-spread (half the distance between the quartiles) of those of the single rounds behind it. Rows without a bar are in the
-files only. What misses its bar stays in the table and says so.
+page is generated from there by tools/generate_performance_doc.py, and a test compares them. A ratio is that of our
+median to the other's, both measured by turns in one run on one machine: compare ratios, not machines. Behind it is the
+spread of the single rounds' ratios, half the distance between the quartiles. Rows without a bar are in the files only.
+What misses its bar stays in the table and says so.
 
 """
 
