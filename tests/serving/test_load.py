@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import random
+import threading
 from typing import Any
 
 import grpc
 import pytest
 from google.rpc import error_details_pb2
 
+from batchyard.serving.engines.onnxruntime_engine import OnnxRuntimeEngine
 from batchyard.serving.settings import Limits
 from bench.small_artifact import SmallNetwork
 from tests.serving.harness import Serving, assert_is_answer, detail, reason_of, refusal, request_for, until
@@ -75,6 +77,29 @@ async def test_what_the_queue_cannot_hold_is_refused_at_once_with_a_time_to_come
     assert 0.01 <= delay.ToTimedelta().total_seconds() <= 5
     assert_is_answer(await filling, SLOW, pixels)
     assert_is_answer(await serving.infer(pixels), SLOW, pixels)
+
+
+async def test_of_many_that_are_refused_at_the_same_time_each_is_told_when_to_come_back(
+    serving: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("batchyard.serving.model.INLINE_BELOW_SECONDS", 0.0)
+    await serving.start(limits=Limits(max_batch=1, queue_rows=300))
+    serving.wish(serving.version(1, SLOW))
+    await serving.until_version(1)
+    held, run = threading.Event(), OnnxRuntimeEngine.run
+    monkeypatch.setattr(OnnxRuntimeEngine, "run", lambda engine, rows: held.wait(60) and run(engine, rows))
+    pixels = SLOW.pixels(300)
+    filling = asyncio.ensure_future(serving.infer(pixels))
+    await until(lambda: only_version(serving).batcher.queued_rows == 299, "the queue is full")
+    refusals = await asyncio.gather(*(refusal(serving.infer(pixels[:2])) for _ in range(300)))
+    for code, _, status in refusals:
+        assert (code, reason_of(status)) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "QUEUE_FULL")
+        assert detail(status, error_details_pb2.RetryInfo).retry_delay.ToTimedelta().total_seconds() > 0
+    assert only_version(serving).metrics.failures["RESOURCE_EXHAUSTED"] == 300
+    assert not filling.done()
+    held.set()
+    assert_is_answer(await filling, SLOW, pixels)
+    assert_is_answer(await serving.infer(pixels[:2]), SLOW, pixels[:2])
 
 
 async def test_a_client_that_leaves_takes_its_request_out_of_the_queue(serving: Serving) -> None:

@@ -7,7 +7,7 @@ import json
 import signal
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from typing import IO, Any
 
@@ -74,7 +74,17 @@ async def trying(task: Task) -> AsyncIterator[TrialProcess]:
         finally:
             if process.returncode is None:
                 process.kill()
-            await asyncio.shield(_ended(process))
+            await _though_given_up(_ended(process))
+
+
+async def _though_given_up(work: Coroutine[Any, Any, None]) -> None:
+    """Waits for it even when it is cancelled: a loop that closes before a process has ended loses it."""
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await task
+        raise
 
 
 async def _ended(process: asyncio.subprocess.Process) -> None:
