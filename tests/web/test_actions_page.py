@@ -142,7 +142,7 @@ async def test_pictures_of_the_question_fit_their_width(
     page = await browser.new_page(viewport={"width": size[0], "height": size[1]}, color_scheme=theme)
     PICTURES.mkdir(parents=True, exist_ok=True)
     await page.goto(f"{site.url}/#/jobs/{job.id}")
-    await expect(page.locator(".chart canvas")).to_have_count(8)
+    await expect(page.locator(".chart canvas")).to_have_count(9)
 
     await action(page, "Cancel").click()
 

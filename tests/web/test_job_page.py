@@ -29,12 +29,12 @@ async def test_one_job_is_drawn_with_its_curves_bands_log_and_spec(
     await expect(page.get_by_role("img", name=re.compile("^Accuracy over steps.*held out 9"))).to_be_visible()
     bands = page.get_by_role("img", name=re.compile("^Activation percentiles of layers"))
     await expect(bands).to_have_count(3)
-    await expect(page.locator(".chart canvas")).to_have_count(8)
-    for canvas in range(8):
+    await expect(page.locator(".chart canvas")).to_have_count(9)
+    for canvas in range(9):
         assert await ink(page, canvas) > 1000
     # A band covers an area that a few lines never would.
-    assert await ink(page, 5) > 0.4 * int(
-        await page.evaluate("(c => c.width * c.height)(document.querySelectorAll('.chart canvas')[5])")
+    assert await ink(page, 6) > 0.4 * int(
+        await page.evaluate("(c => c.width * c.height)(document.querySelectorAll('.chart canvas')[6])")
     )
     await expect(page.get_by_role("log")).to_contain_text("mnist: 60000 samples")
     await expect(page.get_by_text("architecture: mlp")).to_be_visible()
@@ -60,6 +60,19 @@ async def test_restarts_are_marked_and_what_they_make_void_goes(
     await expect(page.get_by_role("img", name=words)).to_be_visible()
     await expect(page.get_by_role("img", name=re.compile("^Loss over steps; at step 300"))).to_be_visible()
     assert await ink(page, 3) != before
+
+
+async def test_the_time_of_a_step_is_drawn_by_its_parts(site: Site, yard: Yard, page: Page, running: Tell) -> None:
+    job = await running(until=400)
+    await page.goto(f"{site.url}/#/jobs/{job.id}")
+
+    words = re.compile("^Where a step's time goes, over steps; now data 667.µs, forward 5.00.ms, backward 6.67.ms, ")
+    await expect(page.get_by_role("img", name=words)).to_be_visible()
+    panel = page.get_by_role("region", name="Where a step's time goes")
+    await expect(panel).to_contain_text(re.compile("anything else833.µs"))
+    assert await ink(page, 5) > 0.6 * int(
+        await page.evaluate("(c => c.width * c.height)(document.querySelectorAll('.chart canvas')[5])")
+    )
 
 
 async def test_all_layers_are_seen_at_once_in_a_heat_map(site: Site, yard: Yard, page: Page, running: Tell) -> None:
@@ -125,14 +138,14 @@ async def test_charts_reach_the_last_step_of_a_job_that_goes_on(
 ) -> None:
     job = await running(until=100)
     await page.goto(f"{site.url}/#/jobs/{job.id}")
-    await expect(page.locator(".chart canvas")).to_have_count(8)
+    await expect(page.locator(".chart canvas")).to_have_count(9)
 
     for until in (300, 600, 1000):
         await yard.report(job.id, *story(1000, until)[-3:])
         await expect(page.get_by_role("img", name=re.compile(f"^Loss over steps; at step {until:,}"))).to_be_visible()
 
     # The pointer at the right end of a chart is at the last step that is drawn.
-    for place, words in ((0, "at step 1,000"), (5, "at step 1,000")):
+    for place, words in ((0, "at step 1,000"), (6, "at step 1,000")):
         over = page.locator(".u-over").nth(place)
         await over.scroll_into_view_if_needed()
         box = await over.bounding_box()

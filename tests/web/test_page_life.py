@@ -137,14 +137,14 @@ async def test_everything_can_be_reached_by_keyboard(site: Site, page: Page, run
                        "Age", f"Compare {job.id}", job.id]  # fmt: skip
     await page.keyboard.press("Enter")
     await expect(page.get_by_role("heading", name=job.id)).to_be_visible()
-    await expect(page.locator(".chart canvas")).to_have_count(8)
+    await expect(page.locator(".chart canvas")).to_have_count(9)
     assert await unreached(page) == []
 
 
 async def test_nothing_jumps_while_a_job_goes_on(site: Site, yard: Yard, page: Page, running: Tell) -> None:
     job = await running(until=100)
     await page.goto(f"{site.url}/#/jobs/{job.id}")
-    await expect(page.locator(".chart canvas")).to_have_count(8)
+    await expect(page.locator(".chart canvas")).to_have_count(9)
     where = (
         "[...document.querySelectorAll('main section, main h1')].map(n => Math.round(n.getBoundingClientRect().top))"
     )
@@ -179,7 +179,7 @@ async def test_pictures_of_every_page_fit_their_width(
         await page.goto(f"{site.url}/{path}")
         await expect(page.locator("#link")).to_have_text(re.compile("live|complete|loaded"))
         if name.startswith("job-"):
-            await expect(page.locator(".chart canvas")).to_have_count(8)
+            await expect(page.locator(".chart canvas")).to_have_count(9)
         await page.screenshot(path=PICTURES / f"{name}-{theme}-{width}.png", full_page=True)
         assert await page.evaluate("document.documentElement.scrollWidth") <= size[0], name
         assert await barriers(page) == []

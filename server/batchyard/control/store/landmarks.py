@@ -23,6 +23,8 @@ from batchyard.training.events import LogLine
 
 BASE = 16
 LEVELS = 4
+OF_A_BLOCK = 3
+"""Landmarks of one kind: the lowest, the highest, the last."""
 ROWS_AT_ONCE = 5000
 
 
@@ -54,17 +56,23 @@ def sketches(connection: Connection, job: Job, sequence: int, kinds: Collection[
     most = within_bounds(most)
     level = _level(job.last_event - sequence, most)
     measured = [kind for kind in MEASURED if kind in kinds or not kinds]
-    size = BASE**level
-    head = min(job.last_event, (sequence // size + 1) * size) if level else sequence
-    whole = max(head, job.last_event // size * size) if level else sequence
-    parts = ((0, sequence, head), (level, head, whole), (0, whole, job.last_event))
-    found = (_sketches(connection, job.number, of, (after, to), measured) for of, after, to in parts if after < to)
+    found = (_sketches(connection, job.number, *part, measured) for part in _parts(sequence, job.last_event, level))
     return chain(_told(connection, job, sequence, kinds, most), *found)
 
 
+def _parts(after: int, last: int, level: int) -> Iterator[tuple[int, tuple[int, int]]]:
+    """The first events themselves, then landmarks of `level` as far as blocks are whole, and ever finer ones."""
+    head = min(last, after + BASE) if level else after
+    yield 0, (after, head)
+    for finer in range(level, -1, -1):
+        end = max(head, last // BASE**finer * BASE**finer)
+        yield finer, (head, end)
+        head = end
+
+
 def _level(count: int, most: int) -> int:
-    """The highest of which `count` events have at least `most` blocks, and so twice as many landmarks."""
-    return next((level for level in range(LEVELS, 0, -1) if count // BASE**level >= most), 0)
+    """The highest at which `count` events have `most` landmarks of a kind that each of them is of."""
+    return next((level for level in range(LEVELS, 0, -1) if OF_A_BLOCK * (count // BASE**level) >= most), 0)
 
 
 def _told(connection: Connection, job: Job, after: int, kinds: Collection[str], most: int) -> Iterable[Sketch]:

@@ -44,6 +44,14 @@ export function bandChart({ sync, onPoint, signal, marks }) {
   return chart({ series, bands: [{ series: [3, 1], fill: () => colour("--band") }], sync, onPoint, signal, marks });
 }
 
+/** Areas that lie on each other: tables are [x, ...sums], each sum that of a line and those before it, from 0 up. */
+export function areaChart({ lines, write, sync, onPoint, signal, marks }) {
+  const series = lines.map(({ label, hue }) => ({ label, stroke: () => colour(hue), width: 0.5, fill: () => colour(hue), points: { show: false }, spanGaps: true }));
+  const opened = chart({ series: series.reverse(), range: fromZero, sync, onPoint, signal, marks, write });
+  // The largest first: those below are drawn over it.
+  return { ...opened, set: ([[x, ...sums]], words) => opened.set([[x, ...sums.reverse()]], words) };
+}
+
 function chart({ series, bands, range, sync, onPoint, signal, log = false, along = onSteps, reference, marks, span, write = short }) {
   const waiting = el("div", { class: "waiting", text: "No report yet" });
   const node = el("div", { class: "chart", role: "img", "aria-label": "No report yet" }, waiting);

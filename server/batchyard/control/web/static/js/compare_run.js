@@ -8,7 +8,7 @@ import { Series } from "./series.js";
 export const MOST_RUNS = 8;
 const WHOLE = 4; // lines before this one are drawn whole, the others dashed
 
-const MOST_POINTS = 1000; // of history; the service thins what is longer
+const MOST_POINTS = 500; // of history; the service thins what is longer
 const KINDS = ["STATE_CHANGE", "STEP_METRICS", "EVALUATION", "RESUMED"];
 
 export class CompareRun {

@@ -10,6 +10,7 @@ import { Log } from "./log.js";
 import { TERMINAL, progressBar, setState, statePill, summary } from "./parts.js";
 import { Restarts } from "./restarts.js";
 import { Speed } from "./speed.js";
+import { StepParts } from "./step_parts.js";
 import { versionDetails } from "./version.js";
 import { WaitingPanel } from "./waiting_panel.js";
 
@@ -37,9 +38,10 @@ class JobView {
     const marks = () => this.restarts.marks();
     this.curves = new Curves(signal, this.restarts);
     this.speed = new Speed(signal, this.restarts);
+    this.parts = new StepParts(signal, this.restarts);
     this.activations = new Activations(signal, marks);
     this.version = new VersionPanel(signal);
-    this.reports = el("div", {}, this.curves.node, this.speed.node, this.activations.node, this.version.node);
+    this.reports = el("div", {}, this.curves.node, this.speed.node, this.parts.node, this.activations.node, this.version.node);
     this.spec = el("pre", { class: "text", tabindex: 0, "aria-labelledby": "spec-title" });
     this.log = new Log();
     fill(main,
@@ -64,7 +66,10 @@ class JobView {
     this.figures.set(job.progress ?? {});
     if (!this.spec.hasChildNodes()) fill(this.spec, yaml(job.spec));
     if (job.failure) fill(this.failure, failurePanel(job.failure));
-    if (TERMINAL.has(job.state)) this.activations.explain("This job reported none.");
+    if (TERMINAL.has(job.state)) {
+      this.activations.explain("This job reported none.");
+      this.parts.explain("This job did not measure it.");
+    }
     if (job.spec.metrics.activation_statistics === false) this.activations.explain("The spec turns them off (metrics.activation_statistics: false).");
     this.version.set(job);
     this.waiting.set(job);
@@ -80,7 +85,7 @@ class JobView {
   }
 
   take(event) {
-    if (event.step_metrics) for (const shown of [this.curves, this.speed]) shown.add(event.step_metrics);
+    if (event.step_metrics) for (const shown of [this.curves, this.speed, this.parts]) shown.add(event.step_metrics);
     else if (event.evaluation) this.curves.heldOut.add(event.evaluation.step, event.evaluation);
     else if (event.layer_statistics) this.activations.add(event.layer_statistics);
     else if (event.resumed) this.resume(event.attempt, Number(event.resumed.step));
@@ -93,7 +98,7 @@ class JobView {
 
   resume(attempt, step) {
     this.restarts.add(attempt, step);
-    for (const shown of [this.curves, this.speed, this.activations]) shown.rewind(step);
+    for (const shown of [this.curves, this.speed, this.parts, this.activations]) shown.rewind(step);
   }
 
   draw() {
@@ -102,6 +107,7 @@ class JobView {
     if (this.signal.aborted) return;
     this.curves.draw();
     this.speed.draw();
+    this.parts.draw();
     this.activations.draw();
     this.log.draw();
     if (!this.refreshing) {
