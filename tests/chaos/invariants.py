@@ -24,6 +24,8 @@ LEGAL = {
 }
 """Written down a second time, so that a mistake in the service's own table is one."""
 TERMINAL = {"SUCCEEDED", "FAILED", "CANCELLED"}
+SUPERVISOR_DIED = ("the attempt's supervisor", "the Ray head is gone")
+"""What the log says of an attempt that was lost with it."""
 OF_A_STEP = ("step_metrics", "evaluation")
 EXACT = ("step", "loss", "accuracy", "learning_rate", "samples")
 
@@ -199,17 +201,22 @@ def weights_and_statistics_are_those_of_an_undisturbed_job(found: Evidence) -> I
 
 
 def an_attempt_goes_on_from_the_newest_checkpoint(found: Evidence) -> Iterator[str]:
-    """Of those that the log had until then: what is announced is durable, and no step is done twice without need."""
+    """Of those that the log had until then: what is announced is durable, and no step is done twice without need.
+
+    From an older one only where a supervisor died with reports that it had not stored: its workers may have made more
+    checkpoints than are kept, and removed the last one that the log knows.
+    """
     for job in found.jobs:
-        announced: list[int] = []
+        announced, unheard = [0], False
         for event in found.events(job):
-            step = event["payload"].get("step")
+            step, text = event["payload"].get("step"), event["payload"].get("text", "")
+            unheard = unheard or any(died in text for died in SUPERVISOR_DIED)
             if event["kind"] == "checkpointed":
                 announced.append(step)
             elif event["kind"] == "resumed":
-                if step != max(announced, default=0):
+                if step not in (announced if unheard else [max(announced)]):
                     yield f"{job['id']}: attempt {event['attempt']} goes on from {step}, of checkpoints at {announced}"
-                announced = [each for each in announced if each <= step]
+                announced, unheard = [each for each in announced if each <= step], False
 
 
 def a_job_gives_way_only_to_one_of_higher_priority(found: Evidence) -> Iterator[str]:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from batchyard.control import tokens
-from tests.chaos.invariants import INVARIANTS, Evidence, Reference, violations
+from tests.chaos.invariants import INVARIANTS, SUPERVISOR_DIED, Evidence, Reference, violations
 from tests.chaos.outcome import Outcome
 from tests.chaos.plan import SPECS, Plan
 
@@ -179,7 +179,13 @@ def test_a_history_that_is_wrong_is_found_out(invariant: str, change: Change) ->
     assert invariant in {violation["invariant"] for violation in violations(found)}
 
 
-def test_an_attempt_that_goes_on_from_the_newest_checkpoint_is_right() -> None:
+@pytest.mark.parametrize(
+    ("step", "died"),
+    [pytest.param(2, "", id="the-newest"), pytest.param(0, SUPERVISOR_DIED[0], id="older-after-a-supervisor")],
+)
+def test_an_attempt_that_goes_on_from_where_it_can_is_right(step: int, died: str) -> None:
     found = copy.deepcopy(evidence())
-    resumed(found, 2)
+    resumed(found, step)
+    if died:
+        events(found).insert(-2, {**events(found)[3], "kind": "log_line", "payload": {"text": died}})
     assert "an_attempt_goes_on_from_the_newest_checkpoint" not in {each["invariant"] for each in violations(found)}
