@@ -90,9 +90,17 @@ def alike_samples(layers: Sequence[WatchedLayer], points: Sequence[Point], works
         for at in range(0, len(pieces), several):
             chosen = pieces[at : at + several]
             rows, tensors = zip(*itertools.chain(*chosen), strict=True)
-            values = torch.stack(tensors, out=workspace.room("values", (len(tensors), *shape), tensors[0]))
+            values = _stacked(tensors, workspace)
             scratch = workspace.room("scratch", (len(tensors), *shape[1:]), values)
             yield Alike(rows, values, gate, list(map(len, chosen)), scratch)
+
+
+def _stacked(tensors: Sequence[Tensor], workspace: Workspace) -> Tensor:
+    """[S, ...], in the dtype for statistics; a single tensor, which may be large, is not copied."""
+    first = tensors[0]
+    if len(tensors) == 1:
+        return first.to(statistics_dtype(first)).unsqueeze(0)
+    return torch.stack(list(tensors), out=workspace.room("values", (len(tensors), *first.shape), first))
 
 
 def of_channels(part: Alike) -> Tensor:
