@@ -20,6 +20,7 @@ from typing import Any
 
 import ray
 from ray.exceptions import GetTimeoutError, RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from batchyard.cluster.attempts import MARK, AttemptFolder, write_json
 from batchyard.cluster.event_log import EventLog
@@ -105,8 +106,12 @@ class Driver:
     def _supervisor(self, name: str) -> Any:
         """One that is found again by the attempt's name, where it outlives this process; else one for any attempt.
         Detached in both cases: with another actor Ray would not free the placement groups that it has made.
+
+        It is on the node of this process: no other node's death shall cost the attempt its supervisor, and for some
+        seconds Ray goes on placing actors on a node that has died.
         """
         actor: Any = ray.remote(AttemptSupervisor)
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         options = actor.options(
             name=name if self._fork_server is None else f"supervisor-{uuid.uuid4().hex}",
             lifetime="detached",
@@ -115,6 +120,7 @@ class Driver:
             max_restarts=0,
             max_task_retries=0,
             max_concurrency=4,
+            scheduling_strategy=here,
         )
         return options.remote(self._near())
 
