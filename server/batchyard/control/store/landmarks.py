@@ -15,17 +15,19 @@ from typing import Any
 
 from sqlalchemy import Connection, Select, case, delete, func, insert, select
 
-from batchyard.control.records import Job
+from batchyard.control.records import Job, StateChange
 from batchyard.control.store.payload import number
 from batchyard.control.store.schema import NOT_MEASURED, events, landmarks
 from batchyard.control.thinning import MEASURED, VALUES, Sketch, outstanding, within_bounds
-from batchyard.training.events import LogLine
+from batchyard.training.events import KINDS, LogLine
 
 BASE = 16
 LEVELS = 4
 OF_A_BLOCK = 3
 """Landmarks of one kind: the lowest, the highest, the last."""
 ROWS_AT_ONCE = 5000
+OTHERS = sorted({*KINDS, StateChange.kind} - {*MEASURED, LogLine.kind})
+"""Kinds of which there are few. They are named, as "not a log line" would be looked for in the whole history."""
 
 
 def extend(connection: Connection, job_number: int, before: int, last: int, *, anew: bool = False) -> None:
@@ -82,7 +84,7 @@ def _told(connection: Connection, job: Job, after: int, kinds: Collection[str], 
         query = query.where(events.c.kind.in_(sorted(kinds)))
     log = query.where(events.c.kind == LogLine.kind).order_by(events.c.sequence.desc()).limit(most)
     lines = connection.execute(log).all()[::-1]
-    others = connection.execute(query.where(events.c.kind != LogLine.kind))
+    others = connection.execute(query.where(events.c.kind.in_(OTHERS)))
     return [Sketch(place, kind, None) for place, kind in chain(lines, others)]
 
 
