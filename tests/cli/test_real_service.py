@@ -183,6 +183,15 @@ def test_a_followed_job_is_drawn_in_a_terminal_and_ctrl_c_detaches(folder: Path)
         window.wait_for(r"code 1\n")
 
 
+def test_bash_completes_the_name_of_a_model(folder: Path) -> None:
+    with terminal(folder) as window:
+        window.type("exec bash --norc")
+        window.type('eval "$(batchyard completion bash)"; clear; echo ready')
+        window.wait_for(r"ready\n")
+        window.press("batchyard model show dig", "Tab")
+        window.wait_for(r"batchyard model show digits")
+
+
 def test_a_job_that_is_run_again_comes_out_with_the_same_weights(folder: Path) -> None:
     flags = ["--set", "steps=40", "--set", "publish=null", "--set", "checkpoint.every_steps=20", "--json"]
     submitted = call(folder, "submit", EXAMPLES / "digits-mlp.yaml", *flags, "--follow")

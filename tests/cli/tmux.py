@@ -26,9 +26,9 @@ class Terminal:
         self.tmux("send-keys", "-l", line)
         self.tmux("send-keys", "Enter")
 
-    def press(self, key: str) -> None:
-        """One key as tmux names it, for example C-c."""
-        self.tmux("send-keys", key)
+    def press(self, *keys: str) -> None:
+        """Keys as tmux names them, for example C-c; other words are typed."""
+        self.tmux("send-keys", *keys)
 
     def screen(self) -> str:
         """What a person sees, without blanks at the ends of lines."""

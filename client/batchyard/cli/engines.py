@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from batchyard.cli.names import model_name
 from batchyard.cli.options import Connection, as_json, connects, examples
 from batchyard.cli.output import ABSENT, for_people, print_facts, print_json, print_table
 from batchyard.cli.predict import split
@@ -22,7 +23,7 @@ TIMINGS, SERVING, CHOICE, PRECISION = "engine_timings", "engine", "engine_choice
 @click.command(
     epilog=examples("batchyard model engines mnist", "batchyard model engines mnist/3 --json | jq '.trials[].seconds'")
 )
-@click.argument("model", metavar="MODEL[@ALIAS|/VERSION]")
+@model_name("model", version=True)
 @as_json
 @connects(inference=True)
 def engines(model: str, as_json: bool, connection: Connection) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from batchyard.cli.models import version_name
+from batchyard.cli.names import model_name
 from batchyard.cli.options import Connection, as_json, connects, examples
 from batchyard.cli.output import for_people, print_json
 
@@ -25,7 +26,7 @@ _FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
         "batchyard model export mnist/3 --format triton --backend python --out model-repository",
     ),
 )
-@click.argument("name", metavar="MODEL[@ALIAS|/VERSION]")
+@model_name("name", version=True)
 @click.option("--format", "file_format", required=True, type=click.Choice(_FORMATS), help="What to write.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), metavar="FOLDER", help="A new folder.")
 @click.option(

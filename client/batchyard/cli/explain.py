@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from batchyard.cli.names import job_id
 from batchyard.cli.options import Connection, as_json, connects, examples
 from batchyard.cli.output import print_facts, print_json, when
 
@@ -20,7 +21,7 @@ AHEAD = 10
 @click.command(
     epilog=examples("batchyard job explain digits-mlp-3f2a", "batchyard job explain ID --json | jq .queueing")
 )
-@click.argument("name", metavar="ID")
+@job_id
 @as_json
 @connects()
 def explain(name: str, as_json: bool, connection: Connection) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from batchyard.cli.failures import FAILED, INTERRUPTED, Failure
+from batchyard.cli.names import job_id
 from batchyard.cli.options import Connection, as_json, connects, examples
 from batchyard.cli.output import ABSENT, for_people, print_facts, print_json, print_table, rich_table, share, span, when
 from batchyard.cli.plan import plan
@@ -110,7 +111,7 @@ def job() -> None:
 
 
 @job.command(epilog=examples("batchyard job show digits-mlp-3f2a", "batchyard job show ID --json | jq .spec"))
-@click.argument("name", metavar="ID")
+@job_id
 @as_json
 @connects()
 def show(name: str, as_json: bool, connection: Connection) -> None:
@@ -126,7 +127,7 @@ def show(name: str, as_json: bool, connection: Connection) -> None:
 
 
 @job.command(epilog=examples("batchyard job watch digits-mlp-3f2a", "batchyard job watch ID --json"))
-@click.argument("name", metavar="ID")
+@job_id
 @as_json
 @connects()
 def watch(name: str, as_json: bool, connection: Connection) -> None:
@@ -136,7 +137,7 @@ def watch(name: str, as_json: bool, connection: Connection) -> None:
 
 
 @job.command(epilog=examples("batchyard job cancel digits-mlp-3f2a"))
-@click.argument("name", metavar="ID")
+@job_id
 @click.option("--wait", is_flag=True, help="Return only when every process of the job is gone.")
 @as_json
 @connects()

@@ -9,6 +9,7 @@ import click
 
 from batchyard.cli.jobs import compact
 from batchyard.cli.models import version_name
+from batchyard.cli.names import model_name
 from batchyard.cli.options import Connection, as_json, connects, examples
 from batchyard.cli.output import clean, for_people, print_json, share, when
 
@@ -29,7 +30,7 @@ SHORT = 12
         "batchyard model lineage digits/2 --json | jq '.versions[0].version.dataset_sha256'",
     )
 )
-@click.argument("name", metavar="MODEL[@ALIAS|/VERSION]")
+@model_name("name", version=True)
 @as_json
 @connects()
 def lineage(name: str, as_json: bool, connection: Connection) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from batchyard.cli.names import job_id
 from batchyard.cli.options import Connection, as_json, connects, examples
 from batchyard.cli.output import clean, print_json
 
@@ -57,7 +58,7 @@ class Pattern(click.ParamType[re.Pattern[str]]):
         "batchyard job logs ID --since 10m --grep 'loss|nan' --worker 1",
     )
 )
-@click.argument("name", metavar="ID")
+@job_id
 @click.option("--follow", "-f", is_flag=True, help="Go on until the job has ended.")
 @click.option("--since", type=Since(), help="Only lines as young as this: 10m, 2h, or a time in ISO 8601.")
 @click.option("--grep", type=Pattern(), help="Only lines whose text holds this regular expression.")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from batchyard.cli.names import model_name
 from batchyard.cli.options import Connection, as_json, connects, examples
 from batchyard.cli.output import print_facts, print_json, share
 
@@ -106,7 +107,7 @@ def _flags(command: Any) -> Any:
         "batchyard model set mnist --queue-delay default",
     ),
 )
-@click.argument("name", metavar="MODEL")
+@model_name("name", version=False)
 @_flags
 @as_json
 @connects()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from batchyard.cli.model_set import setting_facts
+from batchyard.cli.names import model_name
 from batchyard.cli.options import Connection, as_json, connects, examples
 from batchyard.cli.output import ABSENT, clean, for_people, print_facts, print_json, print_table, share, when
 
@@ -47,7 +48,7 @@ def model() -> None:
         "batchyard model show mnist", "batchyard model show mnist@production", "batchyard model show mnist/2"
     )
 )
-@click.argument("name", metavar="MODEL[@ALIAS|/VERSION]")
+@model_name("name", version=True)
 @as_json
 @connects()
 def show(name: str, as_json: bool, connection: Connection) -> None:
@@ -71,7 +72,7 @@ def show(name: str, as_json: bool, connection: Connection) -> None:
 
 
 @click.command(epilog=examples("batchyard alias mnist production 3", "batchyard alias mnist shadow --delete"))
-@click.argument("model")
+@model_name("model", version=False)
 @click.argument("alias")
 @click.argument("version", type=click.IntRange(1), required=False)
 @click.option("--delete", is_flag=True, help="Take the alias away; its version stays.")

@@ -27,14 +27,15 @@ class Connection:
     token_file: str | None = None
     tls_ca: str | None = None
 
-    def open(self) -> Client:
-        """A client; close it after use. Raises ConfigurationError."""
+    def open(self, *, timeout: float = 30.0, retry_for: float = RETRY_FOR) -> Client:
+        """A client; close it after use. Seconds as Client's. Raises ConfigurationError."""
         from batchyard.client import Client, read_settings
 
         found = read_settings(
             control=self.control, inference=self.inference, token_file=self.token_file, tls_ca=self.tls_ca
         )
-        return Client(found.control, found.inference, token=found.token, tls_ca=found.tls_ca, retry_for=RETRY_FOR)
+        addresses = (found.control, found.inference)
+        return Client(*addresses, token=found.token, tls_ca=found.tls_ca, timeout=timeout, retry_for=retry_for)
 
 
 _CONTROL = click.option("--control", metavar="HOST:PORT", help="The control plane.")

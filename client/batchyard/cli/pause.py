@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from batchyard.cli.failures import FAILED, Failure
+from batchyard.cli.names import job_id
 from batchyard.cli.options import Connection, as_json, connects, examples
 from batchyard.cli.output import for_people, print_json
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 @click.command(
     epilog=examples("batchyard job pause digits-mlp-3f2a", "batchyard job pause ID --wait && batchyard down")
 )
-@click.argument("name", metavar="ID")
+@job_id
 @click.option("--wait", is_flag=True, help="Return only when the checkpoint is written and every process is gone.")
 @as_json
 @connects()
@@ -41,7 +42,7 @@ def pause(name: str, wait: bool, as_json: bool, connection: Connection) -> None:
 @click.command(
     epilog=examples("batchyard job resume digits-mlp-3f2a", "batchyard job resume ID && batchyard job watch ID")
 )
-@click.argument("name", metavar="ID")
+@job_id
 @as_json
 @connects()
 def resume(name: str, as_json: bool, connection: Connection) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from batchyard.cli.names import model_name
 from batchyard.cli.options import Connection, as_json, connects, examples
 from batchyard.cli.output import for_people, print_json, print_table
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
         "batchyard predict mnist images.npy --json | jq '.rows[].classes[0].label'",
     )
 )
-@click.argument("model", metavar="MODEL[@ALIAS|/VERSION]")
+@model_name("model", version=True)
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--top", default=3, show_default=True, type=click.IntRange(1), help="Classes to show.")
 @click.option("--invert", is_flag=True, help="Exchange light and dark: for dark ink on white paper.")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from batchyard.cli.failures import USAGE, Failure
+from batchyard.cli.names import model_name
 from batchyard.cli.options import Connection, as_json, connects, examples
 from batchyard.cli.output import for_people, print_facts, print_json
 
@@ -26,7 +27,7 @@ PRIOR = 16.0
         "batchyard model recalibrate mnist/3 --inputs folder-of-pictures",
     )
 )
-@click.argument("model", metavar="MODEL[@ALIAS|/VERSION]")
+@model_name("model", version=True)
 @click.option(
     "--inputs",
     type=click.Path(path_type=Path),

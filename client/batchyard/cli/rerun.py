@@ -8,6 +8,7 @@ import click
 
 from batchyard.cli.failures import FAILED, Failure
 from batchyard.cli.jobs import parse_override, raise_unless_succeeded
+from batchyard.cli.names import job_id
 from batchyard.cli.options import Connection, as_json, connects, examples
 from batchyard.cli.output import for_people, print_json
 from batchyard.cli.plan import plan
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
         "batchyard job rerun ID --set seed=2 --set publish=null",
     )
 )
-@click.argument("name", metavar="ID")
+@job_id
 @click.option("--set", "overrides", multiple=True, metavar="PATH=VALUE", help="Replace a value, for example seed=2.")
 @click.option("--wait", is_flag=True, help="Wait for its end, and say whether the final weights came out equal.")
 @as_json

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from batchyard.cli.names import model_name
 from batchyard.cli.options import Connection, as_json, connects, examples
 from batchyard.cli.output import for_people, print_facts, print_json, share
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
         "batchyard alias mnist production 4      # promote it",
     )
 )
-@click.argument("model", metavar="MODEL")
+@model_name("model", version=False)
 @as_json
 @connects(inference=True)
 def shadow(model: str, as_json: bool, connection: Connection) -> None:

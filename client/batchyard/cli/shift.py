@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from batchyard.cli.names import model_name
 from batchyard.cli.options import Connection, as_json, connects, examples
 from batchyard.cli.output import ABSENT, for_people, print_facts, print_json, print_table, share
 from batchyard.cli.predict import split
@@ -25,7 +26,7 @@ SHOWN = 3
         "watch batchyard model shift mnist",
     )
 )
-@click.argument("model", metavar="MODEL[@ALIAS|/VERSION]")
+@model_name("model", version=True)
 @click.option("--channels", default=SHOWN, show_default=True, type=click.IntRange(-1), help="Of each layer; -1: all.")
 @as_json
 @connects(inference=True)

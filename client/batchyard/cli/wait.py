@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from batchyard.cli.failures import FAILED, TIMED_OUT, Failure
+from batchyard.cli.names import job_id
 from batchyard.cli.options import Connection, as_json, connects, examples
 from batchyard.cli.output import for_people, print_json
 
@@ -23,7 +24,7 @@ CONDITIONS = ("succeeded", "ended", "running", "first-step", "paused")
         "batchyard job wait ID --for ended; case $? in 0) ... ;; 5) echo 'still at it' ;; esac",
     )
 )
-@click.argument("name", metavar="ID")
+@job_id
 @click.option(
     "--for",
     "condition",

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from batchyard.cli.failures import INTERRUPTED, Failure
+from batchyard.cli.names import job_id
 from batchyard.cli.options import Connection, as_json, connects, examples
 from batchyard.cli.output import print_json, print_table
 
@@ -33,7 +34,7 @@ TRAINING = {
         "batchyard job metrics ID --format mlflow --output http://127.0.0.1:5000",
     )
 )
-@click.argument("name", metavar="ID")
+@job_id
 @click.option("--format", "form", type=click.Choice(FORMATS), help="Write a file or a run instead of printing.")
 @click.option("--output", "-o", metavar="TARGET", help="File, folder (tensorboard) or tracking URI (mlflow).")
 @click.option("--follow", "-f", is_flag=True, help="Go on until the job has ended.")
