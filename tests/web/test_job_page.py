@@ -8,7 +8,7 @@ import pytest
 from playwright.async_api import Page, expect
 
 from batchyard.control.records import Failure
-from batchyard.training.events import Layer, LayerStatistics, LogLine, PhaseChange, Resumed
+from batchyard.training.events import Checkpointed, Evaluation, Layer, LayerStatistics, LogLine, PhaseChange, Resumed
 
 from .browsing import ink
 from .conftest import Site, Tell, Yard, manifest, story
@@ -73,6 +73,21 @@ async def test_the_time_of_a_step_is_drawn_by_its_parts(site: Site, yard: Yard, 
     assert await ink(page, 5) > 0.6 * int(
         await page.evaluate("(c => c.width * c.height)(document.querySelectorAll('.chart canvas')[5])")
     )
+
+
+async def test_checkpoints_are_listed_with_what_the_network_was_worth(
+    site: Site, yard: Yard, page: Page, running: Tell
+) -> None:
+    job = await running(until=400)
+    await page.goto(f"{site.url}/#/jobs/{job.id}")
+    for step, score in ((500, 0.95), (600, 0.9)):
+        await yard.report(job.id, Evaluation(step=step, loss=0.1, accuracy=score, samples=10))
+        await yard.report(job.id, Checkpointed(step=step, uri=f"file:///c/{step}", sha256="ab" * 32, bytes=1_500_000))
+
+    rows = page.get_by_role("table", name="Checkpoints").locator("tbody tr")
+    await expect(rows).to_have_text([re.compile("600.*1.5.MB.*90.00.%newest"), re.compile("500.*95.00.%best")])
+    await yard.report(job.id, Resumed(step=500))
+    await expect(rows).to_have_text([re.compile("500.*newestbest")])
 
 
 async def test_all_layers_are_seen_at_once_in_a_heat_map(site: Site, yard: Yard, page: Page, running: Tell) -> None:

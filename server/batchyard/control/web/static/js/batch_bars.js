@@ -22,9 +22,12 @@ export class BatchBars {
       el("thead", { class: "unseen" }, el("tr", {}, ["Rows", "Share", "Batches"].map((text) => el("th", { scope: "col", text })))),
       el("tbody", {}, batches.map(([words, count]) => el("tr", {},
         el("th", { scope: "row", text: words }), el("td", {}, count > 0 && bar(count / most)),
-        el("td", { class: "right", text: `${format.integer(Math.round(count))} · ${format.percent(count / all, 0)}` }))))));
+        el("td", { class: "right", text: `${format.integer(Math.round(count))} · ${share(count / all)}` }))))));
   }
 }
+
+// A few of very many are not none.
+const share = (value) => (value > 0 && value < 0.005 ? "<1\u00a0%" : format.percent(value, 0));
 
 function bar(share) {
   const node = el("span", { class: "bar-of" });

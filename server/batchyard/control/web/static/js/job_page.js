@@ -3,6 +3,7 @@
 import { Actions } from "./actions.js";
 import { Activations } from "./activations.js";
 import { follow, get } from "./api.js";
+import { CheckpointsPanel } from "./checkpoints_panel.js";
 import { Curves } from "./curves.js";
 import { el, fill, setText } from "./dom.js";
 import * as format from "./format.js";
@@ -40,8 +41,9 @@ class JobView {
     this.speed = new Speed(signal, this.restarts);
     this.parts = new StepParts(signal, this.restarts);
     this.activations = new Activations(signal, marks);
+    this.checkpoints = new CheckpointsPanel(this.curves.heldOut);
     this.version = new VersionPanel(signal);
-    this.reports = el("div", {}, this.curves.node, this.speed.node, this.parts.node, this.activations.node, this.version.node);
+    this.reports = el("div", {}, this.curves.node, this.speed.node, this.parts.node, this.activations.node, this.checkpoints.node, this.version.node);
     this.spec = el("pre", { class: "text", tabindex: 0, "aria-labelledby": "spec-title" });
     this.log = new Log();
     fill(main,
@@ -88,6 +90,7 @@ class JobView {
     if (event.step_metrics) for (const shown of [this.curves, this.speed, this.parts]) shown.add(event.step_metrics);
     else if (event.evaluation) this.curves.heldOut.add(event.evaluation.step, event.evaluation);
     else if (event.layer_statistics) this.activations.add(event.layer_statistics);
+    else if (event.checkpointed) this.checkpoints.add(event.time, event.checkpointed);
     else if (event.resumed) this.resume(event.attempt, Number(event.resumed.step));
     else if (event.log_line) this.log.add(event.time, event.log_line);
     else if (event.state_change) this.over = TERMINAL.has(event.state_change.state);
@@ -98,7 +101,7 @@ class JobView {
 
   resume(attempt, step) {
     this.restarts.add(attempt, step);
-    for (const shown of [this.curves, this.speed, this.parts, this.activations]) shown.rewind(step);
+    for (const shown of [this.curves, this.speed, this.parts, this.activations, this.checkpoints]) shown.rewind(step);
   }
 
   draw() {
@@ -109,6 +112,7 @@ class JobView {
     this.speed.draw();
     this.parts.draw();
     this.activations.draw();
+    this.checkpoints.draw();
     this.log.draw();
     if (!this.refreshing) {
       this.refreshing = setTimeout(() => { this.refreshing = null; if (!this.signal.aborted) this.refresh().catch(() => {}); }, REFRESH_MS);

@@ -6,7 +6,7 @@ import * as format from "./format.js";
 import { Series } from "./series.js";
 
 const PARTS = [["data", "data"], ["forward", "forward"], ["backward", "backward"], ["collectives", "collectives"], ["optimizer", "optimiser"], ["rest", "anything else"]];
-const HUES = ["--series-2", "--series-1", "--series-5", "--series-4", "--series-6", "--rest"];
+const HUES = ["--series-2", "--series-1", "--series-3", "--series-4", "--series-6", "--rest"];
 const ABOUT = "Worker 0’s mean over the steps that were measured, one in eight. Collectives are what all workers add up together, and waiting for the slowest; "
   + "on GPUs what normalisation adds up stays in forward and backward.";
 
