@@ -8,12 +8,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import onnxruntime
-from numpy.typing import NDArray
 
-from batchyard.serving.engines.interface import EngineError, Network, check_graph
-from batchyard.serving.engines.onnxruntime_engine import ERRORS_ONLY, tensors_of
+from batchyard.serving.engines.interface import EngineError, Network
+from batchyard.serving.engines.onnxruntime_engine import SessionEngine
 
 CUDA, TENSORRT = "CUDAExecutionProvider", "TensorrtExecutionProvider"
 CUDA_OPTIONS: dict[str, Any] = {
@@ -26,7 +24,7 @@ BUILT = "tensorrt"
 """Folder beside the graph, in this process's own cache: what TensorRT has built, so that a restart does not wait."""
 
 
-class OnnxRuntimeCudaEngine:
+class OnnxRuntimeCudaEngine(SessionEngine):
     """One session on the first GPU."""
 
     def __init__(self, network: Network, name: str, provider: str, options: dict[str, Any]) -> None:
@@ -34,29 +32,12 @@ class OnnxRuntimeCudaEngine:
         if provider not in onnxruntime.get_available_providers():
             text = f"the installed onnxruntime has no {provider}: install onnxruntime-gpu in its place"
             raise EngineError(text + (" and TensorRT's libraries" if provider == TENSORRT else ""))
-        self.name = name
         onnxruntime.preload_dlls()  # NVIDIA's libraries as pip installs them
-        session_options = onnxruntime.SessionOptions()
-        session_options.log_severity_level = ERRORS_ONLY
         providers = [(provider, options), *([(CUDA, CUDA_OPTIONS)] if provider != CUDA else [])]
-        try:
-            self._session = onnxruntime.InferenceSession(str(network.model), session_options, providers=providers)
-        except Exception as error:  # ONNX Runtime's exceptions share no base of their own
-            raise EngineError(f"ONNX Runtime cannot load {network.model.name} on CUDA: {error}") from error
+        super().__init__(network, name, onnxruntime.SessionOptions(), providers, " on CUDA")
         if self._session.get_providers()[0] != provider:
             raise EngineError(f"ONNX Runtime could not start its {provider}; the server's stderr says why")
         self._session.disable_fallback()
-        self._source, self._results = network.source.name, [network.result.name]
-        check_graph(network, tensors_of(self._session.get_inputs()), tensors_of(self._session.get_outputs()))
-
-    def run(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
-        """[n, *row_shape] -> [n, outputs]."""
-        output: NDArray[np.float32] = self._session.run(self._results, {self._source: rows})[0]
-        return output
-
-    def close(self) -> None:
-        """Frees the session."""
-        del self._session
 
 
 def open_cuda(network: Network, threads: int) -> OnnxRuntimeCudaEngine:
