@@ -96,8 +96,11 @@ class Plane:
 
 
 @contextmanager
-def running(folder: Path, *options: str) -> Iterator[Plane]:
-    """An inference plane with everything on, its cache and log in `folder`; it serves what `control.want` says."""
+def running(folder: Path, *options: str, module: str = "batchyard.serving") -> Iterator[Plane]:
+    """An inference plane with everything on, its cache and log in `folder`; it serves what `control.want` says.
+
+    `module`: what is run, where it is not the plane as it is.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     ready, log = folder / "ready.json", folder / "log"
     control = OneModel()  # type: ignore[abstract]  # one call is all that is called
@@ -106,7 +109,7 @@ def running(folder: Path, *options: str) -> Iterator[Plane]:
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     command: Sequence[str] = [
-        sys.executable, "-m", "batchyard.serving", "--control", f"127.0.0.1:{port}", "--cache", str(folder / "cache"),
+        sys.executable, "-m", module, "--control", f"127.0.0.1:{port}", "--cache", str(folder / "cache"),
         "--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0", "--ready-file", str(ready), *options,
     ]  # fmt: skip
     with log.open("wb") as output, subprocess.Popen(command, stdout=output, stderr=output) as process:
