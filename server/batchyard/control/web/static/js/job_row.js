@@ -36,6 +36,7 @@ export class JobRow {
     setText(this.about, summary(job));
     setState(this.pill, job.state);
     this.bar.set(job);
+    this.spark.node.classList.toggle("none", job.progress === undefined); // others have its place from the beginning
     const progress = job.progress ?? {};
     setText(this.cells.loss, format.loss(progress.loss));
     setText(this.cells.accuracy, format.percent(progress.accuracy));

@@ -9,15 +9,7 @@ export function sparkline() {
   const line = document.createElementNS(NS, "path");
   for (const [name, value] of [["class", "spark"], ["viewBox", `0 0 ${WIDTH} ${HEIGHT}`], ["width", WIDTH], ["height", HEIGHT], ["aria-hidden", "true"]]) node.setAttribute(name, value);
   node.append(line);
-  node.classList.add("none");
-  return {
-    node,
-    set(values) {
-      const drawn = path(values);
-      line.setAttribute("d", drawn);
-      node.classList.toggle("none", drawn === "");
-    },
-  };
+  return { node, set: (values) => line.setAttribute("d", path(values)) };
 }
 
 function path(values) {
