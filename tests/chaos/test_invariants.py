@@ -37,6 +37,7 @@ def evidence() -> Evidence:
     ]
     spec = SPECS["published"] | {"workers": {"count": 1}, "priority": 0}
     rows: dict[str, list[dict[str, Any]]] = {
+        "checkpoints": [],
         "jobs": [{"number": 1, "id": JOB, "user": "ann", "request_id": "r", "spec": spec, "state": "SUCCEEDED"}
                  | {"model_version": MODEL, "failure_cause": None}],
         "attempts": [{"job_number": 1, "number": 1, "start_time": 1.0, "end_time": 2.0, "preempted_by": None}],
@@ -84,6 +85,14 @@ def events(found: Evidence) -> list[dict[str, Any]]:
 def resumed(found: Evidence, step: int) -> None:
     """Its last event but one is that an attempt goes on from there."""
     events(found).insert(-1, {**events(found)[3], "kind": "resumed", "payload": {"step": step}})
+
+
+def missing(found: Evidence, why: str, newest: int, killed: str = "supervisor") -> None:
+    """The listed checkpoint of step 2 is not what it was; a sound one is there of step `newest`."""
+    found.outcome.rows["checkpoints"].append({"job_number": 1, "step": 2, "uri": "file:///x"})
+    found.outcome.damaged["file:///x"] = why
+    found.outcome.checkpoint_digests[1] = {newest: "good"}
+    found.entries.append({"kind": "killed", "what": killed, "attempts": []})
 
 
 def beside(found: Evidence, *numbers: int) -> None:
@@ -139,7 +148,9 @@ WRONG: dict[str, list[tuple[str, Change]]] = {
         ("to nobody", lambda f: f.outcome.rows["attempts"][0].update(preempted_by="gone")),
     ],
     "every_listed_checkpoint_verifies": [
-        ("one is cut short", lambda f: f.outcome.damaged.update({"file:///x": "the tensors are not"})),
+        ("one is cut short", lambda f: missing(f, "the tensors are not", newest=2)),
+        ("the newest is gone", lambda f: missing(f, "No such file", newest=1)),
+        ("one is gone, its supervisor is not", lambda f: missing(f, "No such file", newest=3, killed="worker")),
     ],
     "streams_are_ordered_and_resumable": [
         ("an event twice", lambda f: f.entries.insert(5, f.entries[4])),

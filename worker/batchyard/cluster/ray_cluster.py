@@ -82,9 +82,18 @@ def give_up(why: str) -> None:
     os._exit(1)
 
 
+class NoNodeError(RuntimeError):
+    """The cluster has no node that is alive: it is about to end, or to come back."""
+
+
 def room() -> Capacity:
-    """Workers and GPUs that the whole cluster has place for. A GPU counts with a CPU beside it."""
+    """Workers and GPUs that the whole cluster has place for. A GPU counts with a CPU beside it.
+
+    Raises NoNodeError where no node is alive: that says nothing about what a job asks for.
+    """
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    if not nodes:
+        raise NoNodeError("no node of the Ray cluster is alive")
     cpus = [int(resources.get("CPU", 0)) for resources in nodes]
     gpus = [min(int(resources.get("GPU", 0)), cpu) for resources, cpu in zip(nodes, cpus, strict=True)]
     return Capacity(workers=sum(cpus), gpus=sum(gpus))
