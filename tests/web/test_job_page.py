@@ -184,6 +184,22 @@ async def test_the_log_is_searched(site: Site, yard: Yard, page: Page, running: 
     await expect(lines).to_have_text([re.compile("slow disk"), re.compile("disk is well")])
 
 
+async def test_the_whole_log_is_downloaded(site: Site, yard: Yard, page: Page, running: Tell) -> None:
+    job = await running(until=40)
+    await yard.report(job.id, LogLine(level="WARNING", rank=1, text="slow disk"), LogLine(level="INFO", text="later"))
+    await page.goto(f"{site.url}/#/jobs/{job.id}")
+    async with page.expect_download() as asked:
+        await page.get_by_role("button", name="Download").click()
+
+    file = await asked.value
+
+    assert file.suggested_filename == f"{job.id}.log"
+    lines = (await file.path()).read_text().splitlines()
+    assert [line.partition(" ")[2] for line in lines] == [
+        "worker 0 INFO mnist: 60000 samples", "worker 1 WARNING slow disk", "supervisor INFO later",
+    ]  # fmt: skip
+
+
 async def test_a_failure_says_its_cause_and_what_to_do(site: Site, yard: Yard, page: Page, running: Tell) -> None:
     job = await running(until=120)
     await page.goto(f"{site.url}/#/jobs/{job.id}")

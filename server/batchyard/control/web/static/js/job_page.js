@@ -45,7 +45,7 @@ class JobView {
     this.version = new VersionPanel(signal);
     this.reports = el("div", {}, this.curves.node, this.speed.node, this.parts.node, this.activations.node, this.checkpoints.node, this.version.node);
     this.spec = el("pre", { class: "text", tabindex: 0, "aria-labelledby": "spec-title" });
-    this.log = new Log();
+    this.log = new Log(this.path, id, signal);
     fill(main,
       el("p", { class: "crumb" }, el("a", { href: "#/jobs", text: "Jobs" })),
       el("div", { class: "heading" }, el("h1", { text: id }), this.pill, this.actions.node), this.actions.told, this.lead, this.failure, this.waiting.node,

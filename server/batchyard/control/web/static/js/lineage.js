@@ -50,7 +50,7 @@ function trained(version, job) {
 function ordered(version, job) {
   const optimizer = job?.spec.optimizer;
   return node("Spec and code", version.architecture, [["Seed", String(version.seed)], ["Optimiser", optimizer && `${optimizer.name}, rate ${optimizer.learning_rate}`],
-    ["Workers", job && `${job.spec.workers.count}`], ...Object.entries(version.libraries).sort().map(([name, number]) => [name, number])]);
+    ["Workers", job && `${job.spec.workers.count}`], ["Libraries", Object.entries(version.libraries).sort().map(([name, number]) => `${name}\u00a0${number}`).join(", ")]]);
 }
 
 function data(version) {
