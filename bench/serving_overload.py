@@ -10,6 +10,7 @@ four times as much, and that must not be taken from the server.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import statistics
 import threading
@@ -56,6 +57,8 @@ class Probe:
 
     refusals: list[float] = field(default_factory=list)
     """Seconds until each refusal."""
+    answers: list[float] = field(default_factory=list)
+    """When each answer came, as time.time() tells it."""
     faults: list[str] = field(default_factory=list)
     """Whatever is neither an answer nor a refusal as it should be."""
 
@@ -73,6 +76,7 @@ class Probe:
     def _note(self, began: float, call: Any) -> None:
         error = call.exception()
         if error is None:
+            self.answers.append(time.time())
             return
         self.refusals.append(time.perf_counter() - began)
         if error.code() is not grpc.StatusCode.RESOURCE_EXHAUSTED or not _has_retry_info(error):
@@ -149,17 +153,20 @@ class Overload:
         return self._run(PEAK_SHAPE, round(self._rate * SECONDS))
 
     def overload(self) -> Outcome:
-        """FACTOR times as many a second."""
+        """FACTOR times as many a second. The probe's answers meanwhile count: its requests take others' places."""
         probe, done = Probe(), threading.Event()
         self.probes.append(probe)
         asking = threading.Thread(target=probe.ask_until, args=(done, self._target, self._rows))
         asking.start()
         try:
             offered = self._rate * FACTOR
-            return self._run(SHAPE, round(offered * SECONDS), offered)
+            outcome = self._run(SHAPE, round(offered * SECONDS), offered)
         finally:
             done.set()
             asking.join()
+        end = float((outcome.begins + outcome.latencies).max())
+        answers = sum(came <= end for came in probe.answers)
+        return dataclasses.replace(outcome, sent=outcome.sent + answers, answered=outcome.answered + answers)
 
     def _run(self, shape: Shape, requests: int, rate: float | None = None) -> Outcome:
         """Between two checks of the answers."""
