@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -12,7 +12,7 @@ from batchyard.cluster.executor import Attempt
 from batchyard.cluster.fake_executor import FakeExecutor
 from batchyard.control.retention import CHECKPOINT
 from batchyard.training.checkpoint import CheckpointFolder, Snapshot
-from batchyard.training.events import Checkpointed, Ended, Event
+from batchyard.training.events import Checkpointed, Ended, Evaluation, Event
 from batchyard.v1 import spec_pb2
 from tests.control.harness import Service, artifact, control_plane, publishing, until
 
@@ -23,15 +23,21 @@ class Writing(FakeExecutor):
     """Attempts write real checkpoints after steps 10, 20 and 30, keep two as a worker does, and end as told."""
 
     outcome = "succeeded"
+    keep_best = 0
+    accuracies: Mapping[int, float] = {}
 
     def start(self, attempt: Attempt) -> None:
         folder = CheckpointFolder(attempt.checkpoint_uri)
         events: list[Event] = []
         for step in (10, 20, 30):
-            state = Snapshot(job=attempt.id.job, step=step, world_size=1, tensors={"w": torch.full((3,), float(step))})
+            accuracy = self.accuracies.get(step)
+            if accuracy is not None:
+                events.append(Evaluation(step=step, loss=0.1, accuracy=accuracy, samples=10))
+            tensors = {"w": torch.full((3,), float(step))}
+            state = Snapshot(job=attempt.id.job, step=step, world_size=1, tensors=tensors, accuracy=accuracy)
             done = folder.write(state, attempt.id.number)
             events.append(Checkpointed(step=step, uri=done.uri, sha256=done.sha256, bytes=done.bytes))
-        folder.prune(2, attempt.id.number)
+        folder.prune(2, attempt.id.number, self.keep_best)
         failed = {"failure_class": "user", "cause": "x", "next_step": "y"} if self.outcome == "failed" else {}
         end = () if self.outcome == "cancelled" else (Ended(outcome=self.outcome, **failed),)  # type: ignore[arg-type]
         self.script = lambda attempt: (*events, *end)
@@ -63,6 +69,18 @@ async def test_of_a_job_that_has_succeeded_the_last_checkpoint_stays(service: Se
     job = await service.submit(**KEEP_TWO)
     await service.until_state(job, "SUCCEEDED")
     await until(lambda: steps(tmp_path / "data", job) == [30])
+
+
+@pytest.mark.parametrize(("outcome", "kept"), [("succeeded", [10, 30]), ("failed", [10, 20, 30])])
+async def test_the_most_accurate_checkpoint_stays_beside_the_latest(
+    cluster: Writing, tmp_path: Path, database_url: str | None, outcome: str, kept: list[int]
+) -> None:
+    cluster.outcome, cluster.keep_best, cluster.accuracies = outcome, 1, {10: 0.9, 20: 0.8, 30: 0.85}
+    async with control_plane(tmp_path / "data", cluster, database_url=database_url) as service:
+        job = await service.submit(checkpoint=spec_pb2.CheckpointSpec(every_steps=10, keep=2, keep_best=1))
+        await service.until_state(job, outcome.upper())
+    # Its end waits for what is being removed.
+    assert steps(tmp_path / "data", job) == kept
 
 
 @pytest.mark.parametrize("outcome", ["failed", "cancelled"])

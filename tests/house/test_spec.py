@@ -126,6 +126,7 @@ def test_everything_wrong_is_told_at_once() -> None:
         (changed(stop_at={}), "stop_at.accuracy", "missing"),
         (changed(stop_at={"accuracy": 0.9}, evaluate={"every_steps": 0}), "evaluate.every_steps", "with stop_at"),
         (changed(checkpoint={"keep": 0}), "checkpoint.keep", "from 1"),
+        (changed(checkpoint={"keep_best": -1}), "checkpoint.keep_best", "from 0"),
         (changed(retries=-1), "retries", "-1 given"),
         (changed(priority=1001), "priority", "1000"),
         (changed(workers={"hung_after_seconds": -1}), "workers.hung_after_seconds", "0 or more"),

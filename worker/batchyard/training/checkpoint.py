@@ -24,6 +24,7 @@ from batchyard.artifact.errors import ArtifactError
 from batchyard.artifact.storage import Folder, StorageError
 from batchyard.artifact.writer import remove, write_folder
 from batchyard.failpoints import failpoint
+from batchyard.training.spec.retention import retained
 
 MANIFEST = "checkpoint.json"
 TENSORS = "tensors.safetensors"
@@ -54,6 +55,8 @@ class Snapshot:
     tensors: Mapping[str, torch.Tensor]
     """On the CPU, contiguous, shared with nothing."""
     scalars: Mapping[str, Scalar] = field(default_factory=dict)
+    accuracy: float | None = None
+    """Held-out, after this step; None: nobody has evaluated."""
 
 
 @dataclass(frozen=True, order=True, kw_only=True)
@@ -118,6 +121,7 @@ class CheckpointFolder:
             "attempt": attempt,
             "world_size": snapshot.world_size,
             "scalars": dict(snapshot.scalars),
+            "accuracy": snapshot.accuracy,
             "tensors": {"sha256": digest, "bytes": len(tensors)},
         }
         manifest = json.dumps(about, indent=1, sort_keys=True).encode()
@@ -155,11 +159,23 @@ class CheckpointFolder:
             raise DamagedError(f"{type(error).__name__}: {error}") from error
         return files
 
-    def prune(self, keep: int, attempt: int) -> None:
-        """Leaves the newest `keep` checkpoints, and those of later attempts, which are none of ours. Raises OSError."""
+    def prune(self, keep: int, attempt: int, keep_best: int = 0) -> None:
+        """Leaves the newest `keep` checkpoints, the `keep_best` most accurate, and those of later attempts: none of
+        ours. Raises OSError.
+        """
         ours = [name for name in self.names() if name.attempt <= attempt]
-        for name in ours[keep:]:
-            self._remove(name)
+        kept = retained({name.step: self._accuracy(name) if keep_best else None for name in ours}, keep, keep_best)
+        for name in ours:
+            if name.step not in kept:
+                self._remove(name)
+
+    def _accuracy(self, name: Name) -> float | None:
+        """What its manifest says; None for one that is damaged, or from before it was said."""
+        try:
+            accuracy: float | None = json.loads(self._folder.read(f"{name}/{MANIFEST}")).get("accuracy")
+        except (FileNotFoundError, ValueError):
+            return None
+        return accuracy
 
     def sweep(self, step: int, attempt: int) -> None:
         """Removes what earlier attempts left: files of a write that was cut short, and checkpoints of steps beyond the

@@ -50,7 +50,8 @@ class Writer:
                 )
             )
             failpoint("checkpoint.after_report")
-            folder.prune(context.spec.checkpoint.keep, context.attempt)
+            kept = context.spec.checkpoint
+            folder.prune(kept.keep, context.attempt, kept.keep_best)
         except CheckpointError as error:
             text = f"the checkpoint of step {snapshot.step} was not written, training goes on without: {error}"
             context.emit(LogLine(level="ERROR", text=text, rank=context.rank))

@@ -7,6 +7,7 @@ running sums, its random numbers); the own states are gathered, so that one chec
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping
 
 import torch
@@ -86,19 +87,19 @@ class Checkpoints:
         every = self._context.spec.checkpoint.every_steps
         return self._folder is not None and every > 0 and step % every == 0
 
-    def save(self, step: int) -> None:
-        """Copies the state after `step`, and has it written while training goes on."""
+    def save(self, step: int, accuracy: float | None = None) -> None:
+        """Copies the state after `step`, and has it written while training goes on. `accuracy`: held-out, now."""
         if self._folder is None:
             return
-        snapshot = self._snapshot(step)  # host sync
+        snapshot = dataclasses.replace(self._snapshot(step), accuracy=accuracy)  # host sync
         if self._group.rank == 0:
             self._writer.begin(self._folder, snapshot)
 
-    def pause(self, step: int) -> None:
+    def pause(self, step: int, accuracy: float | None = None) -> None:
         """Makes a checkpoint after `step` and raises PausedError, or CheckpointError, when it is durable or cannot be
         written: on every worker alike.
         """
-        self.save(step)
+        self.save(step, accuracy)
         failures = torch.tensor(float(not self._writer.wait()), device=self._group.device)
         if self._group.sum_(failures).item():  # host sync
             raise CheckpointError(

@@ -100,11 +100,13 @@ def _train(context: WorkerContext, group: Group, parts: Parts, writer: Writer) -
         if tell:
             with meter.paused():
                 watch.tell()  # host sync
+        accuracy = None
         if last or (spec.evaluate.every_steps and step % spec.evaluate.every_steps == 0):
             with meter.paused(), update.averaged():
                 if spec.workers.sync_batch_norm == "none":
                     share_running_statistics(model, group)
                 score = evaluate(model, parts.test, group, loss_sum(spec.loss))  # host sync
+            accuracy = score.accuracy
             emit(Evaluation(step=step, loss=score.loss, accuracy=score.accuracy, samples=score.samples))
             if spec.stop_at is not None and score.accuracy >= spec.stop_at.accuracy and not last:
                 if not at_point:
@@ -113,11 +115,11 @@ def _train(context: WorkerContext, group: Group, parts: Parts, writer: Writer) -
                 break
         if pause and not last:
             watch.tell()
-            checkpoints.pause(step)  # host sync
+            checkpoints.pause(step, accuracy)  # host sync
         if checkpoints.due(step):
             with meter.paused():
                 watch.tell()
-                checkpoints.save(step)  # host sync
+                checkpoints.save(step, accuracy)  # host sync
 
     update.finish()
     watch.finish()

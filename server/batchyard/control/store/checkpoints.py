@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy import Connection, delete, func, insert, select, update
 
@@ -12,6 +13,7 @@ from batchyard.control.records import Checkpoint, Job
 from batchyard.control.states import TERMINAL, State
 from batchyard.control.store.schema import attempts, checkpoints, events, jobs
 from batchyard.training.events import Checkpointed, Evaluation, Event, LayerStatistics, Resumed, StepMetrics
+from batchyard.training.spec.retention import retained
 
 OF_A_STEP = (StepMetrics.kind, Evaluation.kind, LayerStatistics.kind, Checkpointed.kind)
 """Kinds of events that tell of one step."""
@@ -58,13 +60,13 @@ def held(connection: Connection, job_ids: Collection[str]) -> dict[str, Held]:
 
 
 def retire(connection: Connection, job: Job | None = None) -> None:
-    """Forgets every checkpoint but the last of a job that has SUCCEEDED; None: of all of them."""
-    same = checkpoints.alias("same")
-    last = select(func.max(same.c.step)).where(same.c.job_number == checkpoints.c.job_number).scalar_subquery()
-    done = select(jobs.c.number).where(jobs.c.state == State.SUCCEEDED)
+    """Forgets every checkpoint but the last, and the best, of a job that has SUCCEEDED; None: of all of them."""
+    several = select(checkpoints.c.job_number).group_by(checkpoints.c.job_number).having(func.count() > 1)
+    done = select(jobs.c.number, jobs.c.spec).where(jobs.c.state == State.SUCCEEDED, jobs.c.number.in_(several))
     if job is not None:
         done = done.where(jobs.c.number == job.number)
-    connection.execute(delete(checkpoints).where(checkpoints.c.job_number.in_(done), checkpoints.c.step < last))
+    for number, spec in connection.execute(done).all():
+        _keep(connection, number, keep=1, keep_best=_keep_best(spec))
 
 
 def supersede(connection: Connection, job_number: int, sequence: int, step: int) -> None:
@@ -87,11 +89,36 @@ def _add(connection: Connection, job: Job, event: Checkpointed) -> None:
     values = {"step": event.step, "uri": event.uri, "sha256": event.sha256, "bytes": event.bytes, "time": event.time}
     connection.execute(insert(checkpoints).values(job_number=job.number, attempt=job.attempt, **values))
     keep = int(job.spec.get("checkpoint", {}).get("keep", 1))
-    steps = select(checkpoints.c.step).where(checkpoints.c.job_number == job.number)
-    kept = list(connection.execute(steps.order_by(checkpoints.c.step.desc()).limit(keep)).scalars())
-    _drop(connection, job, below=kept[-1])
+    _keep(connection, job.number, keep=keep, keep_best=_keep_best(job.spec))
 
 
-def _drop(connection: Connection, job: Job, *, above: int | None = None, below: int | None = None) -> None:
-    void = checkpoints.c.step > above if above is not None else checkpoints.c.step < below
+def _keep_best(spec: Mapping[str, Any]) -> int:
+    """0 in specs from before there was a choice."""
+    return int(spec.get("checkpoint", {}).get("keep_best", 0))
+
+
+def _keep(connection: Connection, job_number: int, *, keep: int, keep_best: int) -> None:
+    """Drops the rows of all checkpoints but these; see training.spec.retention."""
+    of_job = checkpoints.c.job_number == job_number
+    accuracies: dict[int, float | None] = dict.fromkeys(
+        connection.execute(select(checkpoints.c.step).where(of_job)).scalars()
+    )
+    if keep_best:
+        accuracies |= _evaluated(connection, job_number, accuracies)
+    kept = retained(accuracies, keep, keep_best)
+    void = [step for step in accuracies if step not in kept]
+    if void:
+        connection.execute(delete(checkpoints).where(of_job, checkpoints.c.step.in_(void)))
+
+
+def _evaluated(connection: Connection, job_number: int, steps: Collection[int]) -> dict[int, float]:
+    """Held-out accuracy after those of `steps` that have an evaluation: it comes before the checkpoint of its step."""
+    step, accuracy = events.c.payload["step"].as_integer(), events.c.payload["accuracy"].as_float()
+    valid = (events.c.kind == Evaluation.kind) & events.c.superseded_by.is_(None) & step.in_(list(steps))
+    found = connection.execute(select(step, accuracy).where((events.c.job_number == job_number) & valid))
+    return {row[0]: row[1] for row in found}
+
+
+def _drop(connection: Connection, job: Job, *, above: int) -> None:
+    void = checkpoints.c.step > above
     connection.execute(delete(checkpoints).where((checkpoints.c.job_number == job.number) & void))

@@ -74,11 +74,14 @@ class CheckpointSpec:
     """Steps between checkpoints; 0: only when the job is paused."""
     keep: int = 3
     """How many checkpoints are kept, the latest ones."""
+    keep_best: int = 0
+    """How many are kept beside those: the ones of highest held-out accuracy, of steps with an evaluation."""
 
     def __post_init__(self) -> None:
         checks = Checks()
         checks.integer("every_steps", self.every_steps, 0)
         checks.integer("keep", self.keep, 1, 1000)
+        checks.integer("keep_best", self.keep_best, 0, 1000)
         checks.finish()
 
 
