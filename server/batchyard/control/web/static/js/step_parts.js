@@ -1,7 +1,7 @@
 // Where the time of a step goes: a chart of areas that lie on each other.
 
 import { areaChart } from "./charts.js";
-import { el, fill, setText } from "./dom.js";
+import { el, setText } from "./dom.js";
 import * as format from "./format.js";
 import { Series } from "./series.js";
 
@@ -40,7 +40,8 @@ export class StepParts {
 
   /** Says why there is nothing to draw. */
   explain(text) {
-    if (this.series.length === 0) fill(this.chart.node, el("div", { class: "waiting", text }));
+    const waiting = this.chart.node.querySelector(".waiting"); // gone once something is drawn
+    if (waiting) setText(waiting, text);
   }
 
   draw() {
