@@ -29,7 +29,8 @@ class JobView {
     this.path = `/api/jobs/${encodeURIComponent(id)}`;
     this.signal = signal;
     this.pill = statePill("QUEUED", "…");
-    this.actions = new Actions(this.path, { onChange: (job) => this.set(job), signal });
+    this.asked = this.seen = 0; // questions for the job, and the latest whose answer is shown
+    this.actions = new Actions(this.path, { onChange: (job) => this.setFrom(++this.asked, job), signal });
     this.lead = el("p", { class: "lead" });
     this.failure = el("div");
     this.waiting = new WaitingPanel(this.path, signal);
@@ -57,7 +58,15 @@ class JobView {
   }
 
   async refresh() {
-    this.set(await get(this.path, this.signal));
+    const asked = ++this.asked;
+    this.setFrom(asked, await get(this.path, this.signal));
+  }
+
+  /** Answers may overtake each other: an older one than what is shown is not news. */
+  setFrom(asked, job) {
+    if (asked < this.seen) return;
+    this.seen = asked;
+    this.set(job);
   }
 
   set(job) {
