@@ -275,6 +275,26 @@ def test_a_uri_that_leads_nowhere_is_named(uri: str, words: str, options: Option
         data.load(uri, [], options)
 
 
+class Locked(fsspec.AbstractFileSystem):  # type: ignore[misc]
+    """A store whose errors are its own, as botocore's are."""
+
+    protocol = "locked"
+
+    def info(self, path: str, **options: object) -> dict[str, object]:
+        class NoCredentialsError(Exception):
+            """Neither OSError nor ValueError."""
+
+        raise NoCredentialsError("Unable to locate credentials")
+
+    exists = info
+
+
+def test_what_a_store_raises_of_its_own_names_the_uri(options: Options) -> None:
+    fsspec.register_implementation("locked", Locked, clobber=True)
+    with pytest.raises(DataError, match=r"locked://bucket/x cannot be read: Unable to locate credentials"):
+        data.load("locked://bucket/x", [], options)
+
+
 @pytest.mark.parametrize("ending", [".zip", ".tar", ".tar.gz"])
 def test_an_archive_that_is_none_is_named(ending: str, tmp_path: Path, options: Options) -> None:
     path = tmp_path / f"x{ending}"

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import posixpath
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,8 +21,6 @@ from batchyard.data.options import Options
 VERSION_KEYS = ("ETag", "etag", "mtime", "LastModified", "last_modified", "updated", "created")
 """What file systems call the thing that changes when a file does; the first that is there counts."""
 CHUNK = 1 << 22
-ERRORS = (OSError, ValueError, ImportError)
-"""What fsspec's file systems raise: of the storage, for a bad URI, for a protocol whose package is missing."""
 
 
 @dataclass(frozen=True)
@@ -32,33 +31,27 @@ class Location:
 
     @cached_property
     def _opened(self) -> tuple[Any, str]:
-        try:
+        with self._said():
             filesystem, path = fsspec.core.url_to_fs(self.uri)
-        except ERRORS as error:
-            raise self._error(error) from error
         return filesystem, path
 
     @cached_property
     def is_folder(self) -> bool:
         """Whether there are files below it. Raises DataError also where there is nothing at all."""
         filesystem, path = self._opened
-        try:
+        with self._said():
             if not filesystem.exists(path):
                 raise DataError(f"data.dataset: {self.uri} does not exist", "correct the URI, or put the data there")
             return bool(filesystem.isdir(path))
-        except ERRORS as error:
-            raise self._error(error) from error
 
     @cached_property
     def files(self) -> dict[str, str]:
         """Name below the folder ("" for a file) to what tells this version of it from others; sorted by name."""
         filesystem, path = self._opened
-        try:
+        with self._said():
             if not self.is_folder:
                 return {"": _version(filesystem.info(path))}
             found = filesystem.find(path, detail=True)
-        except ERRORS as error:
-            raise self._error(error) from error
         root = len(path.rstrip("/")) + 1
         return {name[root:]: _version(found[name]) for name in sorted(found)}
 
@@ -70,18 +63,14 @@ class Location:
     def read(self, name: str) -> bytes:
         """A file below the folder. May be called from several threads."""
         filesystem, path = self._opened
-        try:
+        with self._said(name):
             return bytes(filesystem.cat_file(posixpath.join(path, name)))
-        except ERRORS as error:
-            raise self._error(error, name) from error
 
     def open(self, name: str) -> IO[bytes]:
         """A file below the folder, to be read at random."""
         filesystem, path = self._opened
-        try:
+        with self._said(name):
             return cast("IO[bytes]", filesystem.open(posixpath.join(path, name) if name else path, "rb"))
-        except ERRORS as error:
-            raise self._error(error, name) from error
 
     def local(self, options: Options) -> Path:
         """The file on this machine's own disk: itself, or a copy in the cache, made once."""
@@ -96,12 +85,24 @@ class Location:
         return copy
 
     def _copy(self, filesystem: Any, path: str, copy: Path) -> None:
+        with (
+            self._said(),
+            replacing(copy) as partial,
+            filesystem.open(path) as source,
+            partial.open("wb") as file,
+        ):
+            while block := source.read(CHUNK):
+                file.write(block)
+
+    @contextmanager
+    def _said(self, name: str = "") -> Iterator[None]:
+        """Raises what a store raises as DataError; botocore's errors, for one, are not OSErrors."""
         try:
-            with replacing(copy) as partial, filesystem.open(path) as source, partial.open("wb") as file:
-                while block := source.read(CHUNK):
-                    file.write(block)
-        except ERRORS as error:
-            raise self._error(error) from error
+            yield
+        except DataError:
+            raise
+        except Exception as error:
+            raise self._error(error, name) from error
 
     def _error(self, error: BaseException, name: str = "") -> DataError:
         where = f"{self.uri}/{name}" if name else self.uri
