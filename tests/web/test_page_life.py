@@ -12,7 +12,7 @@ from playwright.async_api import Browser, Page, expect
 
 from batchyard.control.records import Failure
 from batchyard.endpoint.security import Security
-from batchyard.training.events import LogLine
+from batchyard.training.events import Checkpointed, LogLine
 
 from .browsing import PICTURES, WIDTHS, barriers, row, unreached
 from .conftest import Site, Tell, Yard, begin_training, manifest, serve, story
@@ -167,6 +167,9 @@ async def test_pictures_of_every_page_fit_their_width(
     await yard.fail(broken.id, Failure(failure_class="user", cause="loss is NaN", next_step="lower the learning rate"))
     plain = await yard.create(name="plain-network", publish=None, model={"architecture": "mlp", "norm": "none"})
     await begin_training(yard, plain, story(1000, 460, drifting=True))
+    for step in (200, 400):
+        kept = Checkpointed(step=step, uri=f"file:///checkpoints/{step}", sha256="ab" * 32, bytes=1_500_000)
+        await yard.report(plain.id, kept)
     await yard.create(name="long-" * 7 + "named")
     size = WIDTHS[width]
     context = await browser.new_context(viewport={"width": size[0], "height": size[1]}, color_scheme=theme)

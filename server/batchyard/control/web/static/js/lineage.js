@@ -13,6 +13,7 @@ export function lineage(version, aliases, latest, { job, checkpoint }) {
 }
 
 const node = (title, head, pairs) => el("li", {}, el("span", { class: "kind", text: title }), el("strong", {}, head), facts(pairs));
+const lines = (texts) => texts.map((text) => el("span", { class: "line", text }));
 const digest = (text) => text && el("code", { title: text, text: `${text.slice(0, 12)}…` });
 
 function deployment(version, aliases, latest) {
@@ -20,7 +21,7 @@ function deployment(version, aliases, latest) {
   const number = format.id(version.name);
   const asked = [aliases.includes("production") && model, ...aliases.map((alias) => `${model}@${alias}`), `${model}/${number}`].filter(Boolean);
   if (aliases.length === 0 && !latest) return node("Deployment", "not served", [["Why", "no alias names it, and it is not the newest version"]]);
-  return node("Deployment", aliases.length > 0 ? aliases.join(", ") : "the newest version", [["Asked as", asked.join(", ")]]);
+  return node("Deployment", aliases.length > 0 ? aliases.join(", ") : "the newest version", [["Asked as", lines(asked)]]);
 }
 
 function published(version) {
@@ -50,7 +51,7 @@ function trained(version, job) {
 function ordered(version, job) {
   const optimizer = job?.spec.optimizer;
   return node("Spec and code", version.architecture, [["Seed", String(version.seed)], ["Optimiser", optimizer && `${optimizer.name}, rate ${optimizer.learning_rate}`],
-    ["Workers", job && `${job.spec.workers.count}`], ["Libraries", Object.entries(version.libraries).sort().map(([name, number]) => `${name}\u00a0${number}`).join(", ")]]);
+    ["Workers", job && `${job.spec.workers.count}`], ["Libraries", lines(Object.entries(version.libraries).sort().map((each) => each.join(" ")))]]);
 }
 
 function data(version) {
