@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 SECONDS = 60
+SIZE = ("COLUMNS", "LINES")
+"""What pytest-xdist sets: programs would believe it more than the window."""
 
 
 class Terminal:
@@ -52,7 +54,7 @@ class Terminal:
 def terminal(folder: Path, *, columns: int = 130, lines: int = 30) -> Iterator[Terminal]:
     """A shell in `folder` that finds the `batchyard` command of this environment."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    keep = {name: value for name, value in os.environ.items() if not name.startswith("BATCHYARD_")}
+    keep = {name: value for name, value in os.environ.items() if not name.startswith(("BATCHYARD_", *SIZE))}
     shell = ["env", "-i", *(f"{name}={value}" for name, value in {**keep, "PATH": path, "PS1": "$ "}.items())]
     with tempfile.TemporaryDirectory(prefix="tmux-") as short:  # a socket's path has at most 107 bytes
         window = Terminal(f"{short}/socket")

@@ -37,7 +37,11 @@ _LOOK_UP = 0.5
 
 
 COURSE = 12
-"""Characters that the course of the loss takes."""
+"""Characters that the course of the loss takes, where the terminal is wide enough for it."""
+WORDS = 90
+"""Characters that what is said in words takes, with numbers of a usual length."""
+LEAST_BAR, WIDEST_BAR = 8, 24
+"""Characters: what is left for the bar, if anything."""
 
 
 def follow(client: Client, name: str, as_json: bool = False) -> TrainingJob:
@@ -176,20 +180,24 @@ def _lines() -> Iterator[Show]:
 
 @contextmanager
 def _bar() -> Iterator[Show]:
+    from rich import get_console
     from rich.progress import BarColumn, Progress, TextColumn
     from rich.text import Text
 
-    told = "{task.fields[course]} {task.fields[summary]}"
-    columns = ("{task.fields[activity]:>10}", "{task.completed:,.0f}/{task.fields[steps]}", told)
-    first, *others = (TextColumn(column, markup=False) for column in columns)
+    words = ["{task.fields[activity]:>10}", "{task.completed:,.0f}/{task.fields[steps]}", "{task.fields[summary]}"]
+    width = get_console().width
+    if width >= WORDS + COURSE:
+        words[-1] = f"{{task.fields[course]}} {words[-1]}"
+    first, *others = (TextColumn(column, markup=False) for column in words)
+    bar = width - WORDS - COURSE
     standing = Standing()
-    with Progress(first, BarColumn(bar_width=24), *others) as progress:
+    with Progress(first, *[BarColumn(bar_width=min(bar, WIDEST_BAR))] * (bar >= LEAST_BAR), *others) as progress:
         task = progress.add_task("", total=None, activity="queued", steps="?", course="", summary=standing.summary)
 
         def show(event: Event) -> None:
             standing.take(event)
-            if words := remark(event):
-                progress.console.print(Text(words))
+            if said := remark(event):
+                progress.console.print(Text(said))
             progress.update(
                 task,
                 total=standing.steps or None,
