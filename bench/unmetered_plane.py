@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from unittest import mock
 
 from batchyard.serving.__main__ import main as serve
 from batchyard.serving.metrics import VersionMetrics
@@ -10,9 +11,8 @@ from batchyard.serving.metrics import VersionMetrics
 
 def main() -> int:
     """Serves."""
-    for name in ("request_waited", "answered", "batch_ran"):
-        setattr(VersionMetrics, name, _ignore)
-    return serve()
+    with mock.patch.multiple(VersionMetrics, request_waited=_ignore, answered=_ignore, batch_ran=_ignore):
+        return serve()
 
 
 def _ignore(*counted: object) -> None:
