@@ -236,13 +236,15 @@ def every_listed_checkpoint_verifies(found: Evidence) -> Iterator[str]:
     """What the database says can be gone on from is there, whole, and what was written.
 
     One that is not the newest may be gone where reports were lost with a supervisor: its worker had made later ones.
+    So may the newest of a job that was cancelled then, which nobody goes on from.
     """
     newest = {number: max(digests) for number, digests in found.outcome.checkpoint_digests.items()}
+    cancelled = {job["number"] for job in found.jobs if job["state"] == "CANCELLED"}
     unheard = any(entry["what"] in WITH_REPORTS for entry in found.of_kind("killed"))
     for row in found.outcome.rows["checkpoints"]:
         why = found.outcome.damaged.get(row["uri"])
-        older = row["step"] < newest.get(row["job_number"], 0)
-        if why is not None and not (unheard and older and "No such file" in why):
+        unneeded = row["step"] < newest.get(row["job_number"], 0) or row["job_number"] in cancelled
+        if why is not None and not (unheard and unneeded and "No such file" in why):
             yield f"{row['uri']}: {why}"
 
 
