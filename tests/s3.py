@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import boto3  # type: ignore[import-untyped]
+import s3fs  # type: ignore[import-untyped]
 
 from tests.children import running
 
@@ -34,6 +35,8 @@ def serving(folder: Path) -> Iterator[dict[str, str]]:
                 "AWS_EC2_METADATA_DISABLED": "true",
             }
             bucket(environment).create()
+            # Those of another server: fsspec keeps one for each set of arguments, and the address is none of them.
+            s3fs.S3FileSystem.clear_instance_cache()
             yield environment
         finally:
             server.terminate()
