@@ -80,7 +80,8 @@ async def test_an_ended_job_is_submitted_again_as_a_new_one(site: Site, yard: Ya
 
     await dialog.get_by_role("button", name="Rerun job").click()
 
-    told = page.get_by_text("Submitted again as")
+    told = page.locator(".told")
+    await expect(told).to_contain_text("Submitted again as")
     await expect(told).to_be_focused()
     await told.get_by_role("link").click()
     await expect(page.locator("h1 + .state")).to_have_text("Queued")
