@@ -88,7 +88,8 @@ def test_a_busy_machine_hardly_changes_what_a_batch_takes() -> None:
 
 
 def test_what_an_engine_waits_for_itself_counts() -> None:
-    assert undisturbed_seconds(lambda _: time.sleep(0.02), ROWS, 1) >= 0.02
+    """All but what other threads of this process may wait for a core meanwhile: that is taken for the engine's."""
+    assert undisturbed_seconds(lambda _: time.sleep(0.1), ROWS, 1) > 0.05
 
 
 class Held:
