@@ -39,6 +39,7 @@ from batchyard.control.settings import Settings
 from batchyard.control.storage import Storage
 from batchyard.control.store import jobs as job_store
 from batchyard.control.store.database import Database
+from batchyard.control.store.moved import find_again
 from batchyard.control.torch_tasks import TorchTasks
 from batchyard.control.traffic.watch import TrafficWatch
 from batchyard.control.web import Sources
@@ -155,6 +156,10 @@ class ControlPlane:
         self._undo.push_async_callback(lease.stop)
         ledger = Ledger(database, Notices(), self._clock, lease.check)
         self._undo.push_async_callback(ledger.close)
+        if moved := await ledger.write(lambda unit: find_again(unit.connection, folder.path)):
+            log.info(
+                "the data folder was elsewhere before: %d artifacts and checkpoints found in %s", moved, folder.path
+            )
         return ledger
 
     async def _measure(self, ledger: Ledger) -> Metrics:
