@@ -161,10 +161,10 @@ def _contenders(case: Case, peers: Mapping[str, bool]) -> dict[str, Callable[[],
     return contenders
 
 
-def engine(case: Case, dataset: Dataset, clock: Clock, device: str = "cpu") -> float:
-    """Samples a second of the engine's loop, to its last event."""
+def engine(case: Case, dataset: Dataset, clock: Clock, device: str = "cpu", *, first: int = 2) -> float:
+    """Samples a second of the engine's loop, from step number `first` to its last event."""
     spec = case.spec(workers={"count": 1, "gpus_per_worker": int(device == "cuda")})
-    stopwatch = Stopwatch(clock, lambda: finish(device))
+    stopwatch = Stopwatch(clock, lambda: finish(device), first=first)
     context = context_of(spec, device=device, stop_requested=stopwatch)
     with joined(context) as group:
         train(context, group, worker.prepare(context, group, dataset))

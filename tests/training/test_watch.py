@@ -59,3 +59,17 @@ def test_a_training_that_diverges_reports_its_points_up_to_the_last_sound_one(a_
     sound = [event.step for event in events if isinstance(event, StepMetrics)]
     assert sound
     assert [step for step, _ in told(events)] == sound
+
+
+@pytest.mark.parametrize(
+    ("every", "steps", "expected"),
+    [(4, 60, [1, 4, 8, 12, 20, 40, 60]), (3, 50, [1, 3, 6, 9, 12, 21, 42, 50]), (25, 60, [1, 25, 50, 60])],
+)
+def test_beyond_the_beginning_one_point_in_each_so_many_steps_has_statistics(
+    a_job: Job, a_context: Context, monkeypatch: pytest.MonkeyPatch, every: int, steps: int, expected: list[int]
+) -> None:
+    monkeypatch.setattr(watch, "DENSE_STEPS", 12)
+    monkeypatch.setattr(watch, "SPARSE_STEPS", 20)
+    context, events = a_context(a_job(steps=steps, metrics__every_steps=every))
+    trained(context)
+    assert [step for step, _ in told(events)] == expected

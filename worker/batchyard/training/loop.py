@@ -53,7 +53,7 @@ def _train(context: WorkerContext, group: Group, parts: Parts, writer: Writer) -
     shared, own = state_of(model, spec, group, meter, update=update)
     checkpoints = Checkpoints(context, group, writer, shared, {**own, **update.own})
     emit = context.emit if group.rank == 0 else lambda event: None
-    watch = Watch(spec, model, group, emit)
+    watch = Watch(spec, model, group, emit, steps)
     forward = forward_of(spec, model, lambda: watch.measuring)
     loss_of = loss_sum(spec.loss, spec.label_smoothing)
     share = parameters.values.new_ones(()) / spec.data.batch_size
@@ -61,7 +61,7 @@ def _train(context: WorkerContext, group: Group, parts: Parts, writer: Writer) -
 
     first = checkpoints.resume() + 1
     if spec.compile:
-        watch.begin_step(at_point=False)
+        watch.begin_step(first, at_point=False)
         with meter.paused():
             seconds = warm_up(forward, loss_of, model, parts.batches.micro_batches(first), group.device)
         emit(LogLine(level="INFO", text=f"compiled in {seconds:.1f} s, which samples/s leaves out", rank=0))
@@ -69,7 +69,7 @@ def _train(context: WorkerContext, group: Group, parts: Parts, writer: Writer) -
     for step in range(first, steps + 1):
         last = step == steps
         at_point = step == 1 or last or step % spec.metrics.every_steps == 0
-        tell = watch.begin_step(at_point=at_point)
+        tell = watch.begin_step(step, at_point=at_point)
         parameters.begin_step(stop=context.stop_requested(), pause=context.pause_requested(), tell=tell)
         meter.clock.begin_step(step, at_point=at_point)
         for images, labels in parts.batches.micro_batches(step):  # host sync at the first step of an epoch

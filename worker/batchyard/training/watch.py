@@ -16,14 +16,18 @@ from batchyard.training.spec import TrainingJobSpec
 
 PATIENCE = 0.25
 """Seconds that a point may wait for others. What it shows is the same whenever it is told."""
+DENSE_STEPS, SPARSE_STEPS = 1000, 100
+"""Activations change most in the beginning: up to the first of these steps every metric point has statistics, from
+there on one point in each of so many steps. In a small network they are a third of what all metrics cost."""
 _FIELDS = tuple(field.name for field in dataclasses.fields(Layer) if field.name != "bias_norm")
 
 
 class Watch:
     """What the layers of `model` show at metric points, if `spec` wants to know. Every worker makes the same calls."""
 
-    def __init__(self, spec: TrainingJobSpec, model: nn.Module, group: Group, emit: Emit) -> None:
-        self._group, self._emit = group, emit
+    def __init__(self, spec: TrainingJobSpec, model: nn.Module, group: Group, emit: Emit, steps: int) -> None:
+        self._group, self._emit, self._all_steps = group, emit, steps
+        self._every_steps = spec.metrics.every_steps
         self._statistics = ActivationStats(model) if spec.metrics.activation_statistics else None
         self._biases = biases_before(model)
         self._bias_norms: list[Tensor] = []
@@ -35,16 +39,24 @@ class Watch:
         """Whether forward passes count, and hooks are on the model."""
         return self._statistics is not None and self._statistics.enabled
 
-    def begin_step(self, *, at_point: bool) -> bool:
-        """Makes the step's forward passes count if it is a point. Returns whether this worker would tell after it."""
+    def begin_step(self, step: int, *, at_point: bool) -> bool:
+        """Makes the forward passes of `step` count if it is a point that has statistics. Returns whether this worker
+        would tell after it.
+        """
         if self._statistics is None:
             return False
-        self._statistics.enabled = at_point
-        return at_point and (self._statistics.full or time.monotonic() - self._told > PATIENCE)
+        self._statistics.enabled = at_point and self._is_due(step)
+        waits = at_point and (self.measuring or self._steps)
+        return bool(waits) and (self._statistics.full or time.monotonic() - self._told > PATIENCE)
+
+    def _is_due(self, point: int) -> bool:
+        """Whether statistics are taken at this point: a matter of its step alone, wherever an attempt began."""
+        passes_one = point % SPARSE_STEPS < self._every_steps
+        return point <= DENSE_STEPS or passes_one or point == self._all_steps
 
     def end_point(self, step: int) -> None:
-        """Keeps what the forward passes of `step` showed. No host sync."""
-        if self._statistics is not None:
+        """Keeps what the forward passes of `step` showed, if they counted. No host sync."""
+        if self._statistics is not None and self.measuring:
             self._statistics.end_point()
             self._steps.append(step)
             if self._biases:

@@ -58,7 +58,8 @@ class MetricsSpec:
     every_steps: int = 20
     """Steps between metric points; the first and the last step are always reported."""
     activation_statistics: bool = True
-    """Whether activation statistics of each layer are collected."""
+    """Whether activation statistics of each layer are collected: at every metric point of the first 1,000 steps, then
+    at one in each 100 steps."""
 
     def __post_init__(self) -> None:
         checks = Checks()
