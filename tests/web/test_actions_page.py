@@ -133,6 +133,51 @@ async def test_a_refusal_is_shown_where_it_was_asked(site: Site, yard: Yard, bro
     await page.context.close()
 
 
+async def test_several_jobs_are_cancelled_with_one_confirmation(
+    site: Site, yard: Yard, page: Page, running: Tell
+) -> None:
+    waiting, training, done = await yard.create(name="waiting"), await running(until=40), await running(until=1000)
+    await yard.succeed(done.id)
+    await page.goto(site.url)
+    await page.get_by_role("checkbox", name=f"Choose {waiting.id}").check()
+    chosen = page.get_by_role("group", name="Chosen jobs")
+    await chosen.get_by_role("button", name="All shown").click()
+    await expect(chosen).to_contain_text("3 jobs chosen")
+    await chosen.get_by_role("button", name="Cancel 2").click()  # the third has ended
+    dialog = page.get_by_role("dialog", name="Cancel 2 jobs?")
+    await expect(dialog.get_by_role("listitem")).to_have_text([waiting.id, training.id])
+    assert (await yard.jobs.get(waiting.id)).state == "QUEUED"
+
+    await dialog.get_by_role("button", name="Cancel 2 jobs").click()
+
+    await expect(page.get_by_text("2 jobs asked to stop.")).to_be_focused()
+    await expect(page.get_by_role("row").filter(has_text=training.id)).to_contain_text("Cancelling")
+    await expect(page.get_by_role("row").filter(has_text=waiting.id)).to_contain_text("Cancelled")
+    await expect(chosen).to_be_hidden()
+    assert (await yard.jobs.get(done.id)).state == "SUCCEEDED"
+
+
+async def test_of_several_jobs_those_that_refuse_are_named_and_the_others_asked(
+    site: Site, yard: Yard, browser: Browser
+) -> None:
+    page = await browser.new_page()  # a refused request is an error in the console, too
+    first, second = await yard.create(name="first"), await yard.create(name="second")
+    await page.goto(site.url)
+    for job in (first, second):
+        await page.get_by_role("checkbox", name=f"Choose {job.id}").check()
+    await page.get_by_role("group", name="Chosen jobs").get_by_role("button", name="Pause").click()
+    dialog = page.get_by_role("dialog", name="Pause 2 jobs?")
+    await expect(dialog).to_be_visible()
+    await yard.jobs.cancel(second.id)
+
+    await dialog.get_by_role("button", name="Pause 2 jobs").click()
+
+    told = dialog.get_by_role("alert")
+    await expect(told).to_contain_text(f"1 of 2 jobs asked to pause. trainingJobs/{second.id} is CANCELLED")
+    assert (await yard.jobs.get(first.id)).state == "PAUSED"
+    await page.context.close()
+
+
 @pytest.mark.parametrize("theme", ["light", "dark"])
 @pytest.mark.parametrize("width", WIDTHS)
 async def test_pictures_of_the_question_fit_their_width(

@@ -8,6 +8,9 @@ import * as format from "./format.js";
 const title = (verb) => verb.charAt(0).toUpperCase() + verb.slice(1);
 const waits = (job) => job.state === "QUEUED" || job.state === "PAUSED";
 
+/** Whether a job's state allows what a verb asks for. */
+export const allows = (job, verb) => ACTIONS[verb].from.includes(job.state);
+
 /** By verb: the states that allow it, what will happen, and what has been done, by the state that it led to. */
 const ACTIONS = {
   pause: {
@@ -63,7 +66,7 @@ export class Actions {
   /** Offers what the job's state allows. */
   set(job) {
     this.job = job;
-    Object.values(ACTIONS).forEach(({ from }, i) => { this.buttons[i].hidden = !from.includes(job.state); });
+    Object.keys(ACTIONS).forEach((verb, i) => { this.buttons[i].hidden = !allows(job, verb); });
     if (this.toldOf !== job.state) setText(this.told, ""); // what was asked for has come, or something else
   }
 

@@ -1,44 +1,111 @@
-// The jobs that the reader has chosen to compare, and the way there.
+// The jobs that the reader has chosen: to compare them, or to ask the same of all of them at once.
 
+import { allows } from "./actions.js";
+import { ApiError, post } from "./api.js";
 import { MOST_RUNS } from "./compare_run.js";
+import { question } from "./dialog.js";
 import { el, setText } from "./dom.js";
+import { id } from "./format.js";
+
+/** By verb: what the button says, what will happen to those that are asked, and what has. */
+const VERBS = {
+  pause: ["Pause", "Those that run write a checkpoint and end, so that other jobs can use the machines. All wait until they are resumed.", "asked to pause"],
+  resume: ["Resume", "They wait for their turn, and go on from their last checkpoint.", "resumed"],
+  cancel: ["Cancel", "Those that run stop, and publish nothing. A cancelled job cannot be resumed.", "asked to stop"],
+};
+const jobs = (count) => `${count} ${count === 1 ? "job" : "jobs"}`;
 
 export class Chosen {
-  /** `onChange` is called when other jobs are chosen than before. */
-  constructor(onChange) {
-    this.onChange = onChange;
-    this.ids = new Set();
+  /** `onChange` is called when other jobs are chosen than before; `shown()` gives the jobs in the list. */
+  constructor({ onChange, shown, signal }) {
+    Object.assign(this, { onChange, shown, signal });
+    this.jobs = new Map();
     this.words = el("span", { "aria-live": "polite" });
-    this.go = el("button", { type: "button", class: "primary", text: "Compare", onclick: () => { location.hash = `#/compare/${[...this.ids].join(",")}`; } });
+    this.told = el("p", { class: "told", "aria-live": "polite", tabindex: -1 });
+    this.every = el("button", { type: "button", text: "All shown", onclick: () => this.pickAll() });
+    this.verbs = Object.keys(VERBS).map((verb) => ({ verb, button: el("button", { type: "button", onclick: () => this.confirm(verb) }) }));
+    this.go = el("button", { type: "button", class: "primary", text: "Compare", onclick: () => { location.hash = `#/compare/${[...this.jobs.keys()].join(",")}`; } });
     this.node = el("div", { class: "chosen", role: "group", "aria-label": "Chosen jobs", hidden: true },
-      this.words, el("button", { type: "button", text: "Clear", onclick: () => this.clear() }), this.go);
+      this.words, this.every, el("button", { type: "button", text: "Clear", onclick: () => this.clear() }), this.verbs.map(({ button }) => button), this.go);
   }
 
-  has(id) {
-    return this.ids.has(id);
+  has(name) {
+    return this.jobs.has(id(name));
   }
 
-  /** Whether no more can be chosen. */
-  get full() {
-    return this.ids.size >= MOST_RUNS;
-  }
-
-  pick(id, picked) {
-    if (picked) this.ids.add(id);
-    else this.ids.delete(id);
+  pick(job, picked) {
+    if (picked) this.jobs.set(id(job.name), job);
+    else this.jobs.delete(id(job.name));
     this.change();
   }
 
+  pickAll() {
+    for (const job of this.shown()) this.jobs.set(id(job.name), job);
+    this.change();
+  }
+
+  /** Takes note of how a job stands now. */
+  see(job) {
+    if (!this.has(job.name)) return;
+    this.jobs.set(id(job.name), job);
+    this.show();
+  }
+
   clear() {
-    this.ids.clear();
+    this.jobs.clear();
     this.change();
   }
 
   change() {
-    const count = this.ids.size;
-    this.node.hidden = count === 0;
-    this.go.hidden = count < 2;
-    setText(this.words, count < 2 ? "1 job chosen: choose another to compare" : `${count} jobs chosen${this.full ? ", no more fit" : ""}`);
+    setText(this.told, "");
+    this.show();
     this.onChange();
   }
+
+  show() {
+    const count = this.jobs.size;
+    this.node.hidden = count === 0;
+    this.go.hidden = count < 2 || count > MOST_RUNS;
+    this.every.hidden = this.shown().every((job) => this.has(job.name));
+    for (const { verb, button } of this.verbs) {
+      const able = this.able(verb).length;
+      button.hidden = able === 0;
+      setText(button, able < count ? `${VERBS[verb][0]} ${able}` : VERBS[verb][0]);
+    }
+    setText(this.words, `${jobs(count)} chosen${count === 1 ? ": choose another to compare" : count > MOST_RUNS ? `; at most ${MOST_RUNS} can be compared` : ""}`);
+  }
+
+  // The chosen jobs whose state allows it.
+  able(verb) {
+    return [...this.jobs.values()].filter((job) => allows(job, verb));
+  }
+
+  confirm(verb) {
+    const [name, text, done] = VERBS[verb];
+    let left = this.able(verb).map((job) => id(job.name));
+    const all = left.length;
+    question({
+      host: this.node, title: `${name} ${jobs(all)}?`, text, verb: `${name} ${jobs(all)}`, danger: verb === "cancel", signal: this.signal, busy: "Asking …",
+      fields: el("ul", { tabindex: 0, "aria-label": "Jobs" }, left.map((job) => el("li", { class: "mono", text: job }))),
+      ask: async () => {
+        const refused = [];
+        for (const job of left) await post(`/api/jobs/${encodeURIComponent(job)}/${verb}`, this.signal).catch((error) => refused.push([job, known(error)]));
+        left = refused.map(([job]) => job);
+        if (left.length > 0) throw new ApiError(409, "REFUSED", `${all - left.length} of ${jobs(all)} ${done}. ${refused.map(([, error]) => error.message).join(" ")}`);
+        return () => this.tell(`${jobs(all)} ${done}.`);
+      },
+    });
+  }
+
+  tell(text) {
+    this.clear();
+    setText(this.told, text);
+    this.told.focus(); // the button is gone
+  }
+}
+
+// What the service said of one job does not keep the others from being asked; anything else does.
+function known(error) {
+  if (error instanceof ApiError) return error;
+  throw error;
 }

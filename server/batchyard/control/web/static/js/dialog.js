@@ -4,7 +4,7 @@ import { ApiError } from "./api.js";
 import { el, setText } from "./dom.js";
 
 /**
- * Asks in a dialog that is put into `host`. `title`, `name` (what it is about) and `text` are shown, then `fields`; `verb`
+ * Asks in a dialog that is put into `host`. `title`, `name` (what it is about, if it is one thing) and `text` are shown, then `fields`; `verb`
  * is on the button, which is red where `danger`. `ask()` does it; once that is done, the dialog closes. `busy` is said
  * meanwhile, where it may take long.
  */
@@ -28,7 +28,7 @@ export function question({ host, title, name, text, fields = [], verb, danger = 
   };
   const go = el("button", { type: "button", class: danger ? "danger" : "primary", text: verb, onclick: act });
   const dialog = el("dialog", { "aria-labelledby": "action-title", "aria-describedby": "action-text", onclose: () => dialog.remove() },
-    el("h2", { id: "action-title", text: title }), el("p", { class: "mono", text: name }), el("p", { id: "action-text", text }), fields, wrong, waiting,
+    el("h2", { id: "action-title", text: title }), name && el("p", { class: "mono", text: name }), el("p", { id: "action-text", text }), fields, wrong, waiting,
     el("div", { class: "choices" }, el("button", { type: "button", autofocus: true, text: "Leave it", onclick: () => dialog.close() }), go));
   host.append(dialog);
   dialog.showModal();

@@ -6,11 +6,12 @@ import { TERMINAL, progressBar, setState, statePill, summary } from "./parts.js"
 import { sparkline } from "./sparkline.js";
 
 export class JobRow {
-  /** `onPick(id, picked)` is told when the reader chooses the job, or no longer does. */
+  /** `onPick(job, picked)` is told when the reader chooses the job, or no longer does. */
   constructor(onPick) {
-    this.box = el("input", { type: "checkbox", onchange: () => onPick(this.id, this.box.checked) });
+    this.box = el("input", { type: "checkbox", onchange: () => onPick(this.job, this.box.checked) });
     this.link = el("a");
     this.about = el("div");
+    this.cause = el("div", { class: "cause", hidden: true });
     this.pill = statePill("QUEUED");
     this.bar = progressBar();
     this.cells = Object.fromEntries(["loss", "accuracy", "evaluation", "rate", "age"].map((name) => [name, el("span")]));
@@ -18,7 +19,7 @@ export class JobRow {
     this.spark = sparkline();
     this.node = el("tr", {},
       el("td", { class: "pick" }, el("label", {}, this.box)),
-      el("td", { class: "name" }, this.link, this.about),
+      el("td", { class: "name" }, this.link, this.about, this.cause),
       el("td", { class: "state-cell" }, this.pill),
       el("td", { class: "progress" }, this.bar.node),
       el("td", { class: "right", "data-label": "Loss" }, c.loss, el("div", {}, this.spark.node)),
@@ -30,10 +31,13 @@ export class JobRow {
   set(job) {
     this.job = job;
     const id = (this.id = format.id(job.name));
-    setAttribute(this.box, "aria-label", `Compare ${id}`);
+    setAttribute(this.box, "aria-label", `Choose ${id}`);
     this.link.setAttribute("href", `#/jobs/${encodeURIComponent(id)}`);
     setText(this.link, id);
     setText(this.about, summary(job));
+    this.cause.hidden = !job.failure;
+    setText(this.cause, job.failure?.cause ?? "");
+    setAttribute(this.cause, "title", job.failure?.cause ?? "");
     setState(this.pill, job.state);
     this.bar.set(job);
     this.spark.node.classList.toggle("none", job.progress === undefined); // others have its place from the beginning
@@ -60,8 +64,7 @@ export class JobRow {
   }
 
   mark(chosen) {
-    this.box.checked = chosen.has(this.id);
-    this.box.disabled = chosen.full && !this.box.checked;
+    this.box.checked = chosen.has(this.job.name);
   }
 
   tick() {

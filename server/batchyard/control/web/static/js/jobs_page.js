@@ -6,7 +6,7 @@ import { el, fill } from "./dom.js";
 import { JobRow } from "./job_row.js";
 import { JobsChoice } from "./jobs_choice.js";
 
-const HEADS = [["Compare", "col-pick"], ["Job", "col-name", "name"], ["State", "col-state", "state"], ["Progress", "col-progress", "progress"], ["Loss", "right", "loss"],
+const HEADS = [["Choose", "col-pick"], ["Job", "col-name", "name"], ["State", "col-state", "state"], ["Progress", "col-progress", "progress"], ["Loss", "right", "loss"],
   ["Accuracy", "right col-accuracy", "accuracy"], ["Samples/s", "right", "samples_per_second"], ["Age", "right col-age", "created"]];
 const PAGE = 50;
 const LOSSES_MS = 5000; // between two looks at the courses of losses of those that run
@@ -15,7 +15,7 @@ const MOST_LOSSES = 100;
 export async function jobsPage(main, _, { signal, onLink }) {
   document.title = "Jobs · Batchyard";
   const view = new JobsView(onLink, signal);
-  fill(main, el("div", { class: "heading" }, el("h1", { text: "Training jobs" })), view.choice.node, view.place, view.chosen.node);
+  fill(main, el("div", { class: "heading" }, el("h1", { text: "Training jobs" })), view.choice.node, view.chosen.told, view.place, view.chosen.node);
   const tick = setInterval(() => view.tick(), 1000);
   signal.addEventListener("abort", () => clearInterval(tick));
   await view.watch();
@@ -26,7 +26,7 @@ class JobsView {
     this.onLink = onLink;
     this.signal = signal;
     this.rows = new Map();
-    this.chosen = new Chosen(() => this.mark());
+    this.chosen = new Chosen({ onChange: () => this.mark(), shown: () => [...this.rows.values()].map(({ job }) => job), signal });
     this.choice = new JobsChoice(() => this.watch().catch((error) => { if (!signal.aborted) throw error; }));
     this.body = el("tbody");
     this.table = el("table", { class: "jobs cards", "aria-label": "Training jobs" },
@@ -69,13 +69,14 @@ class JobsView {
     return Boolean(this.token) && this.choice.compare(job, this.last) > 0;
   }
 
-  put(job, known = new JobRow((id, picked) => this.chosen.pick(id, picked))) {
+  put(job, known = new JobRow((job, picked) => this.chosen.pick(job, picked))) {
     if (!this.choice.holds(job)) {
       this.rows.delete(job.name);
       return;
     }
     this.rows.set(job.name, known);
     known.set(job);
+    this.chosen.see(job);
   }
 
   draw() {
@@ -83,6 +84,7 @@ class JobsView {
     this.arrange(rows.map((row) => row.node));
     this.more.hidden = !this.token;
     this.mark();
+    this.chosen.show();
     this.drawLosses(rows);
     if (rows.length > 0 && !this.table.isConnected) fill(this.place, el("div", { class: "panel table-panel" }, this.table), this.more);
     if (rows.length === 0) fill(this.place, el("div", { class: "panel" }, this.empty()));
