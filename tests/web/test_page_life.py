@@ -19,6 +19,8 @@ from .conftest import Site, Tell, Yard, begin_training, manifest, serve, story
 
 pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="module")]
 
+WHOLE = re.compile("^Loss over steps; at step (120|460|1,000):")
+"""A chart in which all has come that was told of a job of the pictures."""
 HOSTILE = "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script>"
 
 
@@ -134,7 +136,7 @@ async def test_everything_can_be_reached_by_keyboard(site: Site, page: Page, run
     assert reached == ["Skip to the content", "Batchyard, jobs", "Jobs", "Queue", "Models", "Serving", "All", "Active",
                        "Succeeded", "Failed", "Cancelled", "Search jobs", "created",
                        "From the smallest up: turn round", "Job", "State", "Progress", "Loss", "Accuracy", "Samples/s",
-                       "Age", f"Compare {job.id}", job.id]  # fmt: skip
+                       "Age", f"Choose {job.id}", job.id]  # fmt: skip
     await page.keyboard.press("Enter")
     await expect(page.get_by_role("heading", name=job.id)).to_be_visible()
     await expect(page.locator(".chart canvas")).to_have_count(9)
@@ -183,6 +185,7 @@ async def test_pictures_of_every_page_fit_their_width(
         await expect(page.locator("#link")).to_have_text(re.compile("live|complete|loaded"))
         if name.startswith("job-"):
             await expect(page.locator(".chart canvas")).to_have_count(9)
+            await expect(page.get_by_role("img", name=WHOLE)).to_be_visible()
         await page.screenshot(path=PICTURES / f"{name}-{theme}-{width}.png", full_page=True)
         assert await page.evaluate("document.documentElement.scrollWidth") <= size[0], name
         assert await barriers(page) == []

@@ -12,13 +12,12 @@ const ABOUT = "What each activation function is given: the line is the median, t
 const PERCENTILES = ["p15", "p50", "p85"];
 
 export class Activations {
-  constructor(signal, marks) {
-    this.signal = signal;
-    this.marks = marks;
+  constructor(signal, marks, zoom) {
+    Object.assign(this, { signal, marks, zoom });
     this.layers = new Map();
     this.grid = el("div", { class: "layers" });
     this.alarms = new AlarmList();
-    this.heatmap = new Heatmap(signal);
+    this.heatmap = new Heatmap(signal, zoom);
     this.hint = el("p", { class: "empty", text: "No statistics yet." });
     this.node = el("section", { class: "panel", "aria-labelledby": "activations-title" },
       el("h2", { id: "activations-title", text: "Activation percentiles over steps" }),
@@ -47,7 +46,7 @@ export class Activations {
 
   open(name) {
     const layer = { name, series: new Series(["p50", "p15", "p85", ...HEAT_FIELDS]), words: el("p", { class: "small" }) };
-    layer.chart = bandChart({ sync: "layers", marks: this.marks, onPoint: (step) => point(layer, step), signal: this.signal });
+    layer.chart = bandChart({ zoom: this.zoom, sync: "layers", marks: this.marks, onPoint: (step) => point(layer, step), signal: this.signal });
     this.layers.set(name, layer);
     this.grid.append(el("div", { class: "layer" }, el("h3", { text: name }), layer.words, layer.chart.node));
     return layer;

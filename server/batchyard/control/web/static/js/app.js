@@ -10,13 +10,13 @@ import { servingPage } from "./serving_page.js";
 import { versionPage } from "./version_page.js";
 
 const ROUTES = [
-  [/^#\/jobs\/([^/]+)$/, jobPage],
+  [/^#\/jobs\/([^/?]+)(?:\?.*)?$/, jobPage],
   [/^#\/jobs(?:\?.*)?$/, jobsPage],
-  [/^#\/compare\/(.+)$/, comparePage],
+  [/^#\/compare\/([^?]+)(?:\?.*)?$/, comparePage],
   [/^#\/queue$/, queuePage],
   [/^#\/models$/, modelsPage],
   [/^#\/models\/(.+\/versions\/\d+)$/, versionPage],
-  [/^#\/serving$/, servingPage],
+  [/^#\/serving(?:\?.*)?$/, servingPage],
 ];
 const WORDS = { connecting: "connecting", live: "live", reconnecting: "reconnecting", offline: "offline", complete: "complete", loaded: "loaded" };
 
@@ -29,7 +29,7 @@ function show() {
   const address = location.hash || "#/jobs";
   const route = ROUTES.find(([pattern]) => pattern.test(address));
   for (const link of document.querySelectorAll(".top nav a")) {
-    if (address.startsWith(link.getAttribute("href"))) link.setAttribute("aria-current", "page");
+    if (inside(address, link.getAttribute("href"))) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
   }
   fill(main);
@@ -44,6 +44,9 @@ function show() {
     if (!signal.aborted) failed(error);
   });
 }
+
+// Jobs are compared among the jobs.
+const inside = (address, page) => address.startsWith(page) || (page === "#/jobs" && address.startsWith("#/compare/"));
 
 // A fragment that is not legal percent-encoding is taken as it stands.
 function decode(part) {

@@ -19,7 +19,7 @@ export class BatchBars {
       return;
     }
     fill(this.body, el("table", { class: "bars", "aria-label": "Batches by size" },
-      el("thead", { class: "unseen" }, el("tr", {}, ["Rows", "Share", "Batches"].map((text) => el("th", { scope: "col", text })))),
+      el("thead", {}, el("tr", {}, el("th", { scope: "col", class: "right", text: "Rows" }), el("th", { scope: "col" }, el("span", { class: "unseen", text: "Share" })), el("th", { scope: "col", class: "right", text: "Batches" }))),
       el("tbody", {}, batches.map(([words, count]) => el("tr", {},
         el("th", { scope: "row", text: words }), el("td", {}, count > 0 && bar(count / most)),
         el("td", { class: "right", text: `${format.integer(Math.round(count))} · ${share(count / all)}` }))))));

@@ -14,7 +14,7 @@ export class CheckpointsPanel {
     this.words = el("p", { class: "about" });
     this.node = el("section", { class: "panel", "aria-labelledby": "checkpoints-title", hidden: true },
       el("h2", { id: "checkpoints-title", text: "Checkpoints" }), this.words,
-      el("table", { class: "cards", "aria-label": "Checkpoints" },
+      el("table", { class: "cards dated", "aria-label": "Checkpoints" },
         el("thead", {}, el("tr", {}, ["Step", "Written", "Size", "Held-out accuracy", ""].map((text) => el("th", { scope: "col" }, text || el("span", { class: "unseen", text: "Notes" }))))), this.body));
   }
 
@@ -49,5 +49,5 @@ function row({ step, time, bytes, accuracy }, notes) {
     el("td", { "data-label": "Written", text: format.date(time) }),
     el("td", { "data-label": "Size", text: format.bytes(bytes) }),
     el("td", { "data-label": "Held-out accuracy", text: format.percent(accuracy) }),
-    el("td", { class: notes.length > 0 ? "" : "none" }, notes.map((text) => el("span", { class: "chip", text }))));
+    el("td", { class: notes.length > 0 ? "wide" : "none" }, notes.map((text) => el("span", { class: "chip", text }))));
 }

@@ -1,14 +1,18 @@
 // How compared curves are drawn: along what, on which scale, how smooth.
 
+import { keep, kept, keptNumber } from "./address.js";
 import { el, setText } from "./dom.js";
 
+const MOST_SMOOTH = 0.99;
+
 export class CompareControls {
-  /** `onChange` is called when another way was chosen; `chosen` is {axis, log, weight}. */
+  /** `onChange` is called when another way was chosen; `chosen` is {axis, log, weight}, and kept in the address. */
   constructor(onChange) {
     this.onChange = onChange;
-    this.chosen = { axis: "step", log: false, weight: 0 };
-    this.output = el("output", { class: "number", text: "0.00" });
-    this.slider = el("input", { type: "range", min: 0, max: 0.99, step: 0.01, value: 0, "aria-label": "Smoothing of the loss", oninput: () => this.smoothen() });
+    const weight = Math.min(Math.max(keptNumber("smooth") ?? 0, 0), MOST_SMOOTH);
+    this.chosen = { axis: kept().get("axis") === "time" ? "time" : "step", log: kept().get("log") === "true", weight };
+    this.output = el("output", { class: "number", text: weight.toFixed(2) });
+    this.slider = el("input", { type: "range", min: 0, max: MOST_SMOOTH, step: 0.01, value: weight, "aria-label": "Smoothing of the loss", oninput: () => this.smoothen() });
     this.node = el("div", { class: "controls", role: "group", "aria-label": "How to draw" },
       this.choice("Along", "axis", [["Steps", "step"], ["Time", "time"]]),
       this.choice("Loss", "log", [["Linear", false], ["Log", true]]),
@@ -20,7 +24,7 @@ export class CompareControls {
     const choose = (value) => {
       this.chosen = { ...this.chosen, [key]: value };
       buttons.forEach((button, i) => button.setAttribute("aria-pressed", String(options[i][1] === value)));
-      this.onChange();
+      this.change();
     };
     return el("div", { role: "group", "aria-label": title }, el("span", { text: title }), el("span", { class: "switch" }, buttons));
   }
@@ -28,6 +32,12 @@ export class CompareControls {
   smoothen() {
     this.chosen = { ...this.chosen, weight: Number(this.slider.value) };
     setText(this.output, this.chosen.weight.toFixed(2));
+    this.change();
+  }
+
+  change() {
+    const { axis, log, weight } = this.chosen;
+    keep({ axis: axis === "step" ? null : axis, log: log || null, smooth: weight || null });
     this.onChange();
   }
 }

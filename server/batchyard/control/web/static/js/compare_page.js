@@ -8,11 +8,14 @@ import { CompareRun, MOST_RUNS } from "./compare_run.js";
 import { CompareTable } from "./compare_table.js";
 import { el, fill } from "./dom.js";
 import * as format from "./format.js";
+import { Zoom } from "./zoom.js";
+import { ZoomBar } from "./zoom_bar.js";
 
 const POLL_MS = 1500;
+const UNITS = { step: "steps", time: "seconds" };
 const PANELS = [
   { field: "loss", title: "Training loss", write: format.loss, range: fromZero, smoothed: true },
-  { field: "accuracy", title: "Held-out accuracy", write: format.percent, range: share, points: true },
+  { field: "accuracy", title: "Held-out accuracy", write: format.percent, range: share, side: format.axisShare, points: true },
 ];
 
 export async function comparePage(main, argument, { signal, onLink }) {
@@ -49,9 +52,13 @@ class Comparison {
   constructor(place, runs, signal) {
     this.runs = runs;
     this.signal = signal;
-    this.controls = new CompareControls(() => this.draw());
-    this.panels = PANELS.map((panel) => new ComparePanel(panel, runs, signal));
+    this.zoom = new Zoom({ whole: false });
+    this.controls = new CompareControls(() => this.redraw());
+    this.axis = this.controls.chosen.axis;
+    this.bar = new ZoomBar(this.zoom, signal, UNITS[this.axis]);
+    this.panels = PANELS.map((panel) => new ComparePanel(panel, runs, this.zoom, signal));
     this.table = new CompareTable(runs);
+    this.controls.node.append(this.bar.node);
     fill(place, this.controls.node, el("div", { class: "pair" }, this.panels.map((panel) => panel.node)), this.table.node);
   }
 
@@ -74,6 +81,15 @@ class Comparison {
       });
     }
     if (!this.signal.aborted) onLink("complete");
+  }
+
+  // Steps are no seconds: along another axis everything is shown again.
+  redraw() {
+    const { axis } = this.controls.chosen;
+    if (axis !== this.axis) this.zoom.reset();
+    this.axis = axis;
+    this.bar.count(UNITS[axis]);
+    this.draw();
   }
 
   draw() {

@@ -16,8 +16,8 @@ export function swatch(run) {
 
 export class ComparePanel {
   /** `smoothed`: whether this field is smoothed, and drawn on a logarithmic scale, when that is asked for. */
-  constructor({ field, title, write, range, smoothed = false, points = false }, runs, signal) {
-    Object.assign(this, { field, title, write, range, smoothed, points, runs, signal, pointed: null });
+  constructor({ field, title, write, range, side, smoothed = false, points = false }, runs, zoom, signal) {
+    Object.assign(this, { field, title, write, range, side, zoom, smoothed, points, runs, signal, pointed: null });
     this.heading = el("h2");
     this.at = el("span", { class: "at" });
     this.values = runs.map(() => el("b", { text: "–" }));
@@ -46,7 +46,7 @@ export class ComparePanel {
       const { id: label, hue, dashed } = run;
       return [{ label, hue, faint: true }, { label, hue, dash: dashed ? DASH : undefined, points: this.points }];
     });
-    this.chart = lineChart({ lines, range: this.range, log, time: axis === "time", sync: `compare-${axis}`,
+    this.chart = lineChart({ lines, range: this.range, write: this.side, zoom: this.zoom, log, time: axis === "time", sync: `compare-${axis}`,
       marks: () => this.runs.flatMap((run) => run.marks(axis)), onPoint: (at) => this.point(at), signal: AbortSignal.any([this.signal, this.close.signal]) });
     setText(this.heading, `${this.title} over ${NAMES[axis]}`);
     this.place.replaceChildren(this.chart.node);

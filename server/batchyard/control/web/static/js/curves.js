@@ -10,18 +10,18 @@ const HELD_OUT = "--series-evaluation";
 const LINES = [{ label: "training", hue: TRAIN }, { label: "held out", hue: HELD_OUT, points: true }];
 
 export class Curves {
-  constructor(signal, restarts) {
-    this.restarts = restarts;
+  constructor(signal, restarts, zoom) {
+    Object.assign(this, { restarts, zoom });
     this.training = new Series(["loss", "accuracy"]);
     this.heldOut = new Series(["loss", "accuracy"]);
-    this.panels = [["loss", "Loss", format.loss, fromZero], ["accuracy", "Accuracy", format.percent, share]].map(
-      ([field, title, write, range]) => this.panel(field, title, write, range, signal));
+    this.panels = [["loss", "Loss", format.loss, fromZero], ["accuracy", "Accuracy", format.percent, share, format.axisShare]].map(
+      ([field, title, write, range, axis]) => this.panel(field, title, write, range, axis, signal));
     this.node = el("div", { class: "pair" }, this.panels.map((panel) => panel.node));
   }
 
-  panel(field, title, write, range, signal) {
+  panel(field, title, write, range, axis, signal) {
     const panel = { field, title, write, values: [el("b"), el("b")], step: el("span", { class: "at" }) };
-    panel.chart = lineChart({ lines: LINES, range, sync: "curves", marks: () => this.restarts.marks(), onPoint: (step) => this.point(panel, step), signal });
+    panel.chart = lineChart({ lines: LINES, range, write: axis, zoom: this.zoom, sync: "curves", marks: () => this.restarts.marks(), onPoint: (step) => this.point(panel, step), signal });
     panel.node = el("section", { class: "panel", "aria-label": `${title} over steps` },
       el("h2", { text: `${title} over steps` }),
       el("p", { class: "key" }, swatch(TRAIN, "training", panel.values[0]), swatch(HELD_OUT, "held out", panel.values[1]), panel.step),

@@ -16,23 +16,27 @@ export class EnginesPanel {
 }
 
 function told({ engine, choice, timings: { conditions, trials } }) {
+  const withReasons = trials.some(({ reason }) => reason);
   const sizes = [...new Set(trials.flatMap(({ seconds }) => Object.keys(seconds).map(Number)))].sort((a, b) => a - b);
   const libraries = Object.entries(conditions.libraries).map(([name, number]) => `${name} ${number ?? "missing"}`).join(", ");
   return [
     facts([["Served by", el("strong", { text: engine })], ["Choice", choice], ["Processor", `${conditions.processor}, ${conditions.cores} cores`], ["Libraries", libraries]]),
     el("table", { class: "cards engines", "aria-label": "Times of one batch, by engine" },
-      el("thead", {}, el("tr", {}, ["Engine", "Threads", "Largest error", ...sizes.map((rows) => `${rows} ${rows === 1 ? "row" : "rows"}`), "Why not"].map((text) => el("th", { scope: "col", text })))),
-      el("tbody", {}, trials.map((trial) => row(trial, sizes, fastest(trials, sizes))))),
+      el("thead", {}, el("tr", {}, el("th", { scope: "col", text: "Engine" }), ["Threads", "Largest error", ...sizes.map(rows)].map((text) => el("th", { scope: "col", class: "right", text })),
+        withReasons && el("th", { scope: "col", text: "Why not" }))),
+      el("tbody", {}, trials.map((trial) => row(trial, sizes, fastest(trials, sizes), withReasons)))),
   ];
 }
 
 const fastest = (trials, sizes) => new Map(sizes.map((size) => [size, Math.min(...trials.map(({ seconds }) => seconds[size] ?? Infinity))]));
 
-function row({ engine, threads, error, seconds, reason }, sizes, best) {
+const rows = (size) => `${size} ${size === 1 ? "row" : "rows"}`;
+
+function row({ engine, threads, error, seconds, reason }, sizes, best, withReasons) {
   return el("tr", {},
     el("td", { "data-label": "Engine" }, el("strong", { text: engine })),
-    el("td", { "data-label": "Threads", text: threads || "–" }),
-    el("td", { "data-label": "Largest error", text: error === null ? "–" : format.scientific(error) }),
-    sizes.map((size) => el("td", { "data-label": `${size} rows`, class: seconds[size] === best.get(size) ? "best" : null, text: format.shortTime(seconds[size]) })),
-    el("td", { "data-label": "Why not", class: reason ? "wide" : "none", text: reason || "–" }));
+    el("td", { "data-label": "Threads", class: "right", text: threads || "–" }),
+    el("td", { "data-label": "Largest error", class: "right", text: error === null ? "–" : format.scientific(error) }),
+    sizes.map((size) => el("td", { "data-label": rows(size), class: seconds[size] === best.get(size) ? "right best" : "right", text: format.shortTime(seconds[size]) })),
+    withReasons && el("td", { "data-label": "Why not", class: reason ? "wide" : "none", text: reason || "–" }));
 }

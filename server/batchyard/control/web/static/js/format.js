@@ -67,8 +67,9 @@ export function duration(seconds) {
 export function shortTime(seconds) {
   const n = number(seconds);
   if (n === null || !Number.isFinite(n)) return NONE;
-  if (n >= 1) return `${n.toPrecision(3)}${SPACE}s`;
-  return n >= 0.001 ? `${(n * 1000).toPrecision(3)}${SPACE}ms` : `${+(n * 1e6).toPrecision(3)}${SPACE}µs`;
+  if (n >= 0.9995) return `${n.toPrecision(3)}${SPACE}s`;
+  const [size, unit] = n >= 0.0009995 ? [1e-3, "ms"] : [1e-6, "µs"]; // what rounds to 1,000 of a unit is 1 of the next
+  return `${n === 0 ? 0 : (n / size).toPrecision(3)}${SPACE}${unit}`;
 }
 
 /** The same for axes: no more digits than a round number needs. */
@@ -76,6 +77,9 @@ export function axisTime(seconds) {
   const [size, unit] = seconds >= 1 ? [1, "s"] : seconds >= 0.001 ? [1e-3, "ms"] : [1e-6, "µs"];
   return seconds === 0 ? "0" : `${+(seconds / size).toPrecision(3)}${SPACE}${unit}`;
 }
+
+/** A share of 1 as per cent, for axes. */
+export const axisShare = (value) => `${+(value * 100).toPrecision(6)}${SPACE}%`;
 
 /** Bytes as 1.5 MB. */
 export function bytes(value) {
@@ -131,6 +135,7 @@ export const word = (state) => (state ?? "").charAt(0) + (state ?? "").slice(1).
 /** 12000 as 12k, for axes. */
 export function short(value) {
   const size = Math.abs(value);
-  if (size >= 1e6) return `${+(value / 1e6).toFixed(2)}M`;
-  return size >= 1e4 ? `${+(value / 1e3).toFixed(1)}k` : String(+value.toPrecision(6));
+  if (size < 1e-4) return String(+value.toPrecision(6));
+  const text = size >= 1e6 ? `${+(size / 1e6).toFixed(2)}M` : size >= 1e4 ? `${+(size / 1e3).toFixed(1)}k` : (+size.toPrecision(6)).toLocaleString("en-US", { maximumFractionDigits: 9 });
+  return value < 0 ? `−${text}` : text;
 }

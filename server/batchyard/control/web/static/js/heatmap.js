@@ -7,12 +7,14 @@ const ROW = 20; // pixels of a layer's row
 const AXIS = 22;
 const FONT = "12px Inter, system-ui, sans-serif";
 
+const deviations = (v) => `${format.decimal(v, 3)} standard deviations`;
+
 /** Field, name, the value that is drawn darkest, and how a value is written. */
 const QUANTITIES = [
-  ["drift", "Drift from the running statistics", 1, (v) => `${format.decimal(v, 3)} standard deviations`],
+  ["drift", "Drift from the running statistics", 1, deviations],
   ["saturated", "Saturated inputs", 0.5, (v) => format.percent(v, 1)],
   ["dead", "Dead units", 0.5, (v) => format.percent(v, 1)],
-  ["worker_spread", "Spread between workers", 1, (v) => `${format.decimal(v, 3)} standard deviations`],
+  ["worker_spread", "Spread between workers", 1, deviations],
 ];
 export const HEAT_FIELDS = QUANTITIES.map(([field]) => field);
 
@@ -20,7 +22,8 @@ const dark = matchMedia("(prefers-color-scheme: dark)");
 const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
 export class Heatmap {
-  constructor(signal) {
+  constructor(signal, zoom) {
+    this.zoom = zoom;
     this.layers = [];
     this.chosen = QUANTITIES[0];
     this.canvas = el("canvas", { role: "img", "aria-label": "No report yet" });
@@ -36,6 +39,7 @@ export class Heatmap {
     const resized = new ResizeObserver(redraw);
     resized.observe(this.node);
     dark.addEventListener("change", redraw);
+    zoom.listen(redraw, signal);
     signal.addEventListener("abort", () => { resized.disconnect(); dark.removeEventListener("change", redraw); });
   }
 
@@ -51,7 +55,7 @@ export class Heatmap {
     if (this.node.hidden) return;
     for (const option of this.choice.options) option.disabled = !layers.some(({ series }) => series.last(option.value) !== null);
     const [, , most, write] = this.chosen;
-    setText(this.scale, `0 to ${write(most)} and above`);
+    setText(this.scale, `0 to ${write === deviations ? "1 standard deviation" : format.percent(most, 0)} or more`);
     this.measure();
     this.paint();
     this.tell(null);
@@ -70,8 +74,8 @@ export class Heatmap {
     const longest = Math.max(...this.layers.map(({ name }) => this.ink.measureText(name).width));
     this.left = Math.min(Math.ceil(longest) + 10, width * 0.4);
     const steps = this.layers.map(({ series }) => series.columns[0]).filter((column) => column.length > 0);
-    this.first = Math.min(...steps.map((column) => column[0]));
-    this.last = Math.max(...steps.map((column) => column.at(-1)));
+    [this.first, this.last] = this.zoom.of(Math.min(...steps.map((column) => column[0])), Math.max(...steps.map((column) => column.at(-1))));
+    this.columns = Math.max(1, ...this.layers.map(({ series }) => series.rowAt(this.last) - series.rowAt(this.first) + 1));
   }
 
   paint() {
@@ -95,6 +99,10 @@ export class Heatmap {
   paintRow(series, row) {
     const [field, , most] = this.chosen;
     const [steps, column] = [series.columns[0], series.columns[series.fields.indexOf(field) + 1]];
+    this.ink.save();
+    this.ink.beginPath();
+    this.ink.rect(this.left, row * ROW, this.width - this.left, ROW); // of a report that began before what is shown, the rest
+    this.ink.clip();
     this.ink.fillStyle = colour("--heat");
     for (let i = 0; i < steps.length; i += 1) {
       if (column[i] === null) continue;
@@ -103,15 +111,14 @@ export class Heatmap {
       this.ink.globalAlpha = Math.min(1, column[i] / most);
       this.ink.fillRect(from, row * ROW + 1, Math.max(1, to - from), ROW - 2);
     }
-    this.ink.globalAlpha = 1;
+    this.ink.restore();
   }
 
   // The last report, too, gets the width of a column.
   x(step) {
     const room = this.width - this.left;
-    const columns = Math.max(1, ...this.layers.map(({ series }) => series.length));
     const span = Math.max(1, this.last - this.first);
-    return this.left + ((step - this.first) / span) * (room - room / columns);
+    return this.left + ((step - this.first) / span) * (room - room / this.columns);
   }
 
   point({ offsetX, offsetY }) {

@@ -7,6 +7,7 @@ import { CheckpointsPanel } from "./checkpoints_panel.js";
 import { Curves } from "./curves.js";
 import { el, fill, setText } from "./dom.js";
 import * as format from "./format.js";
+import { Jump } from "./jump.js";
 import { Log } from "./log.js";
 import { TERMINAL, progressBar, setState, statePill, summary } from "./parts.js";
 import { Restarts } from "./restarts.js";
@@ -14,6 +15,8 @@ import { Speed } from "./speed.js";
 import { StepParts } from "./step_parts.js";
 import { versionDetails } from "./version.js";
 import { WaitingPanel } from "./waiting_panel.js";
+import { Zoom } from "./zoom.js";
+import { ZoomBar } from "./zoom_bar.js";
 
 const REFRESH_MS = 1000;
 const MOST_POINTS = 600; // of history, about one for each pixel of a chart; the service thins what is longer
@@ -38,21 +41,25 @@ class JobView {
     this.figures = new Figures();
     this.restarts = new Restarts();
     const marks = () => this.restarts.marks();
-    this.curves = new Curves(signal, this.restarts);
-    this.speed = new Speed(signal, this.restarts);
-    this.parts = new StepParts(signal, this.restarts);
-    this.activations = new Activations(signal, marks);
+    const zoom = new Zoom();
+    this.curves = new Curves(signal, this.restarts, zoom);
+    this.speed = new Speed(signal, this.restarts, zoom);
+    this.parts = new StepParts(signal, this.restarts, zoom);
+    this.activations = new Activations(signal, marks, zoom);
     this.checkpoints = new CheckpointsPanel(this.curves.heldOut);
     this.version = new VersionPanel(signal);
+    this.zoomBar = new ZoomBar(zoom, signal);
     this.reports = el("div", {}, this.curves.node, this.speed.node, this.parts.node, this.activations.node, this.checkpoints.node, this.version.node);
     this.spec = el("pre", { class: "text", tabindex: 0, "aria-labelledby": "spec-title" });
     this.log = new Log(this.path, id, signal);
+    const spec = el("section", { class: "panel" }, el("h2", { id: "spec-title", text: "Spec" }), this.spec);
+    this.jump = new Jump([["Charts", this.curves.node], ["Step time", this.parts.node], ["Activations", this.activations.node], ["Checkpoints", this.checkpoints.node],
+      ["Version", this.version.node], ["Log", this.log.node], ["Spec", spec]]);
     fill(main,
       el("p", { class: "crumb" }, el("a", { href: "#/jobs", text: "Jobs" })),
       el("div", { class: "heading" }, el("h1", { text: id }), this.pill, this.actions.node), this.actions.told, this.lead, this.failure, this.waiting.node,
       el("section", { class: "panel", "aria-label": "Progress" }, this.bar.node, this.figures.node),
-      this.reports,
-      el("div", { class: "pair" }, this.log.node, el("section", { class: "panel" }, el("h2", { id: "spec-title", text: "Spec" }), this.spec)));
+      el("div", { class: "along" }, this.jump.node, this.zoomBar.node), this.reports, el("div", { class: "pair" }, this.log.node, spec));
     const tick = setInterval(() => this.tick(), 1000);
     signal.addEventListener("abort", () => clearInterval(tick));
   }
@@ -84,7 +91,8 @@ class JobView {
     if (job.spec.metrics.activation_statistics === false) this.activations.explain("The spec turns them off (metrics.activation_statistics: false).");
     this.version.set(job);
     this.waiting.set(job);
-    this.reports.hidden = job.state === "QUEUED" && job.attempt === 0; // nothing to draw yet
+    this.reports.hidden = this.zoomBar.node.hidden = job.state === "QUEUED" && job.attempt === 0; // nothing to draw yet
+    this.jump.show();
     this.tick();
   }
 

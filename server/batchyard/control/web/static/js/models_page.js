@@ -26,7 +26,7 @@ async function modelPanel(model, signal) {
     el("h2", { text: name }),
     el("p", { class: "about" }, `${versions.length === 20 ? "The newest 20 versions" : `${versions.length} ${versions.length === 1 ? "version" : "versions"}`}; served as `,
       el("code", { text: name })),
-    el("table", { class: "cards", "aria-label": `Versions of ${name}` },
+    el("table", { class: "cards dated", "aria-label": `Versions of ${name}` },
       el("thead", {}, el("tr", {}, ["Version", "Aliases", "Certificate", "Accuracy, held out", "Origin", "Published"].map((text) => el("th", { scope: "col", text })))),
       el("tbody", {}, rows)));
 }

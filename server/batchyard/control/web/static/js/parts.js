@@ -21,12 +21,15 @@ export function progressBar() {
   const steps = el("span", { class: "number" });
   const rest = el("span", { class: "number ended" });
   const node = el("div", { class: "bar-block" }, bar, el("div", { class: "bar-words" }, steps, rest));
+  let shown = false; // what is shown first is there at once; changes are seen to move
   return {
     node,
     set(job) {
       const total = Number(job.progress?.steps || job.spec.steps);
       const done = Number(job.progress?.step ?? 0);
       const share = total > 0 ? done / total : 0;
+      bar.classList.toggle("moving", shown);
+      shown = true;
       fillBar.style.transform = `scaleX(${share})`;
       setAttribute(bar, "data-state", job.state);
       setAttribute(bar, "aria-valuenow", Math.floor(share * 100));

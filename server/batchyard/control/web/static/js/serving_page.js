@@ -1,5 +1,6 @@
 // What the inference plane is asked and how it answers, live.
 
+import { keep, kept, keptNumber } from "./address.js";
 import { follow } from "./api.js";
 import { BatchBars } from "./batch_bars.js";
 import { fromZero } from "./charts.js";
@@ -7,8 +8,10 @@ import { el, fill, setText } from "./dom.js";
 import * as format from "./format.js";
 import { MOST_LINES, TimePanel } from "./time_panel.js";
 import { ALL, Traffic } from "./traffic.js";
+import { Zoom } from "./zoom.js";
 
 const WINDOWS = [["5 min", 300], ["15 min", 900], ["1 h", 3600]];
+const USUAL = 300; // seconds
 const QUANTILES = ["p50", "p95", "p99"];
 const SHIFT_ALARM = 0.1; // deploy/prometheus/rules.yml says so, too
 const ABOUT_SHIFT = `How far live data is from training data; 0: just as in training. Up to ${SHIFT_ALARM}, the shaded band, is usual; more than that for `
@@ -16,34 +19,46 @@ const ABOUT_SHIFT = `How far live data is from training data; 0: just as in trai
 
 export async function servingPage(main, _, { signal, onLink }) {
   document.title = "Serving · Batchyard";
-  await new ServingView(main, signal, onLink).choose(300);
+  const asked = keptNumber("seconds");
+  await new ServingView(main, signal, onLink).choose(WINDOWS.some(([, seconds]) => seconds === asked) ? asked : USUAL);
 }
 
 const rate = (value) => (value === 0 ? "0" : format.rate(value));
 
 class ServingView {
   constructor(main, signal, onLink) {
-    Object.assign(this, { signal, onLink, version: ALL });
-    this.buttons = WINDOWS.map(([text, seconds]) => el("button", { type: "button", text, "aria-pressed": "false", onclick: () => this.choose(seconds) }));
-    this.choice = el("select", { onchange: () => { this.version = this.choice.value; this.draw(); } }, el("option", { value: ALL, text: "All versions" }));
+    Object.assign(this, { signal, onLink, version: kept().get("version") ?? ALL, zoom: new Zoom({ whole: false }) });
+    this.buttons = WINDOWS.map(([text, seconds]) => el("button", { type: "button", text, "aria-pressed": "false", onclick: () => { this.zoom.reset(); this.choose(seconds); } }));
+    this.choice = el("select", { onchange: () => this.show(this.choice.value) }, el("option", { value: ALL, text: "All versions" }));
+    this.whole = el("button", { type: "button", text: "Show all", onclick: () => this.zoom.reset() });
     this.notice = el("div");
     this.figures = new Figures();
     const time = { write: format.shortTime, axis: format.axisTime, range: fromZero, quiet: "No request in this time" };
-    this.requests = new TimePanel({ title: "Requests per second", write: rate, range: fromZero, quiet: "No request in this time" }, signal);
-    this.latency = new TimePanel({ title: "Latency", ...time }, signal);
-    this.queue = new TimePanel({ title: "Time in the queue", ...time }, signal);
-    this.refused = new TimePanel({ title: "Refused per second, by code", write: rate, range: fromZero, quiet: "None was refused" }, signal);
-    this.shift = new TimePanel({ title: "Covariate shift", about: ABOUT_SHIFT, write: (v) => (v === null ? "–" : format.decimal(v, 3)), range: upTo(SHIFT_ALARM), reference: SHIFT_ALARM, quiet: "Not known: too few requests were sampled" }, signal);
+    this.requests = new TimePanel({ title: "Requests per second", write: rate, range: fromZero, quiet: "No request in this time" }, this.zoom, signal);
+    this.latency = new TimePanel({ title: "Latency", ...time }, this.zoom, signal);
+    this.queue = new TimePanel({ title: "Time in the queue", ...time }, this.zoom, signal);
+    this.refused = new TimePanel({ title: "Refused per second, by code", write: rate, range: fromZero, quiet: "None was refused" }, this.zoom, signal);
+    this.shift = new TimePanel({ title: "Covariate shift", about: ABOUT_SHIFT, write: (v) => (v === null ? "–" : format.decimal(v, 3)), range: upTo(SHIFT_ALARM), reference: SHIFT_ALARM, quiet: "Not known: too few requests were sampled" }, this.zoom, signal);
     this.bars = new BatchBars();
     this.table = new VersionTable();
     const pair = (...panels) => el("div", { class: "pair" }, panels.map((panel) => panel.node));
     fill(main, el("div", { class: "heading" }, el("h1", { text: "Serving" }),
-      el("div", { class: "controls beside" }, el("label", {}, "Show ", this.choice), el("span", { class: "switch", role: "group", "aria-label": "Time shown" }, this.buttons))),
+      el("div", { class: "controls beside" }, this.whole, el("label", {}, "Show ", this.choice), el("span", { class: "switch", role: "group", "aria-label": "Time shown" }, this.buttons))),
     this.notice, el("section", { class: "panel", "aria-label": "Now" }, this.figures.node), pair(this.requests, this.latency), pair(this.queue, this.refused),
     pair(this.bars, this.shift), this.table.node);
+    const closer = () => { this.whole.hidden = this.zoom.all; };
+    this.zoom.listen(closer, signal);
+    closer();
+  }
+
+  show(version) {
+    this.version = version;
+    keep({ version });
+    this.draw();
   }
 
   async choose(seconds) {
+    keep({ seconds: seconds === USUAL ? null : seconds });
     this.watching?.abort();
     const watching = (this.watching = new AbortController());
     const signal = AbortSignal.any([this.signal, watching.signal]);

@@ -12,8 +12,8 @@ const CHARTS = [
 ];
 
 export class Speed {
-  constructor(signal, restarts) {
-    this.restarts = restarts;
+  constructor(signal, restarts, zoom) {
+    Object.assign(this, { restarts, zoom });
     this.series = new Series(CHARTS.map(([field]) => field));
     this.charts = CHARTS.map(([field, title, write, axis]) => this.open(field, title, write, axis, signal));
     this.node = el("div", { class: "triple" }, this.charts.map(({ node }) => node));
@@ -21,7 +21,7 @@ export class Speed {
 
   open(field, title, write, axis, signal) {
     const opened = { field, title, write, value: el("b", { text: "–" }), at: el("span", { class: "at" }) };
-    opened.chart = lineChart({ lines: [{ label: title, hue: "--series-train" }], range: fromZero, write: axis, sync: "curves", marks: () => this.restarts.marks(), onPoint: (step) => this.point(opened, step), signal });
+    opened.chart = lineChart({ lines: [{ label: title, hue: "--series-train" }], range: fromZero, write: axis, zoom: this.zoom, sync: "curves", marks: () => this.restarts.marks(), onPoint: (step) => this.point(opened, step), signal });
     opened.node = el("section", { class: "panel", "aria-label": `${title} over steps` }, el("h2", { text: title }),
       el("p", { class: "key" }, opened.value, opened.at), opened.chart.node);
     return opened;

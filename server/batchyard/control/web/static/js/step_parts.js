@@ -11,13 +11,13 @@ const ABOUT = "Worker 0’s mean over the steps that were measured, one in eight
   + "on GPUs what normalisation adds up stays in forward and backward.";
 
 export class StepParts {
-  constructor(signal, restarts) {
+  constructor(signal, restarts, zoom) {
     this.restarts = restarts;
     this.series = new Series(PARTS.map(([field]) => field));
     this.values = PARTS.map(() => el("b", { text: "–" }));
     this.at = el("span", { class: "at" });
     this.chart = areaChart({
-      lines: PARTS.map(([, label], i) => ({ label, hue: HUES[i] })), write: format.axisTime, sync: "curves",
+      lines: PARTS.map(([, label], i) => ({ label, hue: HUES[i] })), write: format.axisTime, zoom, sync: "curves",
       marks: () => restarts.marks(), onPoint: (step) => this.point(step), signal,
     });
     this.node = el("section", { class: "panel step-parts", "aria-label": "Where a step's time goes" }, el("h2", { text: "Where a step’s time goes" }),

@@ -11,8 +11,8 @@ const LEAST_SECONDS = 60;
 
 export class TimePanel {
   /** `write(value)` says a value in words, `axis(value)` one beside the chart; `quiet` is said where there is nothing to draw. */
-  constructor({ title, about, write, axis, range, reference, quiet }, signal) {
-    Object.assign(this, { title, write, axis, range, reference, quiet, signal, pointed: null, labels: null });
+  constructor({ title, about, write, axis, range, reference, quiet }, zoom, signal) {
+    Object.assign(this, { title, write, axis, range, reference, quiet, zoom, signal, pointed: null, labels: null });
     this.key = el("p", { class: "key" });
     this.at = el("span", { class: "at" });
     this.place = el("div");
@@ -43,7 +43,7 @@ export class TimePanel {
       return;
     }
     const lines = this.lines.map(([label], i) => ({ label, hue: `--series-${i + 1}`, dash: i < WHOLE ? undefined : DASH }));
-    this.chart = lineChart({ lines, range: this.range, clock: true, gaps: true, reference: this.reference, sync: "serving", write: this.axis, span: () => this.span(),
+    this.chart = lineChart({ lines, range: this.range, clock: true, gaps: true, reference: this.reference, zoom: this.zoom, sync: "serving", write: this.axis, span: () => this.span(),
       onPoint: (at) => this.point(at), signal: AbortSignal.any([this.signal, this.close.signal]) });
     fill(this.place, this.chart.node);
   }
