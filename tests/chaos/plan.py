@@ -22,12 +22,13 @@ SPEC: dict[str, Any] = {
     "checkpoint": {"every_steps": EVERY, "keep": 2},
     "steps": STEPS,
     "retries": 20,
+    "workers": {"hung_after_seconds": HUNG_AFTER_S},
 }
 SPECS: dict[str, dict[str, Any]] = {
-    "one": {**SPEC, "workers": {"hung_after_seconds": HUNG_AFTER_S}},
-    "two": {**SPEC, "workers": {"count": 2, "hung_after_seconds": HUNG_AFTER_S}},
+    "one": SPEC,
+    "two": {**SPEC, "workers": {**SPEC["workers"], "count": 2}},
     "published": {**SPEC, "publish": {"model": "digits", "alias": "production"}},
-    "urgent": {**SPEC, "workers": {"count": 2}, "priority": 9, "steps": 150},
+    "urgent": {**SPEC, "workers": {**SPEC["workers"], "count": 2}, "priority": 9, "steps": 150},
 }
 """What jobs are made of, by name; `retries` are more than a history has faults."""
 
