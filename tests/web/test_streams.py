@@ -147,6 +147,27 @@ async def test_a_long_history_is_thinned_when_asked_and_resumes_where_it_ends(si
         assert (await reader.next())["event"]["log_line"]["text"] == "next"
 
 
+async def test_a_part_of_a_long_history_comes_in_more_detail(site: Site, yard: Yard) -> None:
+    job = await yard.create(steps=50_000)
+    await begin_training(yard, job, story(50_000, 20_000))
+    path = f"/api/jobs/{job.id}/events?max_points=50&history_only=true&kinds=STEP_METRICS"
+    async with reading(site, path) as reader:
+        coarse = {steps(one): one["cursor"] for one in await reader.rest()}
+    first, last = [step for step in coarse if step > 8_000][:2]
+
+    part = path.replace("max_points=50", "max_points=200")
+    async with reading(site, f"{part}&cursor={coarse[first]}&until={coarse[last]}") as reader:
+        fine = [steps(one) for one in await reader.rest()]
+
+    assert fine == list(range(first + 20, last + 1, 20))
+    error = (await site.json(f"/api/jobs/{job.id}/events?until={coarse[last]}", status=400))["error"]
+    assert "until: given without max_points and history_only=true" in error["message"]
+
+
+def steps(message: Any) -> int:
+    return int(message["event"]["step_metrics"]["step"])
+
+
 async def test_a_loss_that_is_no_number_is_not_thinned_away(site: Site, yard: Yard) -> None:
     job = await yard.create(steps=50_000)
     told = story(50_000, 4_000)

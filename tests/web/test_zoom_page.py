@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
+import math
 import re
 
 import pytest
 from PIL import Image
 from playwright.async_api import Page, expect
 
+from batchyard.training.events import StepMetrics
+
 from .browsing import barriers
-from .conftest import Site, Tell, Yard, story
+from .conftest import Site, Tell, Yard, begin_training, story
 
 pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="module")]
 
@@ -93,6 +97,23 @@ async def test_a_part_is_chosen_by_keyboard_and_an_open_end_goes_on_with_the_job
 
     await expect(loss).to_have_attribute("aria-label", re.compile("^(?!.*shown from)"))
     await expect(page.get_by_label("Show from")).to_be_focused()
+
+
+async def test_a_part_of_a_long_history_is_shown_in_all_its_detail(site: Site, yard: Yard, page: Page) -> None:
+    job = await yard.create(steps=9000)
+    like = next(event for event in story(9000, 20) if isinstance(event, StepMetrics))
+    told = [dataclasses.replace(like, step=n, loss=1 + math.sin(n) / 9) for n in range(1, 9001)]
+    await begin_training(yard, job, told)
+    await page.goto(f"{site.url}/#/jobs/{job.id}?from=5000&to=5020")
+    await expect(page.get_by_role("img", name=re.compile("^Loss over steps; at step 9,000:"))).to_be_visible()
+    at = page.get_by_role("region", name="Loss over steps").locator(".at")
+    over = page.locator(".u-over").first
+    box = await over.bounding_box()
+    assert box is not None
+
+    for step in range(5001, 5020):  # of 9,000 a page is sent 600 at first
+        await page.mouse.move(box["x"] + box["width"] * (step - 5000) / 20, box["y"] + 30)
+        await expect(at).to_have_text(f"at step {step:,}")
 
 
 async def test_a_comparison_is_opened_as_its_address_says(site: Site, page: Page, running: Tell) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import secrets
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sqlalchemy import Connection
@@ -149,13 +149,14 @@ class Jobs:
         return await self._ledger.read(lambda connection: _events_after(connection, job_id, cursor, kinds, limit))
 
     async def thinned_history(
-        self, job_id: str, cursor: str = "", kinds: Collection[str] = (), most: int = 1000
+        self, job_id: str, cursor: str = "", kinds: Collection[str] = (), most: int = 1000, until: str = ""
     ) -> EventPage:
         """All stored events after `cursor`, but at most `most` of each kind of measurement (thinning.py).
 
-        Raises what `events_after` raises.
+        With `until`, those up to that cursor alone: a part of the history in more detail. Raises what `events_after`
+        raises.
         """
-        return await self._ledger.read(lambda connection: _thinned(connection, job_id, cursor, kinds, most))
+        return await self._ledger.read(lambda connection: _thinned(connection, job_id, cursor, kinds, most, until))
 
     async def losses(self, job_ids: Collection[str], count: int) -> Mapping[str, Sequence[float | None]]:
         """The course of each job's loss in at most `count` numbers, None for what is not a finite one.
@@ -244,9 +245,14 @@ def _events_after(connection: Connection, job_id: str, cursor: str, kinds: Colle
     return EventPage(events=tuple(events), cursor=tokens.cursor(job_id, seen), more=more, ended=job.ended and not more)
 
 
-def _thinned(connection: Connection, job_id: str, cursor: str, kinds: Collection[str], most: int) -> EventPage:
+def _thinned(
+    connection: Connection, job_id: str, cursor: str, kinds: Collection[str], most: int, until: str
+) -> EventPage:
     job = _get(connection, job_id)
     place = tokens.read_cursor(cursor, job_id, job.last_event)
-    sequences = kept(landmarks.sketches(connection, job, place, kinds, most), most)
+    last = tokens.read_cursor(until, job_id, job.last_event) or job.last_event
+    part = replace(job, last_event=last)  # as the job was then, but for what has become void since
+    sequences = kept(landmarks.sketches(connection, part, place, kinds, most), most)
     events = tuple(store.events_at(connection, job, sequences))
-    return EventPage(events=events, cursor=tokens.cursor(job_id, job.last_event), more=False, ended=job.ended)
+    ended = job.ended and last == job.last_event
+    return EventPage(events=events, cursor=tokens.cursor(job_id, last), more=False, ended=ended)

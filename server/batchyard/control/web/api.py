@@ -85,14 +85,18 @@ class Api:
         """A stream of WatchTrainingJobResponse, as TrainingService.WatchTrainingJob gives it.
 
         Every message has its cursor as id. 204 says that no event will ever follow: a browser's EventSource then stops.
-        With max_points a long history is thinned (thinning.py); new events all come.
+        With max_points a long history is thinned (thinning.py); new events all come. With until, a cursor, too, that
+        part of the history alone is thinned and sent.
         """
-        query = Query(request, "cursor", "kinds", "max_points", "history_only")
+        query = Query(request, "cursor", "kinds", "max_points", "history_only", "until")
         job, kinds = job_id(request), convert.event_kinds(query.enums("kinds", training_pb2.EventKind.DESCRIPTOR))
         most, history_only = query.integer("max_points", 0), query.flag("history_only")
-        cursor = request.headers.get("Last-Event-ID") or query.text("cursor")
+        cursor, until = request.headers.get("Last-Event-ID") or query.text("cursor"), query.text("until")
+        if until and not (most and history_only):
+            problem = "given without max_points and history_only=true: it is the end of a part of the history"
+            raise InvalidInputError([FieldViolation("until", problem)])
         if most:
-            page = await self._jobs.thinned_history(job, cursor, kinds, most)
+            page = await self._jobs.thinned_history(job, cursor, kinds, most, until)
         else:
             page = await self._jobs.events_after(job, cursor, kinds)
         if page.ended and not page.events:

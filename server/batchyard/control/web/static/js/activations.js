@@ -29,13 +29,13 @@ export class Activations {
     if (this.layers.size === 0) setText(this.hint, text);
   }
 
-  /** Takes a LayerStatistics message. */
-  add({ step, layers }) {
+  /** Takes a LayerStatistics message: the newest, or (fill) one of those before. */
+  add({ step, layers }, how = "add") {
     this.hint.remove();
     for (const values of layers) {
       const layer = this.layers.get(values.name) ?? this.open(values.name);
-      layer.series.add(step, values);
-      layer.latest = values;
+      layer.series[how](step, values);
+      if (how === "add") layer.latest = values;
     }
   }
 

@@ -29,9 +29,9 @@ export class Curves {
     return panel;
   }
 
-  /** Takes a StepMetrics message. */
-  add(metrics) {
-    this.training.add(metrics.step, metrics);
+  /** Takes a StepMetrics message: the newest, or (fill) one of those before. */
+  add(metrics, how = "add") {
+    this.training[how](metrics.step, metrics);
   }
 
   /** Training goes on from `step`. */

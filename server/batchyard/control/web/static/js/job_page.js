@@ -5,6 +5,7 @@ import { Activations } from "./activations.js";
 import { follow, get } from "./api.js";
 import { CheckpointsPanel } from "./checkpoints_panel.js";
 import { Curves } from "./curves.js";
+import { Detail } from "./detail.js";
 import { el, fill, setText } from "./dom.js";
 import * as format from "./format.js";
 import { Jump } from "./jump.js";
@@ -48,6 +49,7 @@ class JobView {
     this.activations = new Activations(signal, marks, zoom);
     this.checkpoints = new CheckpointsPanel(this.curves.heldOut);
     this.version = new VersionPanel(signal);
+    this.detail = new Detail(this.path, zoom, { most: MOST_POINTS, onEvent: (event) => this.fillIn(event), onDone: () => this.draw(), signal });
     this.zoomBar = new ZoomBar(zoom, signal);
     this.reports = el("div", {}, this.curves.node, this.speed.node, this.parts.node, this.activations.node, this.checkpoints.node, this.version.node);
     this.spec = el("pre", { class: "text", tabindex: 0, "aria-labelledby": "spec-title" });
@@ -98,27 +100,36 @@ class JobView {
 
   async follow(onLink) {
     const address = (cursor) => `${this.path}/events?${new URLSearchParams({ cursor, max_points: MOST_POINTS })}`;
-    const onMessage = ({ event }) => this.take(event);
+    const onMessage = ({ event }, cursor) => this.take(event, cursor);
     await follow(address, { onMessage, onLink, isDone: () => this.over, signal: this.signal });
     await this.refresh();
   }
 
-  take(event) {
-    if (event.step_metrics) for (const shown of [this.curves, this.speed, this.parts]) shown.add(event.step_metrics);
-    else if (event.evaluation) this.curves.heldOut.add(event.evaluation.step, event.evaluation);
+  take(event, cursor) {
+    if (event.step_metrics) {
+      for (const shown of [this.curves, this.speed, this.parts]) shown.add(event.step_metrics);
+      this.figures.speed(event.step_metrics);
+      this.detail.see(event.step_metrics.step, cursor);
+    } else if (event.evaluation) this.curves.heldOut.add(event.evaluation.step, event.evaluation);
     else if (event.layer_statistics) this.activations.add(event.layer_statistics);
     else if (event.checkpointed) this.checkpoints.add(event.time, event.checkpointed);
     else if (event.resumed) this.resume(event.attempt, Number(event.resumed.step));
     else if (event.log_line) this.log.add(event.time, event.log_line);
     else if (event.state_change) this.over = TERMINAL.has(event.state_change.state);
-    if (event.step_metrics) this.figures.speed(event.step_metrics);
     if (this.due) return;
     this.due = setTimeout(() => this.draw(), this.drawn ? REFRESH_MS / 4 : 0);
   }
 
+  /** Takes what the history had left out. */
+  fillIn({ step_metrics: metrics, evaluation, layer_statistics: statistics }) {
+    if (metrics) for (const shown of [this.curves, this.speed, this.parts]) shown.add(metrics, "fill");
+    else if (evaluation) this.curves.heldOut.fill(evaluation.step, evaluation);
+    else if (statistics) this.activations.add(statistics, "fill");
+  }
+
   resume(attempt, step) {
     this.restarts.add(attempt, step);
-    for (const shown of [this.curves, this.speed, this.parts, this.activations, this.checkpoints]) shown.rewind(step);
+    for (const shown of [this.detail, this.curves, this.speed, this.parts, this.activations, this.checkpoints]) shown.rewind(step);
   }
 
   draw() {
@@ -131,6 +142,7 @@ class JobView {
     this.activations.draw();
     this.checkpoints.draw();
     this.log.draw();
+    this.detail.ask().catch(() => {});
     if (!this.refreshing) {
       this.refreshing = setTimeout(() => { this.refreshing = null; if (!this.signal.aborted) this.refresh().catch(() => {}); }, REFRESH_MS);
     }

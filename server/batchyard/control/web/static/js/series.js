@@ -25,6 +25,16 @@ export class Series {
     if (steps.length > MOST_POINTS) this.thin();
   }
 
+  /** Puts a row between those that are there; a step that is there already stays as it is. */
+  fill(step, values) {
+    const at = Number(step);
+    const row = this.rowAt(at) + 1;
+    if (row > 0 && this.columns[0][row - 1] === at) return;
+    this.columns[0].splice(row, 0, at);
+    this.fields.forEach((field, i) => this.columns[i + 1].splice(row, 0, finite(values[field])));
+    if (this.length > MOST_POINTS) this.thin();
+  }
+
   /** Drops the rows after `step`: training goes on from there. */
   rewind(step) {
     const left = this.rowAt(step) + 1;

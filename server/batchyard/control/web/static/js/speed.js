@@ -27,9 +27,9 @@ export class Speed {
     return opened;
   }
 
-  /** Takes a StepMetrics message. */
-  add(metrics) {
-    this.series.add(metrics.step, metrics);
+  /** Takes a StepMetrics message: the newest, or (fill) one of those before. */
+  add(metrics, how = "add") {
+    this.series[how](metrics.step, metrics);
   }
 
   /** Training goes on from `step`. */

@@ -25,12 +25,12 @@ export class StepParts {
       el("p", { class: "key" }, PARTS.map(([, label], i) => el("span", {}, swatch(HUES[i]), label, this.values[i])), this.at), this.chart.node);
   }
 
-  /** Takes a StepMetrics message; of steps that were not measured it has no parts. */
-  add(metrics) {
+  /** Takes a StepMetrics message, the newest, or (fill) one of those before; of steps that were not measured it has no parts. */
+  add(metrics, how = "add") {
     if (metrics.forward_seconds === undefined) return;
     const values = Object.fromEntries(PARTS.slice(0, -1).map(([field]) => [field, metrics[`${field}_seconds`]]));
     const known = Object.values(values).reduce((sum, seconds) => sum + seconds, 0);
-    this.series.add(metrics.step, { ...values, rest: Math.max(0, metrics.step_seconds - known) });
+    this.series[how](metrics.step, { ...values, rest: Math.max(0, metrics.step_seconds - known) });
   }
 
   /** Training goes on from `step`. */
