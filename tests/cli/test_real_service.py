@@ -129,7 +129,7 @@ def test_held_out_images_from_an_array_are_mostly_right(folder: Path) -> None:
     ("change", "words"),
     [
         ("model.architecture=resnet99", "model.architecture: 'resnet99' given; expected one of"),
-        ("steps=0", "steps: 0 given; expected a whole number from 1"),
+        ("steps=0", "steps: 0 given; expected a whole number, 1 or more"),
         ("workers.count=0", "workers.count: 0 given"),
         ("data.batch_size=1", "data.batch_size: 1 given; expected at least one sample for each of the 2 workers"),
         ("data.batchsize=1", "data.batchsize: unknown key; did you mean 'batch_size'?"),

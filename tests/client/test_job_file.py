@@ -115,6 +115,23 @@ def test_every_problem_is_told_at_once() -> None:
         ("name: !!python/object/apply:os.system [true]", "could not determine a constructor"),
         ("[" * 5000, "nested too deeply"),
         ("a\x00b: 1", "not YAML"),
+        ("name: 2026-13-45", "job: not YAML: month must be in 1..12"),
+        ("steps: " + "9" * 5000, "not YAML: Exceeds the limit"),
+        ("", "job: nothing in it; expected keys and their values"),
+        ("# later", "job: nothing in it"),
+        ("? [a, b]\n: 1", "job, line 1, column 3: not YAML: a key is text, not a list or a mapping"),
+    ],
+    ids=[
+        "unfinished",
+        "twice",
+        "tag",
+        "deep",
+        "control-character",
+        "month-13",
+        "5000-digits",
+        "empty",
+        "comment",
+        "list-as-key",
     ],
 )
 def test_what_is_not_yaml_is_refused_with_its_place(text: str, part: str) -> None:

@@ -143,12 +143,13 @@ def test_each_status_has_its_exception(
     assert (error.code, error.reason, error.metadata, str(error)) == (code.name, "WHY", {"thing": "x"}, "words")
 
 
-def test_field_violations_are_parsed(client: Client, service: FakeService) -> None:
+def test_what_is_wrong_with_a_job_is_named_as_in_its_file(client: Client, service: FakeService) -> None:
     details = bad_request(spec__steps="0 given; expected 1 or more")
-    service.fail_next("CreateTrainingJob", grpc.StatusCode.INVALID_ARGUMENT, "bad", details)
+    service.fail_next("CreateTrainingJob", grpc.StatusCode.INVALID_ARGUMENT, "spec.name: x; spec.steps: y", details)
     with pytest.raises(InvalidRequestError) as caught:
         client.submit(SPEC)
-    assert [str(v) for v in caught.value.violations] == ["spec.steps: 0 given; expected 1 or more"]
+    assert [str(v) for v in caught.value.violations] == ["steps: 0 given; expected 1 or more"]
+    assert str(caught.value) == "name: x; steps: y"
 
 
 def test_a_listing_goes_through_all_pages_newest_first(client: Client, service: FakeService) -> None:

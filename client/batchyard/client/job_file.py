@@ -16,12 +16,14 @@ import yaml
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
-from batchyard.client.errors import FieldViolation, JobFileError
+from batchyard.client.errors import FieldViolation, InvalidRequestError, JobFileError
 from batchyard.v1.spec_pb2 import TrainingJobSpec
 
 M = TypeVar("M", bound=Message)
 
 _HINT = "Correct the job file; docs/job-spec.md lists every key."
+_IN_REQUEST = "spec."
+"""Where a job's keys are in the request that creates it."""
 
 _WHOLE = {FieldDescriptor.CPPTYPE_INT32: 31, FieldDescriptor.CPPTYPE_INT64: 63}
 _EXPECTED = {
@@ -61,10 +63,24 @@ def read_message(message: M, source: Mapping[str, Any] | str | os.PathLike[str])
 
 def _read(message: M, mapping: Any, name: str) -> M:
     problems: list[FieldViolation] = []
+    if mapping is None:
+        raise JobFileError(f"{name}: nothing in it; expected keys and their values", hint=_HINT)
     _fill(message, mapping, "", problems)
     if problems:
         raise JobFileError(f"{name}: {'; '.join(map(str, problems))}", violations=problems, hint=_HINT)
     return message
+
+
+def in_job_file(refused: InvalidRequestError) -> InvalidRequestError:
+    """A refusal of a job with its keys as they stand in the job file: steps, where the request has spec.steps."""
+    return InvalidRequestError(
+        re.sub(rf"(^|; ){_IN_REQUEST}", r"\1", refused.message),
+        code=refused.code,
+        reason=refused.reason,
+        metadata=refused.metadata,
+        violations=[FieldViolation(v.field.removeprefix(_IN_REQUEST), v.description) for v in refused.violations],
+        hint=_HINT,
+    )
 
 
 def parse_yaml(text: str, name: str) -> Any:
@@ -77,6 +93,8 @@ def parse_yaml(text: str, name: str) -> Any:
         raise JobFileError(f"{where}: not YAML: {problem}", hint="Correct that line.") from None
     except RecursionError:
         raise JobFileError(f"{name}: nested too deeply", hint=_HINT) from None
+    except ValueError as error:  # a date with a 13th month, an integer of 5,000 digits
+        raise JobFileError(f"{name}: not YAML: {error}", hint=_HINT) from None
 
 
 def _load(source: Mapping[str, Any] | str | os.PathLike[str]) -> tuple[str, Any]:
@@ -183,6 +201,10 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[str] = set()
         for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.constructor.ConstructorError(
+                    None, None, "a key is text, not a list or a mapping", key.start_mark
+                )
             if key.value in seen and key.tag != "tag:yaml.org,2002:merge":
                 raise yaml.constructor.ConstructorError(None, None, f"key {key.value!r} is given twice", key.start_mark)
             seen.add(str(key.value))

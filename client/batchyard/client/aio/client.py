@@ -20,7 +20,7 @@ from batchyard.client.aio.watch import watch
 from batchyard.client.channel import open_async_channel
 from batchyard.client.events import Detail, Event
 from batchyard.client.hints import CONTROL_HINTS, INFERENCE_HINTS
-from batchyard.client.job_file import read_job
+from batchyard.client.job_file import in_job_file, read_job
 from batchyard.client.names import job_name, model_name
 from batchyard.client.predictions import InferResult, Prediction
 from batchyard.client.recalibration import recalibration_requests
@@ -150,7 +150,10 @@ class AsyncClient:
         """
         message = spec if isinstance(spec, TrainingJobSpec) else read_job(spec, overrides)
         request = training_pb2.CreateTrainingJobRequest(spec=message, request_id=request_id or str(uuid.uuid4()))
-        return await self._control(self._training.CreateTrainingJob, request)
+        try:
+            return await self._control(self._training.CreateTrainingJob, request)
+        except errors.InvalidRequestError as error:
+            raise in_job_file(error) from None
 
     async def job(self, name: str) -> TrainingJob:
         """One job as it is now."""

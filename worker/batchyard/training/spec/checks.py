@@ -51,7 +51,8 @@ class Checks:
 
     def integer(self, name: str, given: int, least: int, most: int = INT64_MAX) -> None:
         """A whole number from `least` to `most`."""
-        self.require(least <= given <= most, name, given, f"a whole number from {least} to {most}")
+        expected = f", {least} or more" if given < least and most == INT64_MAX else f" from {least} to {most}"
+        self.require(least <= given <= most, name, given, f"a whole number{expected}")
 
     def above_zero(self, name: str, given: float) -> None:
         """A finite number above 0."""
