@@ -89,6 +89,12 @@ async def test_a_database_of_a_newer_version_is_refused_and_left_alone(tmp_path:
         Database.open(tmp_path / "batchyard.db")
 
 
+def test_a_file_that_is_no_database_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "batchyard.db").write_text("not a database, but long enough to have a header of its own")
+    with pytest.raises(SchemaError, match=r"batchyard\.db cannot be used: file is not a database: put a back-up"):
+        Database.open(tmp_path / "batchyard.db")
+
+
 @on_sqlite
 async def test_commits_are_durable_and_references_are_kept(database: Database) -> None:
     def pragma(name: str) -> object:

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self, TypeVar
 
 from sqlalchemy import Connection, Engine
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import DatabaseError, DBAPIError, OperationalError
 
 from batchyard.control.store.full import check_full
-from batchyard.control.store.migrations import upgrade
+from batchyard.control.store.migrations import SchemaError, upgrade
 from batchyard.control.store.postgresql import Postgresql
 from batchyard.control.store.sqlite import Sqlite
 from batchyard.endpoint.errors import UnavailableError
@@ -61,7 +61,7 @@ class Database:
     @classmethod
     def open(cls, where: Path | str) -> Self:
         """Opens an SQLite file, or the PostgreSQL database at a URL, creating or migrating the tables first. Blocks.
-        Raises SchemaError, DatabaseUnreachableError.
+        Raises SchemaError for what is no database of ours, DatabaseUnreachableError.
         """
         kind: Kind = Sqlite(where, READERS + 1) if isinstance(where, Path) else Postgresql(where, READERS + 1)
         opened = cls(kind)
@@ -69,7 +69,14 @@ class Database:
             opened._transact(opened._kind.write, upgrade)
         except (OperationalError, DatabaseAwayError) as error:
             opened.close()
-            raise DatabaseUnreachableError(f"the database {where} cannot be opened: {error}") from error
+            words = error.orig if isinstance(error, OperationalError) else error
+            raise DatabaseUnreachableError(f"the database {where} cannot be opened: {words}") from error
+        except DatabaseError as error:
+            opened.close()
+            raise SchemaError(
+                f"the database {where} cannot be used: {error.orig}: put a back-up in its place, or choose another "
+                "data folder"
+            ) from error
         except BaseException:
             opened.close()
             raise
