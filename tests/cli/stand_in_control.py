@@ -20,6 +20,9 @@ sys.stdout.flush()
 if story == "dies":
     sys.stdout.write("the address 127.0.0.1:50051 is taken\n")
     sys.exit(7)
+if story == "refuses":
+    sys.stdout.write("INFO on the way\nbatchyard.control: --grpc x: expected HOST:PORT\n")
+    sys.exit(2)
 if "--standby" in others:
     sys.stdout.write("INFO standing by: the data folder is in use\n")
     sys.stdout.flush()

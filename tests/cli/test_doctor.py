@@ -42,6 +42,12 @@ def test_every_check_reports_and_nothing_is_left_behind(run: Any, tmp_path: Path
     assert not (tmp_path / "batchyard-data").exists()
 
 
+def test_a_data_folder_that_is_there_is_not_called_new(run: Any, tmp_path: Path) -> None:
+    assert "good\tdata folder\tbatchyard-data: new\t" in run("doctor").stdout.splitlines()
+    (tmp_path / "batchyard-data").mkdir()
+    assert "good\tdata folder\tbatchyard-data\t" in run("doctor").stdout.splitlines()
+
+
 def test_both_planes_answer_and_the_time_is_told(run: Any, service: FakeService) -> None:
     lines = {line.split("\t")[1]: line.split("\t") for line in run("doctor").stdout.splitlines()}
     for plane, word in (("control plane", "serving"), ("inference plane", "ready")):

@@ -97,6 +97,17 @@ def test_a_second_run_in_a_tensorboard_folder_is_refused(run: Any, job: str) -> 
 
 
 @pytest.mark.filterwarnings("ignore")
+def test_a_place_that_mlflow_does_not_take_is_said_in_two_lines(
+    run: Any, job: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_ALLOW_FILE_STORE", raising=False)
+    result = run("job", "metrics", job, "--format", "mlflow", "--output", "nonsense://here")
+    assert result.exit_code == 1
+    what, hint = result.stderr.splitlines()
+    assert what.startswith("batchyard: MLflow at nonsense://here: ")
+    assert hint == "  Name its tracking URI with --output."
+
+
 def test_mlflow_gets_a_run_with_parameters_and_metrics(
     run: Any, job: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

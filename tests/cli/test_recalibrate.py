@@ -45,6 +45,16 @@ def test_sampled_requests_may_be_the_inputs(run: Any, service: FakeService, digi
     assert np.array_equal(received(service)[1], PIXELS)
 
 
+def test_a_model_that_nobody_has_asked_yet_is_not_recalibrated_on_that(
+    run: Any, service: FakeService, digit_model: str
+) -> None:
+    service.sampled["tiny@production"] = SampledInputs(datatype="UINT8", shape=(0, 1, 2, 2), raw=b"")
+    result = run("model", "recalibrate", "tiny", "--sampled")
+    assert result.exit_code == 1
+    assert "tiny@production: 0 rows were sampled; expected 2 or more" in result.stderr
+    assert "--shift-sample-rate" in result.stderr
+
+
 def test_a_folder_of_pictures_may_be_the_inputs(
     run: Any, service: FakeService, digit_model: str, tmp_path: Path
 ) -> None:

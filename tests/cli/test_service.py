@@ -125,6 +125,16 @@ def test_a_service_that_ends_at_once_is_shown_with_its_last_words(run: Any, stan
     ]
 
 
+def test_a_service_that_knows_what_is_wrong_with_its_flags_is_quoted(run: Any, stand_in: Any) -> None:
+    stand_in("refuses")
+    result = run("up")
+    assert result.exit_code == 2
+    assert result.stderr.splitlines() == [
+        "batchyard: --grpc x: expected HOST:PORT",
+        "  All that it said is in batchyard-data/control.log.",
+    ]
+
+
 def test_only_the_words_of_this_start_are_shown(run: Any, stand_in: Any, tmp_path: Path) -> None:
     (tmp_path / "batchyard-data").mkdir()
     (tmp_path / "batchyard-data" / "control.log").write_text("of last week\n")

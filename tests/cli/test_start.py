@@ -2,6 +2,9 @@
 
 import subprocess
 import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +47,17 @@ def test_help_documents_the_exit_codes(run: Any) -> None:
     assert "3    the service does not answer" in run("--help").stdout
 
 
+@contextmanager
+def a_server_without_methods() -> Iterator[str]:
+    server = grpc.server(ThreadPoolExecutor(1))
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        server.stop(0).wait()
+
+
 def two_lines(result: Result) -> tuple[str, str]:
     """What is wrong, and what to do."""
     what, hint = result.stderr.splitlines()
@@ -60,6 +74,30 @@ def test_an_unknown_flag_is_wrong_usage(run: Any) -> None:
         "No such option '--jsno'. Did you mean '--json'?",
         "See `batchyard jobs --help`.",
     )
+
+
+@pytest.mark.parametrize("command", [[], ["job"], ["model"]])
+def test_a_group_without_a_command_shows_its_help(run: Any, command: list[str]) -> None:
+    result = run(*command)
+    assert result.exit_code == 2
+    assert result.stderr == run(*command, "--help").stdout
+
+
+@pytest.mark.parametrize("called", ["jobs", "model show tiny"])
+def test_a_service_of_another_kind_is_said_to_be_one(run: Any, called: str) -> None:
+    with a_server_without_methods() as address:
+        result = run(*called.split(), "--control", address)
+    what, hint = two_lines(result)
+    assert (
+        what == f"the control plane at {address} does not know this call: it is another plane, or of an older version"
+    )
+    assert "--inference" in hint
+
+
+def test_a_host_that_there_is_not_is_said_to_be_none(run: Any) -> None:
+    result = run("jobs", "--control", "nowhere.invalid:50051")
+    assert result.exit_code == 3
+    assert "nowhere.invalid:50051 does not answer (" in two_lines(result)[0]
 
 
 def test_an_unknown_command_is_wrong_usage(run: Any) -> None:
@@ -97,7 +135,7 @@ def test_what_the_service_refuses_is_wrong_usage(run: Any, service: FakeService)
     service.fail_next("CreateTrainingJob", grpc.StatusCode.INVALID_ARGUMENT, words, details)
     result = run("submit", "job.yaml")
     assert result.exit_code == 2
-    assert two_lines(result)[0] == words
+    assert two_lines(result)[0] == words.removeprefix("spec.")
 
 
 def test_a_message_of_several_lines_stays_two_lines(run: Any, service: FakeService) -> None:

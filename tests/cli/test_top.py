@@ -1,9 +1,12 @@
 """top: rates from two looks, and what a screen shows."""
 
+from io import StringIO
 from typing import Any
 
 import pytest
+from rich.console import Console
 
+from batchyard.cli.top.screen import ROOM, draw
 from batchyard.cli.top.survey import Observer
 from batchyard.client import Client, StateChange, StepMetrics, TrainingJob
 from batchyard.client.testing import FakeService
@@ -69,9 +72,26 @@ def test_once_prints_jobs_and_models(run: Any, service: FakeService) -> None:
     service.statistics["tiny"] = counted(100, 100, 100, queue_ns=0)
     result = run("top", "--once", "--interval", "0.2")
     assert result.exit_code == 0, result.stderr
-    assert "██████░░░░░░" in result.stdout
-    assert "try-1" in result.stdout
-    assert "tiny" in result.stdout
+    assert "job\ttry-1\trunning\t5/10\t0.5\t-" in result.stdout
+    assert "model\ttiny\t2\t0\t0.0" in result.stdout
+
+
+@pytest.mark.parametrize("width", [80, 100, 120, 140])
+def test_ids_and_states_are_whole_however_narrow_the_terminal(
+    run: Any, service: FakeService, observer: Observer, width: int
+) -> None:
+    run("submit", "job.yaml")
+    service.emit("trainingJobs/try-1", StateChange(state=TrainingJob.CANCELLING))
+    service.emit("trainingJobs/try-1", StepMetrics(step=500_000, steps=1_000_000, loss=0.12345))
+    survey = observer.look()
+    survey.active[0].name = "trainingJobs/a-rather-long-name-3f2a9c01"
+    console = Console(width=width, file=StringIO())
+    console.print(draw(survey, observer.courses, width))
+    drawn = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "…" not in drawn
+    for word in ("a-rather-long-name-3f2a9c01", "cancelling", "500,000/1,000,000", "0.1235"):
+        assert word in drawn
+    assert ("██████░░░░░░" in drawn) == (width >= ROOM["bar"])
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

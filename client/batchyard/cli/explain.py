@@ -8,7 +8,7 @@ import click
 
 from batchyard.cli.names import job_id
 from batchyard.cli.options import Connection, as_json, connects, examples
-from batchyard.cli.output import print_facts, print_json, when
+from batchyard.cli.output import counted, print_facts, print_json, when
 
 if TYPE_CHECKING:
     from batchyard.client import TrainingJobExplanation
@@ -79,7 +79,7 @@ def _queueing(queue: Queueing) -> list[tuple[str, str]]:
 
 
 def _amount(given: Queueing.Resources) -> str:
-    return f"{given.workers} workers, {given.gpus} GPUs"
+    return f"{counted(given.workers, 'worker')}, {counted(given.gpus, 'GPU')}"
 
 
 def _share(given: Queueing.UserShare) -> str:

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from batchyard.client import BatchyardError
 
 OK, FAILED, USAGE, UNREACHABLE, REFUSED, TIMED_OUT, INTERRUPTED = 0, 1, 2, 3, 4, 5, 130
 
@@ -34,6 +39,9 @@ def run(command: Callable[[], object]) -> int:
         code = command()
         sys.stdout.flush()
         return code if isinstance(code, int) else OK
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        return USAGE
     except click.UsageError as error:
         path = error.ctx.command_path if error.ctx else "batchyard"
         return report(error.format_message(), f"See `{path} --help`.", USAGE)
@@ -71,14 +79,23 @@ def _report_client_error(error: Exception) -> int:
         code = UNREACHABLE
     else:
         code = REFUSED if isinstance(error, errors.AccessError) else FAILED
-    return report(error.message, error.hint or _HINTS.get(type(error).__name__, ""), code)
+    return report(error.message, error.hint or _hint(error), code)
 
 
+def _hint(error: BatchyardError) -> str:
+    """For an error that does not say itself what to do."""
+    kind = type(error).__name__
+    if kind == "PreconditionError" and (job := re.match(r"trainingJobs/([a-z0-9-]+)", error.message)):
+        return f"See what it does with `batchyard job show {job[1]}`."
+    return _SERVED if "not served here" in error.message else _HINTS.get(kind, "")
+
+
+_SERVED = "Served are the newest version and those with an alias: `batchyard alias MODEL ALIAS VERSION`."
 _HINTS = {
     "NotFoundError": "List what there is with `batchyard jobs` or `batchyard models`.",
     "AlreadyExistsError": "Give another --request-id, or none, to make a new one.",
     "InvalidRequestError": "Correct the value and run the command again.",
-    "PreconditionError": "See its state with `batchyard job show`.",
+    "PreconditionError": "See what there is with `batchyard models`.",
     "ServiceError": "Look into the service's log: control.log in its data folder.",
     "OverloadedError": "Try again in a moment.",
 }

@@ -6,6 +6,7 @@ The service itself is another program, `python -m batchyard.control`; nothing of
 from __future__ import annotations
 
 import importlib.util
+import re
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from batchyard.cli import processes
-from batchyard.cli.failures import FAILED, Failure
+from batchyard.cli.failures import FAILED, USAGE, Failure
 from batchyard.cli.processes import Process
 from batchyard.client.settings import CONTROL_FILE, read_control_file
 
@@ -27,6 +28,8 @@ STOP_WITHIN = 60.0
 LOG = "control.log"
 STANDING_BY = "standing by: "
 """What a service prints that waits for another one to end."""
+_COMPLAINT = re.compile(r"^batchyard\.(?:control|serving): (.+)\Z", re.MULTILINE)
+"""The last line of a service that knows what is wrong, and says what to do."""
 _POLL = 0.05
 _NEEDED = {
     "server": ("aiohttp", "alembic", "fsspec", "onnxruntime", "prometheus_client", "ray", "sqlalchemy"),
@@ -163,8 +166,10 @@ def _until_ready(child: subprocess.Popen[bytes], data_folder: Path, tail: object
 
 
 def _check(child: subprocess.Popen[bytes], data_folder: Path, tail: object, deadline: float, within: float) -> None:
-    """Raises StartFailure when the service has ended, or is too late."""
+    """Raises Failure when the service has ended, or is too late."""
     code = child.poll()
+    if code is not None and (said := _COMPLAINT.search(str(tail))):
+        raise Failure(said[1], f"All that it said is in {data_folder / LOG}.", USAGE if code == USAGE else FAILED)
     if code is not None:
         raise StartFailure(f"the service ended with exit code {code} before it answered", data_folder, str(tail))
     if time.monotonic() > deadline:

@@ -127,7 +127,7 @@ def set_model(name: str, as_json: bool, connection: Connection, **given: Any) ->
     if as_json:
         print_json(plain(changed))
     else:
-        print_facts(setting_facts(changed))
+        print_facts(setting_facts(changed) or [("settings", "all at their defaults")])
 
 
 def setting_facts(model: Model) -> list[tuple[str, str]]:

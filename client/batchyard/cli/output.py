@@ -91,6 +91,11 @@ def span(seconds: float) -> str:
     return f"{whole} s"
 
 
+def counted(number: int, thing: str) -> str:
+    """1 worker, 2 workers."""
+    return f"{number:,} {thing}" if number == 1 else f"{number:,} {thing}s"
+
+
 def share(value: float) -> str:
     """A share in [0, 1] as percent."""
     return f"{value:.2%}"

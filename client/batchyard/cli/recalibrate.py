@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from batchyard.client import Client, ModelVersion
 
 PRIOR = 16.0
+LEAST_ROWS = 2
+"""What has no variance is no population."""
 
 
 @click.command(
@@ -84,7 +86,12 @@ def _sampled(client: Client, name: str) -> NDArray[Any]:
     from batchyard.cli.predict import split
 
     model, version = split(name)
-    return client.inference.shift.sampled_inputs(model, version)
+    rows = client.inference.shift.sampled_inputs(model, version)
+    if len(rows) < LEAST_ROWS:
+        share = "A share of the requests is sampled, as `batchyard model shift` tells"
+        hint = f"{share}: ask it more, give `batchyard up` a larger --shift-sample-rate, or name --inputs."
+        raise Failure(f"{name}: {len(rows)} rows were sampled; expected {LEAST_ROWS} or more", hint)
+    return rows
 
 
 def _read(client: Client, name: str, path: Path) -> NDArray[Any]:

@@ -121,7 +121,8 @@ def read_token(path: str | os.PathLike[str]) -> str:
         mode = path.stat().st_mode & 0o777
         token = path.read_text("ascii").strip()
     except (OSError, ValueError) as error:
-        raise ConfigurationError(f"token file {path}: {error}", hint="Name a file that holds the token.") from None
+        words = error.strerror if isinstance(error, OSError) else error
+        raise ConfigurationError(f"token file {path}: {words}", hint="Name a file that holds the token.") from None
     if mode & 0o077:
         raise ConfigurationError(
             f"token file {path}: mode is {mode:04o}, so others may read it; expected 0600",

@@ -33,6 +33,11 @@ _ERRORS: dict[grpc.StatusCode, type[RpcError]] = {
 }
 
 
+_OTHER_PLANE = (
+    "Look at --control and --inference (`batchyard up` prints both), and at `batchyard --version` on both sides."
+)
+
+
 def from_grpc(error: Any, peer: str, hints: dict[type[RpcError], str]) -> RpcError:
     """The exception for a failed call to `peer` (for messages), with `hints` on what to do about some of them."""
     code = error.code()
@@ -62,6 +67,8 @@ def _from_transport(code: grpc.StatusCode, message: str, peer: str, hint: str) -
         return f"{peer} does not answer ({known.words})", known.hint or hint
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return f"{peer} did not answer in time", hint
+    if code is grpc.StatusCode.UNIMPLEMENTED:
+        return f"{peer} does not know this call ({message}): it is another plane, or of an older version", _OTHER_PLANE
     return f"{peer}: {message}", hint
 
 

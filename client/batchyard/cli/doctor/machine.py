@@ -75,7 +75,8 @@ def data_folder(patient: Patient) -> Iterator[Finding]:
         advice = "Make it writable, or name another folder with --data-dir."
         yield bad("data folder", f"{folder}: {error.strerror}", advice)
         return
-    yield good("data folder", f"{patient.data_dir}" if folder == patient.data_dir else f"{patient.data_dir}: new")
+    there = folder == patient.data_dir.absolute()
+    yield good("data folder", f"{patient.data_dir}" if there else f"{patient.data_dir}: new")
 
 
 def open_files(_: Patient) -> Iterator[Finding]:

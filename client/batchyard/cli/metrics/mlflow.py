@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from mlflow.entities import Metric, Param, RunStatus
@@ -16,6 +18,8 @@ from batchyard.client.history import Point, Points
 BATCH = 1000
 """Metrics that one call may carry."""
 PARAMETERS = 100
+RETRIES = "2"
+"""Of a call to a tracking server, unless MLflow's own variable says otherwise: with 7 of them a person waits for long."""
 EXPERIMENT = "batchyard"
 """Where runs go; it is made when it does not exist."""
 _ENDS = {"SUCCEEDED": RunStatus.FINISHED, "FAILED": RunStatus.FAILED, "CANCELLED": RunStatus.KILLED}
@@ -25,8 +29,11 @@ class MLflow:
     """Sends everything at the end: MLflow cannot take a metric back, and a resumed job would have to."""
 
     def __init__(self, tracking_uri: str, job: TrainingJob) -> None:
-        self._uri, self._client = tracking_uri, MlflowClient(tracking_uri=tracking_uri)
-        self._points = Points()
+        """Raises Failure for a place that MLflow does not take."""
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", RETRIES)
+        self._uri, self._points = tracking_uri, Points()
+        with self._refusals():
+            self._client = MlflowClient(tracking_uri=tracking_uri)
 
     def write(self, point: Point) -> None:
         """Takes the next point."""
@@ -38,11 +45,17 @@ class MLflow:
 
     def close(self, job: TrainingJob) -> str:
         """Makes the run. Raises Failure when the tracking server refuses it or does not answer."""
-        try:
+        with self._refusals():
             run = self._send(job)
-        except MlflowException as error:
-            raise Failure(f"MLflow at {self._uri}: {error.message}", "Name its tracking URI with --output.") from None
         return f"{self._uri}: run {run} in the experiment {EXPERIMENT}, {len(self._points)} points"
+
+    @contextmanager
+    def _refusals(self) -> Iterator[None]:
+        try:
+            yield
+        except MlflowException as error:
+            what = " ".join(str(error.message).split())
+            raise Failure(f"MLflow at {self._uri}: {what}", "Name its tracking URI with --output.") from None
 
     def _send(self, job: TrainingJob) -> str:
         name = job.name.removeprefix("trainingJobs/")

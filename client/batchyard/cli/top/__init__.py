@@ -24,9 +24,10 @@ def top(interval: float, once: bool, as_json: bool, connection: Connection) -> N
     from rich.console import Console
     from rich.live import Live
 
-    from batchyard.cli.top.screen import draw
+    from batchyard.cli.top.screen import draw, lines
     from batchyard.cli.top.survey import Observer
 
+    console = Console()
     with connection.open() as client:
         observer = Observer(client)
         survey = observer.look()
@@ -34,11 +35,15 @@ def top(interval: float, once: bool, as_json: bool, connection: Connection) -> N
             time.sleep(interval)  # rates are differences
             if as_json:
                 return print_json(observer.look().plain())
-            return Console().print(draw(observer.look(), observer.courses))
+            if not for_people():
+                return click.echo("\n".join(lines(observer.look())))
+            return console.print(draw(observer.look(), observer.courses, console.width))
         try:
-            with Live(draw(survey, observer.courses), screen=True, auto_refresh=False) as live:
+            with Live(
+                draw(survey, observer.courses, console.width), console=console, screen=True, auto_refresh=False
+            ) as live:
                 while True:
                     time.sleep(interval)
-                    live.update(draw(observer.look(), observer.courses), refresh=True)
+                    live.update(draw(observer.look(), observer.courses, console.width), refresh=True)
         except KeyboardInterrupt:
             return None

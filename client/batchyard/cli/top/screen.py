@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Literal
+
 from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -15,59 +18,83 @@ from batchyard.client import TrainingJob, state_name
 COURSE = 16
 """Characters of a loss's course."""
 BAR = 12
+ROOM = {"accuracy": 92, "samples/s": 104, "course": 122, "bar": 136}
+"""Characters that a terminal has where a column of jobs is shown; the others always are, ids whole."""
+_JOBS = ("job", "state", "bar", "progress", "loss", "course", "accuracy", "samples/s", "left")
+_UNTITLED = ("bar", "course")
+_MODELS = ("model", "version", "requests/s", "failures/s", "request ms", "queued ms", "rows a batch")
 
 
-def draw(survey: Survey, courses: dict[str, Course]) -> RenderableType:
-    """The whole screen."""
-    counts = "  ".join(f"{state.lower()} {count}" for state, count in sorted(survey.counts.items())) or "no jobs yet"
-    head = Text(f"control {clean(survey.control)}   inference {clean(survey.inference)}\n{counts}", style="dim")
+def draw(survey: Survey, courses: dict[str, Course], width: int) -> RenderableType:
+    """The whole screen, for a terminal of `width` characters."""
+    head = Text(
+        f"control {clean(survey.control)}   inference {clean(survey.inference)}\n{_counts(survey)}", style="dim"
+    )
     parts: list[RenderableType] = [head]
-    if survey.active or survey.ended:
-        parts.append(_jobs((*survey.active, *survey.ended), courses))
+    jobs = (*survey.active, *survey.ended)
+    if jobs:
+        shown = [column for column in _JOBS if width >= ROOM.get(column, 0)]
+        rows = [_job(job, courses.get(job.name)) for job in jobs]
+        parts.append(_table(shown, ([row[column] for column in shown] for row in rows)))
     if survey.traffic:
-        parts.append(_models(survey.traffic))
+        parts.append(_table(_MODELS, map(_model, survey.traffic)))
     return Group(*parts)
 
 
-def _jobs(jobs: tuple[TrainingJob, ...], courses: dict[str, Course]) -> Table:
-    table = _table("job", "state", "progress", "", "loss", "", "accuracy", "samples/s", "left")
-    for job in jobs:
-        progress, steps = job.progress, job.progress.steps or job.spec.steps
-        done = progress.step / steps if steps else 0.0
-        course = courses.get(job.name)
-        left = progress.remaining.ToTimedelta().total_seconds() if progress.HasField("remaining") else None
-        table.add_row(
-            Text(job.name.removeprefix("trainingJobs/")),
-            state_name(job).lower(),
-            Text("█" * round(BAR * done) + "░" * (BAR - round(BAR * done))),
-            f"{progress.step:,}/{steps:,}",
-            f"{progress.loss:.4g}" if progress.HasField("loss") else ABSENT,
-            Text(course.line(COURSE) if course else ""),
-            share(progress.evaluation_accuracy) if progress.HasField("evaluation_accuracy") else ABSENT,
-            f"{progress.samples_per_second:,.0f}" if progress.HasField("samples_per_second") else ABSENT,
-            ABSENT if left is None else span(left),
-        )
-    return table
+def lines(survey: Survey) -> Iterator[str]:
+    """The same for a pipe: a line for each thing, tabs between its fields, what it is first."""
+    yield f"control\t{clean(survey.control)}"
+    yield f"inference\t{clean(survey.inference)}"
+    shown = [column for column in _JOBS if column not in _UNTITLED]
+    for job in (*survey.active, *survey.ended):
+        row = _job(job, None)
+        yield "\t".join(("job", *(row[column] for column in shown)))
+    for each in survey.traffic:
+        yield "\t".join(("model", *_model(each)))
 
 
-def _models(traffic: tuple[Traffic, ...]) -> Table:
-    table = _table("model", "version", "requests/s", "failures/s", "request ms", "queued ms", "rows a batch")
-    for each in traffic:
-        numbers = (
-            (each.requests_per_second, ",.0f"),
-            (each.failures_per_second, ",.1f"),
-            (each.request_ms, ".2f"),
-            (each.queue_ms, ".2f"),
-            (each.batch, ".1f"),
-        )
-        cells = (ABSENT if number is None else format(number, form) for number, form in numbers)
-        table.add_row(Text(each.model), Text(each.version), *cells)
-    return table
+def _counts(survey: Survey) -> str:
+    return "  ".join(f"{state.lower()} {count}" for state, count in sorted(survey.counts.items())) or "no jobs yet"
 
 
-def _table(*columns: str) -> Table:
+def _job(job: TrainingJob, course: Course | None) -> dict[str, str]:
+    """By column."""
+    progress, steps = job.progress, job.progress.steps or job.spec.steps
+    done = round(BAR * progress.step / steps) if steps else 0
+    left = progress.remaining.ToTimedelta().total_seconds() if progress.HasField("remaining") else None
+    return {
+        "job": job.name.removeprefix("trainingJobs/"),
+        "state": state_name(job).lower(),
+        "bar": "█" * done + "░" * (BAR - done),
+        "progress": f"{progress.step:,}/{steps:,}",
+        "loss": f"{progress.loss:.4g}" if progress.HasField("loss") else ABSENT,
+        "course": course.line(COURSE) if course else "",
+        "accuracy": share(progress.evaluation_accuracy) if progress.HasField("evaluation_accuracy") else ABSENT,
+        "samples/s": f"{progress.samples_per_second:,.0f}" if progress.HasField("samples_per_second") else ABSENT,
+        "left": ABSENT if left is None else span(left),
+    }
+
+
+def _model(traffic: Traffic) -> list[str]:
+    numbers = (
+        (traffic.requests_per_second, ",.0f"),
+        (traffic.failures_per_second, ",.1f"),
+        (traffic.request_ms, ".2f"),
+        (traffic.queue_ms, ".2f"),
+        (traffic.batch, ".1f"),
+    )
+    cells = (ABSENT if number is None else format(number, form) for number, form in numbers)
+    return [traffic.model, traffic.version, *cells]
+
+
+def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in columns:
         numeric = column.endswith(("/s", "ms", "batch", "left", "accuracy"))
-        table.add_column(column, justify="right" if numeric else "left", no_wrap=True)
+        name = column in ("job", "model")  # which somebody may want to copy
+        justify: Literal["right", "left"] = "right" if numeric else "left"
+        title = "" if column in _UNTITLED else column
+        table.add_column(title, justify=justify, no_wrap=not name, overflow="fold" if name else "ellipsis")
+    for row in rows:
+        table.add_row(*map(Text, row))
     return table
