@@ -59,11 +59,12 @@ GROUPS: dict[str, tuple[Action, ...]] = {
         ONE,
     ),
     "worker": (
-        _armed("checkpoint.before_write", "checkpoint.after_write=kill@3", "checkpoint.after_report=kill@5"),
+        _armed("checkpoint.before_write", "checkpoint.after_write=kill@3", "checkpoint.in_removal",
+               "checkpoint.after_report=kill@5"),
         ONE,
     ),
     "end of a worker": (
-        _armed("worker.before_result", "checkpoint.in_removal"),
+        _armed("worker.before_result"),
         ONE,
     ),
     "folder": (

@@ -24,10 +24,6 @@ LEGAL = {
 }
 """Written down a second time, so that a mistake in the service's own table is one."""
 TERMINAL = {"SUCCEEDED", "FAILED", "CANCELLED"}
-SUPERVISOR_DIED = ("the attempt's supervisor", "the Ray head is gone")
-"""What the log says of an attempt that was lost with it."""
-WITH_REPORTS = ("supervisor", "head", "raylet", "gcs_server")
-"""Who may have reports that are stored nowhere when it is killed."""
 OF_A_STEP = ("step_metrics", "evaluation")
 EXACT = ("step", "loss", "accuracy", "learning_rate", "samples")
 
@@ -203,22 +199,17 @@ def weights_and_statistics_are_those_of_an_undisturbed_job(found: Evidence) -> I
 
 
 def an_attempt_goes_on_from_the_newest_checkpoint(found: Evidence) -> Iterator[str]:
-    """Of those that the log had until then: what is announced is durable, and no step is done twice without need.
-
-    From an older one only where a supervisor died with reports that it had not stored: its workers may have made more
-    checkpoints than are kept, and removed the last one that the log knows.
-    """
+    """Of those that the log had until then: what is announced is durable, and no step is done twice without need."""
     for job in found.jobs:
-        announced, unheard = [0], False
+        announced = [0]
         for event in found.events(job):
-            step, text = event["payload"].get("step"), event["payload"].get("text", "")
-            unheard = unheard or any(died in text for died in SUPERVISOR_DIED)
+            step = event["payload"].get("step")
             if event["kind"] == "checkpointed":
                 announced.append(step)
             elif event["kind"] == "resumed":
-                if step not in (announced if unheard else [max(announced)]):
+                if step != max(announced):
                     yield f"{job['id']}: attempt {event['attempt']} goes on from {step}, of checkpoints at {announced}"
-                announced, unheard = [each for each in announced if each <= step], False
+                announced = [each for each in announced if each <= step]
 
 
 def a_job_gives_way_only_to_one_of_higher_priority(found: Evidence) -> Iterator[str]:
@@ -233,19 +224,10 @@ def a_job_gives_way_only_to_one_of_higher_priority(found: Evidence) -> Iterator[
 
 
 def every_listed_checkpoint_verifies(found: Evidence) -> Iterator[str]:
-    """What the database says can be gone on from is there, whole, and what was written.
-
-    One that is not the newest may be gone where reports were lost with a supervisor: its worker had made later ones.
-    So may the newest of a job that was cancelled then, which nobody goes on from.
-    """
-    newest = {number: max(digests) for number, digests in found.outcome.checkpoint_digests.items()}
-    cancelled = {job["number"] for job in found.jobs if job["state"] == "CANCELLED"}
-    unheard = any(entry["what"] in WITH_REPORTS for entry in found.of_kind("killed"))
+    """What the database says can be gone on from is there, whole, and what was written."""
     for row in found.outcome.rows["checkpoints"]:
-        why = found.outcome.damaged.get(row["uri"])
-        unneeded = row["step"] < newest.get(row["job_number"], 0) or row["job_number"] in cancelled
-        if why is not None and not (unheard and unneeded and "No such file" in why):
-            yield f"{row['uri']}: {why}"
+        if row["uri"] in found.outcome.damaged:
+            yield f"{row['uri']}: {found.outcome.damaged[row['uri']]}"
 
 
 def streams_are_ordered_and_resumable(found: Evidence) -> Iterator[str]:

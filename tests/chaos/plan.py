@@ -44,7 +44,9 @@ REACHED_BY_ALL = (
     "checkpoint.after_write", "checkpoint.after_report", "checkpoint.in_removal", "folder.before_file",
     "folder.before_manifest", "folder.before_rename", "folder.after_rename", "folder.before_fsync",
 )  # fmt: skip
-"""Failpoints that a job without a publish, without a pause and without a fault comes to."""
+"""Failpoints that a job without a publish, without a pause and without a fault comes to, but for what NEEDS says."""
+NEEDS = {"checkpoint.in_removal": ("checkpoint.after_write=kill@2",)}
+"""By failpoint, the rules that lead to it: an attempt removes what the one before it had written and not reported."""
 REACHED_BY_PUBLISHED = tuple(name for name in CATALOGUE if name.partition(".")[0] in ("publish", "registry"))
 REACHED_AFTER_A_FAULT = {
     "reattach.before_follow": ("control",),
@@ -156,8 +158,9 @@ def _fault(dice: random.Random, jobs: tuple[str, ...], executor: str) -> list[Ac
 def _armed(dice: random.Random, jobs: tuple[str, ...], executor: str) -> list[Action]:
     """A failpoint that kills, after what leads to it."""
     name = dice.choice(_reachable(jobs, executor))
-    most = 12 if name.startswith(OFTEN) else 2 if name in REACHED_BY_ALL else 1
-    arm = Action(do="arm", job=dice.randrange(len(jobs)), what=f"{name}=kill@{dice.randint(1, most)}")
+    most = 12 if name.startswith(OFTEN) else 2 if name in REACHED_BY_ALL and name not in NEEDS else 1
+    job, rule = dice.randrange(len(jobs)), f"{name}=kill@{dice.randint(1, most)}"
+    arm = Action(do="arm", job=job, what="\n".join((*NEEDS.get(name, ()), rule)))
     if name in REACHED_BY_A_REQUEST:
         return [arm, _request(dice, jobs, ("pause", "cancel"))]
     if name in REACHED_AFTER_A_FAULT:

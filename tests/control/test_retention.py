@@ -1,7 +1,8 @@
-"""Which checkpoints stay when a job has ended, and what the next start removes."""
+"""Which checkpoints stay while a job goes on and when it has ended, and what the next start removes."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
@@ -10,20 +11,22 @@ import torch
 
 from batchyard.cluster.executor import Attempt
 from batchyard.cluster.fake_executor import FakeExecutor
-from batchyard.control.retention import CHECKPOINT
+from batchyard.control.retention import CHECKPOINT, useless
+from batchyard.control.store.checkpoints import Held
 from batchyard.training.checkpoint import CheckpointFolder, Snapshot
 from batchyard.training.events import Checkpointed, Ended, Evaluation, Event
-from batchyard.v1 import spec_pb2
-from tests.control.harness import Service, artifact, control_plane, publishing, until
+from batchyard.v1 import spec_pb2, training_pb2
+from tests.control.harness import PATIENCE, Service, artifact, control_plane, publishing, until
 
+Place = tuple[int, int]
+"""A checkpoint's step and attempt."""
 KEEP_TWO = {"checkpoint": spec_pb2.CheckpointSpec(every_steps=10, keep=2)}
 
 
 class Writing(FakeExecutor):
-    """Attempts write real checkpoints after steps 10, 20 and 30, keep two as a worker does, and end as told."""
+    """Attempts write real checkpoints after steps 10, 20 and 30, and end as told."""
 
     outcome = "succeeded"
-    keep_best = 0
     accuracies: Mapping[int, float] = {}
 
     def start(self, attempt: Attempt) -> None:
@@ -37,7 +40,6 @@ class Writing(FakeExecutor):
             state = Snapshot(job=attempt.id.job, step=step, world_size=1, tensors=tensors, accuracy=accuracy)
             done = folder.write(state, attempt.id.number)
             events.append(Checkpointed(step=step, uri=done.uri, sha256=done.sha256, bytes=done.bytes))
-        folder.prune(2, attempt.id.number, self.keep_best)
         failed = {"failure_class": "user", "cause": "x", "next_step": "y"} if self.outcome == "failed" else {}
         end = () if self.outcome == "cancelled" else (Ended(outcome=self.outcome, **failed),)  # type: ignore[arg-type]
         self.script = lambda attempt: (*events, *end)
@@ -75,7 +77,7 @@ async def test_of_a_job_that_has_succeeded_the_last_checkpoint_stays(service: Se
 async def test_the_most_accurate_checkpoint_stays_beside_the_latest(
     cluster: Writing, tmp_path: Path, database_url: str | None, outcome: str, kept: list[int]
 ) -> None:
-    cluster.outcome, cluster.keep_best, cluster.accuracies = outcome, 1, {10: 0.9, 20: 0.8, 30: 0.85}
+    cluster.outcome, cluster.accuracies = outcome, {10: 0.9, 20: 0.8, 30: 0.85}
     async with control_plane(tmp_path / "data", cluster, database_url=database_url) as service:
         job = await service.submit(checkpoint=spec_pb2.CheckpointSpec(every_steps=10, keep=2, keep_best=1))
         await service.until_state(job, outcome.upper())
@@ -112,12 +114,13 @@ async def test_the_next_start_removes_what_nothing_refers_to_and_nothing_else(tm
         await service.until_state(paused, "PAUSED")
     for job in (succeeded, cancelled, paused, "nobody-1"):  # what a dead worker had written and not reported
         _write(data, job, step=5)
+    _write(data, paused, step=40)  # of this, too: its next attempt will see to it
     (data / "checkpoints" / cancelled / ".partial.0123").mkdir()
     (data / "checkpoints" / cancelled / "notes.txt").write_text("a person's")
     async with control_plane(data, cluster):
         pass  # it is left when everything that is to go is gone
     found = {job: steps(data, job) for job in (succeeded, cancelled, paused, "nobody-1")}
-    assert found == {succeeded: [30], cancelled: [20, 30], paused: [5, 20, 30], "nobody-1": []}
+    assert found == {succeeded: [30], cancelled: [20, 30], paused: [20, 30, 40], "nobody-1": []}
     assert {name for name in names(data, cancelled) if not CHECKPOINT.fullmatch(name)} == {"notes.txt"}
 
 
@@ -133,9 +136,69 @@ async def test_what_was_left_half_removed_goes_at_the_next_start(tmp_path: Path)
     assert steps(data, job) == [30]
 
 
-def _write(data: Path, job: str, step: int) -> str:
+async def test_an_old_checkpoint_goes_when_it_is_stored_that_there_are_newer_ones(tmp_path: Path) -> None:
+    data, cluster = tmp_path / "data", FakeExecutor()
+    async with control_plane(data, cluster) as service:
+        job = await service.submit(**KEEP_TWO)
+        await service.until_started(job)
+        written = [_checkpoint(data, job, step) for step in (10, 20, 30, 40)]
+        cluster.report(job, written[0])
+        await until_listed(service, job, 1)
+        assert steps(data, job) == [10, 20, 30, 40]
+        cluster.report(job, *written[1:3])
+        await until(lambda: steps(data, job) == [20, 30, 40])
+
+
+async def test_a_job_that_is_cancelled_before_a_report_came_keeps_what_is_listed(tmp_path: Path) -> None:
+    data, cluster = tmp_path / "data", FakeExecutor()
+    async with control_plane(data, cluster) as service:
+        job = await service.submit(**KEEP_TWO)
+        await service.until_started(job)
+        written = [_checkpoint(data, job, step) for step in (10, 20, 30, 40)]
+        cluster.report(job, *written[:2])
+        await until_listed(service, job, 2)
+        await service.cancel(job)
+        await service.until_state(job, "CANCELLED")
+    assert steps(data, job) == [10, 20]
+
+
+@pytest.mark.parametrize(
+    ("listed", "others", "gone"),
+    [
+        pytest.param([(20, 1)], [(10, 1), (30, 1)], [(10, 1)], id="what-is-older"),
+        pytest.param([(10, 1), (30, 1)], [(20, 1)], [(20, 1)], id="what-is-older-than-the-newest"),
+        pytest.param([(30, 1)], [(10, 1), (20, 2)], [(10, 1)], id="nothing-of-an-attempt-that-fell-back-and-goes-on"),
+        pytest.param([], [(10, 1)], [], id="nothing-where-none-is-listed"),
+    ],
+)
+def test_while_a_job_goes_on_this_is_removed(listed: list[Place], others: list[Place], gone: list[Place]) -> None:
+    held = Held(ended=False, names=frozenset(map(_name, listed)))
+    names = [*map(_name, [*listed, *others]), f".{_name((5, 1))}.{'0' * 32}", "notes.txt"]
+    assert useless(names, held) == [_name(place) for place in gone]
+
+
+async def until_listed(service: Service, job: str, count: int) -> None:
+    """Returns once so many checkpoints of the job are reported."""
+    async with asyncio.timeout(PATIENCE):
+        async for _ in service.watch(job, kinds=[training_pb2.CHECKPOINTED]):
+            count -= 1
+            if not count:
+                return
+
+
+def _name(place: Place) -> str:
+    return f"{place[0]:012d}-{place[1]}-{'0' * 32}"
+
+
+def _checkpoint(data: Path, job: str, step: int) -> Checkpointed:
+    """What a worker reports of one that it has written."""
     state = Snapshot(job=job, step=step, world_size=1, tensors={"w": torch.zeros(1)})
-    return str(CheckpointFolder(f"file://{data}/checkpoints/{job}").write(state, 1).name)
+    done = CheckpointFolder(f"file://{data}/checkpoints/{job}").write(state, 1)
+    return Checkpointed(step=step, uri=done.uri, sha256=done.sha256, bytes=done.bytes)
+
+
+def _write(data: Path, job: str, step: int) -> str:
+    return _checkpoint(data, job, step).uri.rpartition("/")[2]
 
 
 @pytest.mark.parametrize("whole", [True, False], ids=["whole", "half-written"])

@@ -67,6 +67,7 @@ class House:
         ended = self.client.wait(job, timeout=120)
         assert ended.state == TrainingJob.SUCCEEDED, ended.failure
         folder = self.data / "checkpoints" / job.removeprefix("trainingJobs/")
+        wait_until(lambda: len(list(folder.iterdir())) == 1)
         (last,) = folder.iterdir()
         manifest = json.loads((last / "checkpoint.json").read_text())
         assert manifest["step"] == STEPS

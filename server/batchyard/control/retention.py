@@ -1,8 +1,10 @@
-"""Removes what jobs that have ended leave and nobody can use: checkpoints that the database does not list, and
-artifacts, whole or half written, of attempts that became no version.
+"""Removes what nobody can use: checkpoints that the database does not list, and artifacts, whole or half written, of
+attempts that became no version.
 
-The rows go first, with the transaction that ends the job; the files after, and again at the next start for whatever was
-left. A job that has not ended is left alone: its worker keeps the newest few and sweeps when it goes on.
+The rows go first, with the transaction that stores a newer checkpoint or ends the job; the files after, and again at
+the next start for whatever was left. So what is listed is there, whatever becomes of a report. Of a job that has not
+ended only what is older than the newest that is listed: what is newer may be a worker's, whose report is on its way,
+and the next attempt sweeps what no report came of.
 """
 
 from __future__ import annotations
@@ -17,15 +19,22 @@ from batchyard.artifact.storage import Folder
 from batchyard.artifact.writer import remove
 from batchyard.control.ledger import JobChange, Ledger
 from batchyard.control.store import checkpoints, models
+from batchyard.control.store.checkpoints import Held
 from batchyard.failpoints import failpoint
+from batchyard.training.events import Checkpointed
 
 log = logging.getLogger(__name__)
 
-CHECKPOINT = re.compile(r"\d{12}-\d+-[0-9a-f]{32}")
-"""What training.checkpoint calls one; nothing else is touched, but for files of a write that was cut short."""
+CHECKPOINT = re.compile(r"(\d{12})-(\d+)-[0-9a-f]{32}")
+"""What training.checkpoint calls one, by step and attempt; nothing else is touched, but for files of a write that was
+cut short.
+"""
 
 PARTIAL = re.compile(r"\.(.+)\.[0-9a-f]{32}")
 """What artifact.writer calls the folder NAME while it writes it."""
+
+NOTHING = Held(ended=True)
+"""What is listed of a job that nobody knows."""
 
 JOBS_PER_READ = 500
 
@@ -41,6 +50,8 @@ class Retention:
         self._folder = folder.rstrip("/")
         self._artifacts = artifacts.rstrip("/")
         self._tasks: set[asyncio.Task[None]] = set()
+        self._asked: dict[str, bool] = {}
+        """Jobs whose checkpoints are being swept, and whether to do it once more."""
         ledger.listen(self._take)
 
     def start(self) -> None:
@@ -52,11 +63,27 @@ class Retention:
         await asyncio.gather(*self._tasks)
 
     def _take(self, change: JobChange) -> None:
-        if change.job.ended:
-            self._begin(self._sweep([change.job.id]))
-            if change.job.spec.get("publish") is not None:
-                numbers = range(1, change.job.attempt + 1)
-                self._begin(self._sweep_artifacts([f"{change.job.id}-{number}" for number in numbers]))
+        job = change.job
+        if job.ended or any(isinstance(event, Checkpointed) for event in change.reported):
+            self._sweep_soon(job.id)
+        if job.ended and job.spec.get("publish") is not None:
+            numbers = range(1, job.attempt + 1)
+            self._begin(self._sweep_artifacts([f"{job.id}-{number}" for number in numbers]))
+
+    def _sweep_soon(self, job: str) -> None:
+        """However quick checkpoints follow each other, one sweep of a job at a time."""
+        under_way = job in self._asked
+        self._asked[job] = True
+        if not under_way:
+            self._begin(self._sweep_while_asked(job))
+
+    async def _sweep_while_asked(self, job: str) -> None:
+        try:
+            while self._asked[job]:
+                self._asked[job] = False
+                await self._sweep([job])
+        finally:
+            del self._asked[job]
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(_logged(work))
@@ -83,22 +110,36 @@ class Retention:
     async def _sweep(self, jobs: list[str]) -> None:
         held = await self._ledger.read(lambda connection: checkpoints.held(connection, jobs))
         for job in jobs:
-            if job not in held or held[job].ended:
-                kept = held[job].names if job in held else frozenset[str]()
-                failpoint("retention.before_files")
-                await asyncio.to_thread(sweep, f"{self._folder}/{job}", kept)
-                failpoint("retention.after_files")
+            listed = held.get(job, NOTHING)
+            failpoint("retention.before_files")
+            await asyncio.to_thread(sweep, listed.folder or f"{self._folder}/{job}", listed)
+            failpoint("retention.after_files")
 
 
-def sweep(folder: str, kept: Collection[str]) -> None:
-    """Removes every checkpoint of a job's folder but those named, and what was never finished.
-
-    Blocks. Raises OSError.
+def sweep(folder: str, held: Held) -> None:
+    """Removes the checkpoints of a job's folder that nobody can use, and of a job that has ended what was never
+    finished. Blocks. Raises OSError.
     """
-    for name in Folder(folder).names():
-        if (CHECKPOINT.fullmatch(name) and name not in kept) or name.startswith("."):
-            log.info("removing %s/%s: no job goes on from it", folder, name)
-            remove(f"{folder}/{name}")
+    for name in useless(Folder(folder).names(), held):
+        log.debug("removing %s/%s: no job goes on from it", folder, name)
+        remove(f"{folder}/{name}")
+
+
+def useless(names: Collection[str], held: Held) -> list[str]:
+    """Which of the names in a job's folder are to go."""
+    places = {name: place for name in (*names, *held.names) if (place := _place(name))}
+    others = {name: place for name, place in places.items() if name not in held.names}
+    if held.ended:
+        return [*others, *(name for name in names if name.startswith("."))]
+    # Until an attempt's Resumed is stored, its checkpoints may be of earlier steps than the newest that is listed.
+    step, attempt = max((place for name, place in places.items() if name in held.names), default=(0, 0))
+    return [name for name, place in others.items() if place[0] < step and place[1] <= attempt]
+
+
+def _place(name: str) -> tuple[int, int] | None:
+    """The step and attempt of a checkpoint."""
+    match = CHECKPOINT.fullmatch(name)
+    return match and (int(match[1]), int(match[2]))
 
 
 async def _logged(work: Coroutine[Any, Any, None]) -> None:

@@ -38,6 +38,10 @@ if TYPE_CHECKING:
 
 BEAT_S = 0.5
 """How often a worker says that it has done steps, if it has."""
+SPARE_CHECKPOINTS = 20
+"""The control plane removes old checkpoints when it has stored that there are newer ones: a report that is lost takes
+none with it. Only while it is away for more than these does the worker remove any, for disks are not endless.
+"""
 STACK_SIGNAL = signal.SIGUSR2
 """Makes the worker write where each of its threads is, even when Python code cannot run."""
 
@@ -124,6 +128,7 @@ class Worker:
             pause_requested=self._pause.is_set,
             artifact_uri=place.artifact_uri,
             checkpoint_uri=place.checkpoint_uri,
+            spare_checkpoints=SPARE_CHECKPOINTS,
             resume_from=place.resume_from,
             data_folders=tuple(place.data_folders),
             device=place.device,

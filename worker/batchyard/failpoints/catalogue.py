@@ -97,7 +97,7 @@ TRAINING: Mapping[str, Mapping[str, str]] = {
     "training.checkpoint_writer:Writer._write": {
         "checkpoint.before_write": "a state is copied; nothing of it is on disk",
         "checkpoint.after_write": "the checkpoint is durable; nobody knows",
-        "checkpoint.after_report": "it is reported; the oldest is not removed yet",
+        "checkpoint.after_report": "it is reported; nobody may have stored that",
     },
     "training.checkpoint:CheckpointFolder._remove": {"checkpoint.in_removal": "its manifest is gone, it is not"},
     "training.checkpointing:Checkpoints._chosen": {

@@ -51,7 +51,7 @@ class Writer:
             )
             failpoint("checkpoint.after_report")
             kept = context.spec.checkpoint
-            folder.prune(kept.keep, context.attempt, kept.keep_best)
+            folder.prune(kept.keep + context.spare_checkpoints, context.attempt, kept.keep_best)
         except CheckpointError as error:
             text = f"the checkpoint of step {snapshot.step} was not written, training goes on without: {error}"
             context.emit(LogLine(level="ERROR", text=text, rank=context.rank))

@@ -35,6 +35,8 @@ class WorkerContext:
     """Asked between steps; when True the workers write a checkpoint and raise PausedError, all at the same step."""
     checkpoint_uri: str = ""
     """The folder of the job's checkpoints, of all attempts, an fsspec URI; empty: none are written."""
+    spare_checkpoints: int = 0
+    """How many more than the spec keeps the worker leaves, for whoever stores its reports to remove."""
     resume_from: str | None = None
     """The checkpoint in that folder to go on from. Where it is damaged, the newest sound one of an earlier step, or the
     beginning: a Resumed event says which."""

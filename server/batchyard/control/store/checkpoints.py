@@ -43,20 +43,28 @@ class Held:
     """What a job's rows refer to."""
 
     ended: bool
-    names: frozenset[str]
+    names: frozenset[str] = frozenset()
     """Of the checkpoints' folders."""
+    folder: str | None = None
+    """The URI of the job's folder that they are in; None where there are none."""
 
 
 def held(connection: Connection, job_ids: Collection[str]) -> dict[str, Held]:
     """By job, those of `job_ids` that are known; some hundreds at a time."""
     wanted = select(jobs.c.id, jobs.c.state, checkpoints.c.uri).where(jobs.c.id.in_(job_ids))
     rows = connection.execute(wanted.outerjoin(checkpoints, jobs.c.number == checkpoints.c.job_number)).all()
-    names: dict[str, set[str]] = {row.id: set() for row in rows}
+    uris: dict[str, list[str]] = {row.id: [] for row in rows}
     for row in rows:
         if row.uri is not None:
-            names[row.id].add(row.uri.rstrip("/").rpartition("/")[2])
+            uris[row.id].append(row.uri.rstrip("/"))
     ended = {row.id: State(row.state) in TERMINAL for row in rows}
-    return {job: Held(ended=ended[job], names=frozenset(found)) for job, found in names.items()}
+    return {job: _held(job, ended[job], found) for job, found in uris.items()}
+
+
+def _held(job_id: str, ended: bool, uris: list[str]) -> Held:
+    parted = [uri.rpartition("/") for uri in uris]
+    folder = next((folder for folder, _, _ in parted if folder.endswith(f"/{job_id}")), None)
+    return Held(ended=ended, names=frozenset(name for *_, name in parted), folder=folder)
 
 
 def retire(connection: Connection, job: Job | None = None) -> None:
@@ -85,7 +93,7 @@ def failures(connection: Connection, job: Job) -> int:
 
 
 def _add(connection: Connection, job: Job, event: Checkpointed) -> None:
-    """Adds a row, and drops those of the checkpoints that the worker has removed: it keeps the newest few."""
+    """Adds a row, and drops those of the checkpoints that are not kept any more; then Retention removes them."""
     values = {"step": event.step, "uri": event.uri, "sha256": event.sha256, "bytes": event.bytes, "time": event.time}
     connection.execute(insert(checkpoints).values(job_number=job.number, attempt=job.attempt, **values))
     keep = int(job.spec.get("checkpoint", {}).get("keep", 1))
