@@ -88,9 +88,8 @@ def test_a_service_of_another_kind_is_said_to_be_one(run: Any, called: str) -> N
     with a_server_without_methods() as address:
         result = run(*called.split(), "--control", address)
     what, hint = two_lines(result)
-    assert (
-        what == f"the control plane at {address} does not know this call: it is another plane, or of an older version"
-    )
+    assert what.startswith(f"the control plane at {address} does not know this call (")
+    assert what.endswith("): it is another plane, or of an older version")
     assert "--inference" in hint
 
 

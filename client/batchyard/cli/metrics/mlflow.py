@@ -19,7 +19,7 @@ BATCH = 1000
 """Metrics that one call may carry."""
 PARAMETERS = 100
 RETRIES = "2"
-"""Of a call to a tracking server, unless MLflow's own variable says otherwise: with 7 of them a person waits for long."""
+"""Of a call to a tracking server, unless MLflow's own variable says otherwise; its 7 take minutes."""
 EXPERIMENT = "batchyard"
 """Where runs go; it is made when it does not exist."""
 _ENDS = {"SUCCEEDED": RunStatus.FINISHED, "FAILED": RunStatus.FAILED, "CANCELLED": RunStatus.KILLED}
