@@ -70,8 +70,10 @@ RESNET_BARS = {"Triton p99": 1.0}
 ENGINE_BAR, EAGER_BAR = 0.95, 2.0
 BATCH = 32
 """Rows of a batch in process: what 4x16 gives, half of the requests in the engine and half on their way."""
-SWAP_SECONDS, DEEP_SWAP_SECONDS = 3.0, 8.0
-"""Of one load during which a version is swapped."""
+SWAP_SECONDS, DEEP_SWAP_SECONDS = 4.0, 10.0
+"""Of one load during which versions are swapped."""
+OVERLOAD_SECONDS, DEEP_OVERLOAD_SECONDS = 2.0, 4.0
+"""For so long one run sends. Meanwhile ResNet-18 fills six batches of 128 rows on one core."""
 MLP = SmallNetwork(row_shape=(784,))
 PACKAGES = ("grpcio", "numpy", "onnxruntime", "protobuf", "pygrpc-native", "torch")
 
@@ -149,10 +151,10 @@ class Bench:
     def overload(self) -> list[report.Row]:
         """Four times what our plane can answer."""
         with self._plane("overload-mlp") as plane:
-            rows = serving_overload.rows("MLP", self._small(), plane, self._rounds)
+            rows = serving_overload.rows("MLP", self._small(), plane, self._rounds, OVERLOAD_SECONDS)
         with self._plane("overload-resnet") as plane:
-            short = serving_overload.SHORT_QUEUE
-            return rows + serving_overload.rows("ResNet-18", self._deep(), plane, self._rounds, *short)
+            short, seconds = serving_overload.SHORT_QUEUE, DEEP_OVERLOAD_SECONDS
+            return rows + serving_overload.rows("ResNet-18", self._deep(), plane, self._rounds, seconds, *short)
 
     def streams(self) -> list[report.Row]:
         """ModelStreamInfer on both transports."""

@@ -44,8 +44,6 @@ PEAK_SHAPE = Shape(connections=4, streams=16)
 SHAPE = Shape(connections=8, streams=256)
 """Enough streams that the offered rate is not held back by requests that wait for their answers."""
 SHORT_QUEUE = ("--queue-rows", "128")
-SECONDS = 2.0
-"""One run takes about this."""
 PAUSE = 0.02
 """Seconds between two requests of the probe."""
 REFUSED = "RESOURCE_EXHAUSTED"
@@ -61,26 +59,33 @@ class Probe:
     """When each answer came, as time.time() tells it."""
     faults: list[str] = field(default_factory=list)
     """Whatever is neither an answer nor a refusal as it should be."""
+    noted: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
+    """Once for each request that has ended."""
 
-    def ask_until(self, done: threading.Event, target: Target, rows: Rows) -> None:
-        """One request after the other, without waiting: whoever waits for answers asks when there is room again."""
-        calls = []
+    def ask(self, seconds: float, target: Target, rows: Rows) -> None:
+        """One request after the other, without waiting: whoever waits for answers asks when there is room again.
+
+        Not for longer than the load: what is asked while the queue empties would be answered when nobody counts.
+        """
+        asked, end = 0, time.monotonic() + seconds
         with grpc.insecure_channel(target.address) as channel:
-            while not done.wait(PAUSE):
+            while time.monotonic() < end:
+                time.sleep(PAUSE)
                 call = target.send(channel, rows)
                 call.add_done_callback(partial(self._note, time.perf_counter()))
-                calls.append(call)
-            for call in calls:
-                call.exception()  # waits
+                asked += 1
+            for _ in range(asked):
+                self.noted.acquire()
 
     def _note(self, began: float, call: Any) -> None:
         error = call.exception()
         if error is None:
             self.answers.append(time.time())
-            return
-        self.refusals.append(time.perf_counter() - began)
-        if error.code() is not grpc.StatusCode.RESOURCE_EXHAUSTED or not _has_retry_info(error):
-            self.faults.append(f"{error.code().name}: {error.details()}")
+        else:
+            self.refusals.append(time.perf_counter() - began)
+            if error.code() is not grpc.StatusCode.RESOURCE_EXHAUSTED or not _has_retry_info(error):
+                self.faults.append(f"{error.code().name}: {error.details()}")
+        self.noted.release()
 
 
 def _has_retry_info(error: grpc.RpcError) -> bool:
@@ -90,8 +95,11 @@ def _has_retry_info(error: grpc.RpcError) -> bool:
     return any(detail.Is(error_details_pb2.RetryInfo.DESCRIPTOR) for detail in details)
 
 
-def rows(name: str, artifact: Artifact, folder: Path, rounds: int, *options: str) -> list[report.Row]:
-    """Goodput, refusals and memory against the peak's. Raises RuntimeError for whatever is no answer and no refusal."""
+def rows(name: str, artifact: Artifact, folder: Path, rounds: int, seconds: float, *options: str) -> list[report.Row]:
+    """Goodput, refusals and memory against the peak's. Raises RuntimeError for whatever is no answer and no refusal.
+
+    `seconds`: for how long one run sends.
+    """
     for_plane, for_clients = _halves()
     with on(for_plane), inference_plane.running(folder, *options) as plane, on(for_clients):
         plane.control.want(artifact.name, 1, artifact.folder, artifact.sha256)
@@ -99,7 +107,7 @@ def rows(name: str, artifact: Artifact, folder: Path, rounds: int, *options: str
         target.wait_until_ready(plane.process, folder / "log")
         with grpc.insecure_channel(plane.grpc) as channel:
             inference_plane.until_measured(Stub(channel), artifact.name)
-        load = Overload(target, artifact)
+        load = Overload(target, artifact, seconds)
         before = plane.resident_bytes()
         measured = report.alternate({"4x": load.overload, "peak": load.peak}, rounds)
         _check(plane, measured["4x"] + measured["peak"], load.probes)
@@ -141,8 +149,8 @@ def _row(name: str, ours: float, peer: str, value: float, unit: str, bar: float)
 class Overload:
     """Loads one target."""
 
-    def __init__(self, target: Target, artifact: Artifact) -> None:
-        self._target, self._rows = target, artifact.rows
+    def __init__(self, target: Target, artifact: Artifact, seconds: float) -> None:
+        self._target, self._rows, self._seconds = target, artifact.rows, seconds
         self._expected = onnxruntime_logits(artifact.folder / ONNX_MODEL, artifact.rows)
         self.probes: list[Probe] = []
         self._rate = self._run(PEAK_SHAPE, 200).rate
@@ -150,23 +158,28 @@ class Overload:
 
     def peak(self) -> Outcome:
         """As many requests as are answered without a refusal."""
-        return self._run(PEAK_SHAPE, round(self._rate * SECONDS))
+        return self._run(PEAK_SHAPE, round(self._rate * self._seconds))
 
     def overload(self) -> Outcome:
-        """FACTOR times as many a second. The probe's answers meanwhile count: its requests take others' places."""
-        probe, done = Probe(), threading.Event()
+        """FACTOR times as many a second.
+
+        The probe's answers meanwhile count, and the time until the last of them: its requests take others' places.
+        """
+        probe = Probe()
         self.probes.append(probe)
-        asking = threading.Thread(target=probe.ask_until, args=(done, self._target, self._rows))
+        asking = threading.Thread(target=probe.ask, args=(self._seconds, self._target, self._rows))
         asking.start()
         try:
             offered = self._rate * FACTOR
-            outcome = self._run(SHAPE, round(offered * SECONDS), offered)
+            outcome = self._run(SHAPE, round(offered * self._seconds), offered)
         finally:
-            done.set()
             asking.join()
-        end = float((outcome.begins + outcome.latencies).max())
-        answers = sum(came <= end for came in probe.answers)
-        return dataclasses.replace(outcome, sent=outcome.sent + answers, answered=outcome.answered + answers)
+        begin = float(outcome.begins.min())
+        end = max(begin + outcome.seconds, *probe.answers) if probe.answers else begin + outcome.seconds
+        count = len(probe.answers)
+        return dataclasses.replace(
+            outcome, sent=outcome.sent + count, answered=outcome.answered + count, seconds=end - begin
+        )
 
     def _run(self, shape: Shape, requests: int, rate: float | None = None) -> Outcome:
         """Between two checks of the answers."""

@@ -22,9 +22,9 @@ from batchyard.serving.engines.certificate import check_against_certificate
 from batchyard.serving.engines.interface import EngineError, Network
 from batchyard.serving.engines.onnxruntime_cuda_engine import open_cuda, open_tensorrt, tensorrt_options
 from batchyard.serving.engines.precision import BF16_ERROR
+from batchyard.serving.engines.priority import LOWER_PRIORITY
 from batchyard.serving.engines.torch_cuda_engine import open_engine as open_torch
 from batchyard.serving.engines.torch_engine import read_graph
-from batchyard.serving.engines.trial import LOWER_PRIORITY
 from bench.small_artifact import SmallNetwork, publish
 from tests.serving.convolutions import SmallConvolutions
 from tests.serving.harness import TIGHT

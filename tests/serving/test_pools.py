@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,8 +17,8 @@ from batchyard.serving.engines.catalogue import open_engine
 from batchyard.serving.engines.chosen import open_chosen
 from batchyard.serving.engines.interface import Engine
 from batchyard.serving.engines.pools import ThreadPools
+from batchyard.serving.engines.priority import LOWER_PRIORITY, lower_priority
 from batchyard.serving.engines.timings import Share
-from batchyard.serving.engines.trial import LOWER_PRIORITY
 from batchyard.serving.loading import Loader, Wanted
 from bench.small_artifact import SmallNetwork, publish
 from tests.serving.test_engines import network_in
@@ -57,6 +59,15 @@ def test_openvinos_batches_run_at_the_priority_of_the_first_network_that_was_ope
     assert {priority_of(thread) for thread, spent in worked.items() if spent > 1e6 and alive(thread)} == {os.nice(0)}
 
 
+def test_a_lower_priority_is_lower_than_that_of_a_process_that_was_started_niced() -> None:
+    code = (
+        "import os; from batchyard.serving.engines.priority import lower_priority as lower; lower(); print(os.nice(0))"
+    )
+    command = ("nice", "-n", "3", sys.executable, "-c", code)
+    told = subprocess.run(command, capture_output=True, check=True, text=True).stdout
+    assert int(told) == min(19, os.nice(0) + 3 + LOWER_PRIORITY)
+
+
 async def test_a_later_version_is_opened_at_low_priority(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened_at: list[int] = []
 
@@ -75,11 +86,7 @@ async def test_a_later_version_is_opened_at_low_priority(tmp_path: Path, monkeyp
             await loader.improve(wanted, loaded, 8)
         loaded.engine.close()
     loader.close()
-    assert opened_at[-2:] == [os.nice(0) + LOWER_PRIORITY] * 2
-
-
-def lower_priority() -> None:
-    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOWER_PRIORITY)
+    assert opened_at[-2:] == [min(19, os.nice(0) + LOWER_PRIORITY)] * 2
 
 
 def priority_of(thread: int) -> int:

@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import os
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -33,8 +31,8 @@ from batchyard.serving.engines.interface import Engine, EngineError, Network
 from batchyard.serving.engines.measuring import measured
 from batchyard.serving.engines.pools import ThreadPools
 from batchyard.serving.engines.precision import Precision
+from batchyard.serving.engines.priority import LOWER_PRIORITY, lower_priority
 from batchyard.serving.engines.timings import Share, Timings, Trial
-from batchyard.serving.engines.trial import LOWER_PRIORITY
 
 T = TypeVar("T")
 
@@ -107,7 +105,7 @@ class Loader:
         """`engines`: the names of those that may serve."""
         self._cache = cache
         self._engines = engines
-        self._quiet = ThreadPoolExecutor(1, thread_name_prefix="batchyard-load", initializer=_lower_priority)
+        self._quiet = ThreadPoolExecutor(1, thread_name_prefix="batchyard-load", initializer=lower_priority)
         self._pools = ThreadPools()
         self._measuring = asyncio.Lock()
         self._others_serve = False
@@ -206,11 +204,6 @@ class Loader:
 
     async def _quietly(self, work: Callable[..., T], *arguments: object) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._quiet, work, *arguments)
-
-
-def _lower_priority() -> None:
-    """On Linux a thread has a priority of its own."""
-    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOWER_PRIORITY)
 
 
 def _fetch(wanted: Wanted, folder: Path) -> Fetched:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import threading
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -13,7 +11,7 @@ from batchyard.artifact.reader import read_samples
 from batchyard.serving.engines.catalogue import open_engine
 from batchyard.serving.engines.certificate import check_against_certificate
 from batchyard.serving.engines.interface import Engine, Network
-from batchyard.serving.engines.trial import LOWER_PRIORITY
+from batchyard.serving.engines.priority import lower_priority
 from batchyard.serving.loading import folder_of
 from batchyard.serving.model import ServedVersion
 from batchyard.serving.naming import ServedModel
@@ -29,7 +27,7 @@ class ShadowWatch:
     def __init__(self, cache: Path) -> None:
         """`cache` holds the verified artifacts."""
         self._cache = cache
-        self._executor = ThreadPoolExecutor(1, thread_name_prefix="batchyard-shadow", initializer=_lower_priority)
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="batchyard-shadow", initializer=lower_priority)
 
     def arrange(self, model: ServedModel) -> None:
         """Puts the version with the alias `shadow` beside the one that serves, and nothing beside any other."""
@@ -79,8 +77,3 @@ def _why_not(one: Manifest, other: Manifest) -> str:
     if one.classes != other.classes:
         return f"it has other classes ({len(other.classes)}) than the version that serves ({len(one.classes)})"
     return ""
-
-
-def _lower_priority() -> None:
-    """On Linux a thread has a priority of its own."""
-    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOWER_PRIORITY)

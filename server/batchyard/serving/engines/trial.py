@@ -31,10 +31,6 @@ from batchyard.serving.engines.interface import Engine, EngineError, Network
 from batchyard.serving.engines.stopwatch import undisturbed_seconds
 from batchyard.serving.engines.timings import Trial, cores
 
-LOWER_PRIORITY = 10
-"""Nice: about a tenth of a core where all are busy. At 19 it would be a hundredth, and a busy server would never see
-its new version."""
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Task:
