@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import grpc
 import pytest
 
 from batchyard.cluster.executor import AttemptId, UnknownAttemptError
@@ -80,6 +81,26 @@ async def test_events_that_were_stored_without_an_answer_are_stored_once(tmp_pat
         service.cluster.report(job, a_step(1))
         await service.until_state(job, "RUNNING")
         await finish(service, job)
+
+
+async def test_what_was_stored_without_an_answer_is_told_at_once(tmp_path: Path, lose: Lose) -> None:
+    async with control_plane(tmp_path / "data", FakeExecutor()) as service:
+        job = await service.submit()
+        await service.until_started(job)
+        lose("ledger.before_tell")
+        service.cluster.report(job, a_step(1))
+        await service.until_state(job, "RUNNING")  # which a watcher hears, though nothing more is reported
+        await finish(service, job)
+
+
+async def test_a_cancel_that_was_stored_without_an_answer_is_carried_out(tmp_path: Path, lose: Lose) -> None:
+    async with control_plane(tmp_path / "data", FakeExecutor()) as service:
+        job = await service.submit()
+        await service.until_started(job)
+        lose("ledger.before_tell")
+        with pytest.raises(grpc.aio.AioRpcError):
+            await service.cancel(job)
+        await service.until_state(job, "CANCELLED")
 
 
 async def test_an_end_that_was_stored_without_an_answer_is_released(tmp_path: Path, lose: Lose) -> None:

@@ -5,6 +5,7 @@ stored, and what is stored is told even if the caller has gone away meanwhile.
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -94,16 +95,34 @@ class Ledger:
         return await asyncio.shield(task)
 
     async def _write(self, work: Callable[[Unit], T]) -> T:
-        def transaction(connection: Connection) -> tuple[T, Unit]:
+        units: list[Unit] = []
+
+        def transaction(connection: Connection) -> T:
             if self._fence is not None:
                 self._fence(connection)
             unit = Unit(connection, self._clock.now())
-            return work(unit), unit
+            result = work(unit)
+            units.append(unit)
+            return result
 
-        result, unit = await self._database.write(transaction)
-        failpoint("ledger.before_tell")
-        self._tell(unit)
+        try:
+            result = await self._database.write(transaction)
+            failpoint("ledger.before_tell")
+        except Exception:
+            await self._tell_what_is_stored(units)
+            raise
+        self._tell(*units)
         return result
+
+    async def _tell_what_is_stored(self, units: list[Unit]) -> None:
+        """After an error that may have come when the commit was done: whoever waits for it is told if it was."""
+        for unit in units:
+            try:
+                unit.changes = await self.read(functools.partial(_stored, changes=unit.changes))
+            except Exception:
+                log.exception("whether %s is stored cannot be told", [change.job.id for change in unit.changes])
+                return
+            self._tell(unit)
 
     def _tell(self, unit: Unit) -> None:
         for change in unit.changes:
@@ -116,6 +135,11 @@ class Ledger:
     async def close(self) -> None:
         """Waits for the writes that are under way."""
         await asyncio.gather(*self._writes, return_exceptions=True)
+
+
+def _stored(connection: Connection, changes: list[JobChange]) -> list[JobChange]:
+    """Those of the changes that are."""
+    return [change for change in changes if jobs.find(connection, change.job.id) == change.job]
 
 
 def _call(listener: Listener, change: JobChange) -> None:
