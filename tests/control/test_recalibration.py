@@ -12,6 +12,7 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
+import s3fs  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
 from batchyard.artifact.reader import read_certified_manifest, verify
@@ -115,6 +116,27 @@ async def test_inputs_of_another_shape_are_refused_and_leave_nothing_behind(digi
     assert not list((tmp_path / "data" / "tasks").iterdir())
     model = await digits.models.GetModel(models_pb2.GetModelRequest(name="models/digits"))
     assert model.latest_version == 1
+
+
+async def test_a_store_that_cannot_be_reached_is_no_fault_of_the_version(
+    service: Service, published: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri, digest = published
+    away = {"ENDPOINT_URL": "http://127.0.0.1:1", "ACCESS_KEY_ID": "a", "SECRET_ACCESS_KEY": "b", "MAX_ATTEMPTS": "1"}
+    for name, value in away.items():
+        monkeypatch.setenv(f"AWS_{name}", value)
+    s3fs.S3FileSystem.clear_instance_cache()  # of servers of other tests
+
+    def register(unit: Unit) -> None:
+        store.add_version(unit.connection, read_certified_manifest(uri, digest), "s3://gone/digits", digest, unit.now)
+        store.set_alias(unit.connection, "digits", "production", 1)
+
+    await service.plane.registry._ledger.write(register)
+    async with refused() as found:
+        await recalibrate(service)
+    assert (found[0].code, found[0].reason) == (grpc.StatusCode.UNAVAILABLE, "STORE_AWAY")
+    assert "models/digits/versions/1 cannot be fetched: s3://gone/digits" in found[0].message
+    assert "nothing has changed: try again" in found[0].message
 
 
 async def test_a_stream_that_is_cut_short_is_refused(digits: Service) -> None:

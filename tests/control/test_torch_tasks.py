@@ -9,12 +9,14 @@ from typing import Any, cast
 import pytest
 
 from batchyard.control.torch_tasks import MOST_WAITING, TaskCrashedError, TorchTasks
-from batchyard.endpoint.errors import InvalidInputError, OverloadedError, PreconditionError
+from batchyard.endpoint.errors import InvalidInputError, OverloadedError, PreconditionError, UnavailableError
 from tests.control.harness import until
 from tests.control.processes import alive
 
 TASK = """
 import os, sys, threading
+from batchyard.artifact.errors import ArtifactError
+from batchyard.artifact.storage import StorageError
 from batchyard.training import task
 from batchyard.training.events import TrainingError
 
@@ -30,6 +32,8 @@ def work(order, folder):
             raise task.violation("weights", "not whole")
         case "fail":
             raise TrainingError("it cannot be", "try another")
+        case "away":
+            raise ArtifactError.of("s3://models cannot be written", StorageError("no answer", passing=True))
         case "crash":
             sys.exit("the machine is on fire")
 
@@ -60,6 +64,8 @@ async def test_what_the_caller_can_mend_is_told_apart_from_faults(tasks: TorchTa
         await run(tasks, "refuse")
     with pytest.raises(PreconditionError, match="it cannot be: try another"):
         await run(tasks, "fail")
+    with pytest.raises(UnavailableError, match="s3://models cannot be written; nothing has changed: try again"):
+        await run(tasks, "away")
     with pytest.raises(TaskCrashedError, match="status 1 and no result; it printed:\nthe machine is on fire"):
         await run(tasks, "crash")
 

@@ -9,16 +9,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from batchyard.artifact.errors import ArtifactError
-from batchyard.artifact.reader import fetch_and_verify, sha256_of
+from batchyard.artifact.reader import sha256_of
 from batchyard.control import export_files, names, triton, uploads
 from batchyard.control.export_files import TORCH_PROGRAM, Content
+from batchyard.control.fetching import fetch
 from batchyard.control.records import ModelVersion
 from batchyard.control.registry import Registry
 from batchyard.control.repeats import Request, check_request_id
 from batchyard.control.torch_tasks import TorchTasks
 from batchyard.control.uploads import FileHeader
-from batchyard.endpoint.errors import FieldViolation, InvalidInputError, OverloadedError, PreconditionError
+from batchyard.endpoint.errors import FieldViolation, InvalidInputError, OverloadedError
 from batchyard.training.spec import NAME_RULE
 
 CHUNK = 1 << 20
@@ -92,7 +92,7 @@ class Exchange:
         with self._transfer():
             async with self._tasks.folder() as folder:
                 for place, version in enumerate(versions):
-                    await _fetch(version, folder / f"member{place}")
+                    await fetch(version, folder / f"member{place}")
                 order = {"model": model, "members": [_identity(version) for version in versions]}
                 given = ", ".join(f"{name}@{which}" for name, which in members)
                 asked = {"method": "ensemble", "model": model, "alias": alias, "members": given}
@@ -102,7 +102,7 @@ class Exchange:
 
     async def _exported(self, version: ModelVersion, file_format: str, folder: Path) -> dict[str, Content]:
         artifact = folder / "artifact"
-        await _fetch(version, artifact)
+        await fetch(version, artifact)
         if file_format == ONNX_FORMAT:
             return export_files.onnx(version, artifact)
         if file_format == TORCH_FORMAT:
@@ -121,15 +121,6 @@ class Exchange:
             yield
         finally:
             self._transfers -= 1
-
-
-async def _fetch(version: ModelVersion, folder: Path) -> None:
-    try:
-        await asyncio.to_thread(fetch_and_verify, version.artifact_uri, version.manifest_sha256, folder)
-    except ArtifactError as error:
-        name = names.version(version.model, version.number)
-        text = f"{name} cannot be used: {error}"
-        raise PreconditionError(text, reason="ARTIFACT_UNUSABLE", metadata={"name": name}) from error
 
 
 def _identity(version: ModelVersion) -> dict[str, Any]:

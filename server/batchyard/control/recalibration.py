@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 from collections.abc import AsyncIterator
 
-from batchyard.artifact.errors import ArtifactError
-from batchyard.artifact.reader import fetch_and_verify
 from batchyard.control import names, uploads
+from batchyard.control.fetching import fetch
 from batchyard.control.records import ModelVersion
 from batchyard.control.registry import Registry
 from batchyard.control.repeats import Request, check_request_id
@@ -43,8 +41,8 @@ class Recalibration:
         """The new version, made from `which` and the inputs that `parts` hold.
 
         Raises NotFoundError, InvalidInputError for a wrong prior or wrong inputs, OverloadedError, AlreadyExistsError
-        for a request_id of another recalibration, and PreconditionError where the new version would be promoted at
-        once, or cannot be certified.
+        for a request_id of another recalibration, PreconditionError where the new version would be promoted at once, or
+        cannot be certified, and UnavailableError where the artifacts' store cannot be reached.
         """
         if not (prior >= 0 and math.isfinite(prior)):
             raise InvalidInputError([FieldViolation("spec.prior", f"{prior:g} given; expected samples, 0 or more")])
@@ -78,13 +76,7 @@ class Recalibration:
             if not (files := await uploads.receive(parts, folder, {INPUTS})):
                 problem = f"no file given; expected {INPUTS!r}, an NPZ with the array {INPUTS!r}"
                 raise InvalidInputError([FieldViolation("file", problem)])
-            try:
-                await asyncio.to_thread(
-                    fetch_and_verify, version.artifact_uri, version.manifest_sha256, folder / "source"
-                )
-            except ArtifactError as error:
-                text = f"{source} cannot be used: {error}"
-                raise PreconditionError(text, reason="ARTIFACT_UNUSABLE", metadata={"name": source}) from error
+            await fetch(version, folder / "source")
             order = {
                 "model": version.model,
                 "source": source,

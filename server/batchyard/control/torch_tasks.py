@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import shutil
 import sys
@@ -26,6 +27,7 @@ from batchyard.artifact.errors import ArtifactError
 from batchyard.artifact.manifest import Manifest
 from batchyard.artifact.reader import read_certified_manifest
 from batchyard.control import names
+from batchyard.control.fetching import store_away
 from batchyard.control.ledger import Ledger, Unit
 from batchyard.control.records import ModelVersion
 from batchyard.control.repeats import Request, Turns, check_same
@@ -40,6 +42,8 @@ from batchyard.endpoint.errors import (
     PreconditionError,
 )
 from batchyard.training.spec import python_architecture
+
+log = logging.getLogger(__name__)
 
 LIMIT_SECONDS = 900.0
 """For one task, its wait for others included."""
@@ -85,8 +89,8 @@ class TorchTasks:
     async def run(self, module: str, order: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         """What the task `module` answers to `order`, JSON-ready both; its files are in `folder`.
 
-        Raises InvalidInputError and PreconditionError where the task says so, OverloadedError, DeadlineError, and
-        TaskCrashedError.
+        Raises InvalidInputError, PreconditionError and UnavailableError where the task says so, OverloadedError,
+        DeadlineError, and TaskCrashedError.
         """
         if self._in_line > MOST_WAITING:
             text = f"{self._in_line} tasks of this kind run or wait already; at most {MOST_WAITING} may wait"
@@ -123,7 +127,7 @@ class TorchTasks:
             digest = str(result["manifest_sha256"])
             manifest = await asyncio.to_thread(_published, module, uri, digest, model)
         except BaseException:
-            await asyncio.to_thread(writer.remove, uri)
+            await asyncio.to_thread(_remove, uri)
             raise
 
         def register(unit: Unit) -> ModelVersion:
@@ -147,10 +151,20 @@ def _made_by(connection: Connection, request: Request) -> ModelVersion | None:
     return version
 
 
+def _remove(uri: str) -> None:
+    """What may be there of an artifact that became no version."""
+    try:
+        writer.remove(uri)
+    except OSError as error:
+        log.warning("what may be at %s is no version's and was not removed: %s", uri, error)
+
+
 def _published(module: str, uri: str, digest: str, model: str) -> Manifest:
     try:
         manifest = read_certified_manifest(uri, digest)
     except ArtifactError as error:
+        if error.passing:
+            raise store_away(f"what was to be a version of {model} cannot be read: {error}") from error
         raise TaskCrashedError(f"{module} published what cannot be registered: {error}") from error
     if manifest.model != model:
         raise TaskCrashedError(f"{module} published model {manifest.model!r}; expected {model!r}")
@@ -196,4 +210,6 @@ def _read_result(folder: Path, module: str, status: int | None, tail: deque[str]
 def _domain_error(error: Mapping[str, Any]) -> DomainError:
     if violations := error.get("violations"):
         return InvalidInputError(FieldViolation(v["field"], v["description"]) for v in violations)
+    if error.get("passing"):
+        return store_away(f"the new version cannot be written: {error['cause']}")
     return PreconditionError(f"{error['cause']}: {error['next_step']}", reason="TASK_FAILED")

@@ -37,7 +37,8 @@ def main(work: Work, arguments: list[str]) -> int:
     except TrainingError as error:
         result = {"error": {"cause": error.cause, "next_step": error.next_step}}
     except ArtifactError as error:
-        result = {"error": {"cause": str(error), "next_step": "look at the artifacts' storage, then try again"}}
+        advice = "look at the artifacts' storage, then try again"
+        result = {"error": {"cause": str(error), "next_step": advice, "passing": error.passing}}
     partial = folder / "result.json.part"
     partial.write_text(json.dumps(result))
     partial.rename(folder / "result.json")
