@@ -1,63 +1,47 @@
-"""docs/client.md: its examples, run in their order against a service that does what they expect."""
+"""docs/client.md: its examples, run in their order against a real service."""
 
 import re
-import threading
+import subprocess
+import sys
+from collections.abc import Iterator
 from functools import partial
+from json import loads
 from pathlib import Path
 from typing import Any
 
-import grpc
-import numpy as np
 import pytest
 
 import batchyard.client
-from batchyard.client import AsyncClient, Client, StateChange, StepMetrics, TrainingJob
-from batchyard.client.testing import FakeService, bad_request
-from batchyard.v1.models_pb2 import ModelVersion, TensorSignature
+from batchyard.client import AsyncClient, Client
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "client.md").read_text(), re.DOTALL)
 
 
-class Trainer(FakeService):
-    """Trains each job as soon as it is there, and refuses jobs without steps."""
-
-    def create(self, request: Any) -> TrainingJob:
-        job = super().create(request)
-        metrics = StepMetrics(step=100, steps=100, loss=0.125)
-        ended = StateChange(state=TrainingJob.SUCCEEDED, model_version="models/digits/versions/1")
-        threading.Thread(target=self.emit, args=(job.name, metrics, ended)).start()
-        return job
-
-    def arrived(self, method: str, request: Any, context: Any) -> None:
-        if method == "CreateTrainingJob" and not request.spec.steps:
-            details = bad_request(steps="0 given; expected 1 or more")
-            self.fail_next(method, grpc.StatusCode.INVALID_ARGUMENT, "the job cannot be run", details)
-        super().arrived(method, request, context)
+@pytest.fixture
+def facts(tmp_path: Path) -> Iterator[dict[str, Any]]:
+    """Where a service of this test's own answers. Its workers are plain processes."""
+    command = [sys.executable, "-m", "batchyard.cli"]
+    free = [f"--{plane}=127.0.0.1:0" for plane in ("grpc", "http", "inference-grpc", "inference-http")]
+    up = [*command, "up", "--json", "--data-dir", str(tmp_path), "--executor", "local", "--workers", "3", *free]
+    yield loads(subprocess.run(up, capture_output=True, text=True, timeout=100, check=True).stdout)
+    subprocess.run([*command, "down", "--data-dir", str(tmp_path)], capture_output=True, timeout=100, check=True)
 
 
-def test_every_example_works_as_written(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    with Trainer() as service:
-        _serve_digits(service)
-        for kind in (Client, AsyncClient):
-            here = partial(kind, service.address, service.address)
-            monkeypatch.setattr(batchyard.client, kind.__name__, here)
-        names: dict[str, Any] = {}
-        for example in EXAMPLES:
-            exec(example, names)
-    assert capsys.readouterr().out.splitlines() == [
-        "step 100: loss 0.125",
-        "SUCCEEDED",
-        "models/digits/versions/1",
-        "3 versions",
-        "[0 0]",
-        "NOT_FOUND",
-        "steps: 0 given; expected 1 or more",
-    ]
-
-
-def _serve_digits(service: FakeService) -> None:
-    pixels = TensorSignature(name="pixels", datatype="FP32", shape=[-1, 1, 8, 8])
-    logits = TensorSignature(name="logits", datatype="FP32", shape=[-1, 10])
-    service.add_version(ModelVersion(name="models/digits/versions/1", inputs=[pixels], outputs=[logits]))
-    service.functions["digits"] = lambda images: np.zeros((len(images), 10), np.float32)
+def test_every_example_works_as_written(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], facts: dict[str, Any]
+) -> None:
+    for kind in (Client, AsyncClient):
+        monkeypatch.setattr(batchyard.client, kind.__name__, partial(kind, facts["grpc"], facts["inference_grpc"]))
+    names: dict[str, Any] = {}
+    for example in EXAMPLES:
+        exec(example, names)
+    lines = capsys.readouterr().out.splitlines()
+    states, steps = lines[: lines.index("SUCCEEDED") + 1], [line for line in lines if line.startswith("step ")]
+    assert [line for line in states if not line.startswith("step ")] == ["QUEUED", "STARTING", "RUNNING", "SUCCEEDED"]
+    assert steps[-1].startswith("step 100: loss ")
+    version, versions, labels, *errors = lines[len(states) :]
+    assert version == "models/digits/versions/1"
+    assert versions == str([f"models/digits/versions/{number}" for number in (2, 3)])
+    assert re.fullmatch(r"\[(\d) \1\]", labels)
+    assert errors == ["NOT_FOUND", "steps: 0 given; expected a whole number, 1 or more"]

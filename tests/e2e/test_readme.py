@@ -15,6 +15,9 @@ ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 SCRIPTS = Path(sys.executable).parent
 FREE_PORTS = "--grpc 127.0.0.1:0 --http 127.0.0.1:0 --inference-grpc 127.0.0.1:0 --inference-http 127.0.0.1:0"
+EXAMPLE_ID = "endless-3f2a"
+SUBMIT = "batchyard submit examples/digits-mlp.yaml --set steps=1000000 --set name=endless"
+"""Prints the id that stands for EXAMPLE_ID."""
 RUN_BY_HAND = {"make quickstart", "make test"}
 """The first has a test of its own (test_quickstart.py), the second is what runs this."""
 
@@ -70,11 +73,12 @@ def test_the_tour_works_as_written(folder: Path) -> None:
                 ).stdout
                 for code in snippets
             ]
-        said[command] = run(command, folder)
+        said[command] = run(command.replace(EXAMPLE_ID, said.get(SUBMIT, "").strip() or EXAMPLE_ID), folder)
     assert "SUCCEEDED" in said["batchyard submit examples/digits-mlp.yaml --follow"] + said["batchyard jobs"]
     assert "production" in said["batchyard models"]
     assert "folded" in said["batchyard model show digits"]
     assert re.search(r"\b7\b", said["batchyard predict digits examples/seven.png"].splitlines()[0])
+    assert said[f"batchyard job cancel {EXAMPLE_ID}"].startswith("CANCELL")
     assert re.fullmatch(r"\[\d\]\n", outputs[0])
     assert "trainingJobs/" in outputs[1]
     assert not (folder / "batchyard-data" / "control.json").exists()
