@@ -54,7 +54,7 @@ Global___EventKind: _TypeAlias = EventKind  # noqa: Y015
 
 @_typing.final
 class TrainingJob(_message.Message):
-    """A training job. The service alone writes it; every field but the spec is output only."""
+    """A training job. The service alone writes it; every field but the spec, the tags and the note is output only."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -101,6 +101,8 @@ class TrainingJob(_message.Message):
     FIRST_STEP_TIME_FIELD_NUMBER: _builtins.int
     END_TIME_FIELD_NUMBER: _builtins.int
     USER_FIELD_NUMBER: _builtins.int
+    TAGS_FIELD_NUMBER: _builtins.int
+    NOTE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """trainingJobs/{id}"""
     state: Global___TrainingJob.State.ValueType
@@ -110,6 +112,8 @@ class TrainingJob(_message.Message):
     """models/{model}/versions/{n}; set when the job has published one."""
     user: _builtins.str
     """Who created it, as the client said (metadata batchyard-user); quotas are counted by it. Empty: nobody was named."""
+    note: _builtins.str
+    """For people."""
     @_builtins.property
     def spec(self) -> _spec_pb2.TrainingJobSpec:
         """As submitted, with every default filled in."""
@@ -134,6 +138,10 @@ class TrainingJob(_message.Message):
 
     @_builtins.property
     def end_time(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def tags(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """In the order of the alphabet; for people to find jobs by."""
+
     def __init__(
         self,
         *,
@@ -149,10 +157,12 @@ class TrainingJob(_message.Message):
         first_step_time: _timestamp_pb2.Timestamp | None = ...,
         end_time: _timestamp_pb2.Timestamp | None = ...,
         user: _builtins.str = ...,
+        tags: _abc.Iterable[_builtins.str] | None = ...,
+        note: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "failure", b"failure", "first_step_time", b"first_step_time", "progress", b"progress", "spec", b"spec", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "create_time", b"create_time", "end_time", b"end_time", "failure", b"failure", "first_step_time", b"first_step_time", "model_version", b"model_version", "name", b"name", "progress", b"progress", "spec", b"spec", "start_time", b"start_time", "state", b"state", "user", b"user"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "create_time", b"create_time", "end_time", b"end_time", "failure", b"failure", "first_step_time", b"first_step_time", "model_version", b"model_version", "name", b"name", "note", b"note", "progress", b"progress", "spec", b"spec", "start_time", b"start_time", "state", b"state", "tags", b"tags", "user", b"user"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -307,19 +317,25 @@ class CreateTrainingJobRequest(_message.Message):
 
     SPEC_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    TAGS_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """A UUID made by the client, the same over all its retries. Empty: the call is not idempotent."""
     @_builtins.property
     def spec(self) -> _spec_pb2.TrainingJobSpec: ...
+    @_builtins.property
+    def tags(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """As AnnotateTrainingJob would add them. A job that an earlier call with this request_id has created keeps its own."""
+
     def __init__(
         self,
         *,
         spec: _spec_pb2.TrainingJobSpec | None = ...,
         request_id: _builtins.str = ...,
+        tags: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["spec", b"spec"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["request_id", b"request_id", "spec", b"spec"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["request_id", b"request_id", "spec", b"spec", "tags", b"tags"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -458,6 +474,42 @@ class ResumeTrainingJobRequest(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ResumeTrainingJobRequest: _TypeAlias = ResumeTrainingJobRequest  # noqa: Y015
+
+@_typing.final
+class AnnotateTrainingJobRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    ADD_TAGS_FIELD_NUMBER: _builtins.int
+    REMOVE_TAGS_FIELD_NUMBER: _builtins.int
+    NOTE_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """trainingJobs/{id}"""
+    note: _builtins.str
+    """At most 2,000 characters, instead of the note that there is; absent: it stays."""
+    @_builtins.property
+    def add_tags(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Each 1 to 64 letters, digits and any of . _ : / @ + = -, beginning with a letter or digit; a job has 20 at most."""
+
+    @_builtins.property
+    def remove_tags(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        add_tags: _abc.Iterable[_builtins.str] | None = ...,
+        remove_tags: _abc.Iterable[_builtins.str] | None = ...,
+        note: _builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_note", b"_note", "note", b"note"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_note", b"_note", "add_tags", b"add_tags", "name", b"name", "note", b"note", "remove_tags", b"remove_tags"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__note: _TypeAlias = _typing.Literal["note"]  # noqa: Y015
+    _WhichOneofArgType__note: _TypeAlias = _typing.Literal["_note", b"_note"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__note) -> _WhichOneofReturnType__note | None: ...
+
+Global___AnnotateTrainingJobRequest: _TypeAlias = AnnotateTrainingJobRequest  # noqa: Y015
 
 @_typing.final
 class ExplainTrainingJobRequest(_message.Message):

@@ -66,6 +66,11 @@ class TrainingServiceStub(object):
                 request_serializer=batchyard_dot_v1_dot_training__pb2.ResumeTrainingJobRequest.SerializeToString,
                 response_deserializer=batchyard_dot_v1_dot_training__pb2.TrainingJob.FromString,
                 _registered_method=True)
+        self.AnnotateTrainingJob = channel.unary_unary(
+                '/batchyard.v1.TrainingService/AnnotateTrainingJob',
+                request_serializer=batchyard_dot_v1_dot_training__pb2.AnnotateTrainingJobRequest.SerializeToString,
+                response_deserializer=batchyard_dot_v1_dot_training__pb2.TrainingJob.FromString,
+                _registered_method=True)
         self.ExplainTrainingJob = channel.unary_unary(
                 '/batchyard.v1.TrainingService/ExplainTrainingJob',
                 request_serializer=batchyard_dot_v1_dot_training__pb2.ExplainTrainingJobRequest.SerializeToString,
@@ -131,6 +136,15 @@ class TrainingServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def AnnotateTrainingJob(self, request, context):
+        """Changes what people have written about the job and no machine reads: tags and a note, whatever its state. Adding a
+        tag that is there and removing one that is not change nothing. INVALID_ARGUMENT: a tag or the note is not legal, or
+        there are too many tags. NOT_FOUND: no such job.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ExplainTrainingJob(self, request, context):
         """Why the job is where it is: what is ahead of it and what it waits for, its attempts, its newest checkpoint, and what
         to do next. NOT_FOUND: no such job.
@@ -179,6 +193,11 @@ def add_TrainingServiceServicer_to_server(servicer, server):
             'ResumeTrainingJob': grpc.unary_unary_rpc_method_handler(
                     servicer.ResumeTrainingJob,
                     request_deserializer=batchyard_dot_v1_dot_training__pb2.ResumeTrainingJobRequest.FromString,
+                    response_serializer=batchyard_dot_v1_dot_training__pb2.TrainingJob.SerializeToString,
+            ),
+            'AnnotateTrainingJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.AnnotateTrainingJob,
+                    request_deserializer=batchyard_dot_v1_dot_training__pb2.AnnotateTrainingJobRequest.FromString,
                     response_serializer=batchyard_dot_v1_dot_training__pb2.TrainingJob.SerializeToString,
             ),
             'ExplainTrainingJob': grpc.unary_unary_rpc_method_handler(
@@ -355,6 +374,33 @@ class TrainingService(object):
             target,
             '/batchyard.v1.TrainingService/ResumeTrainingJob',
             batchyard_dot_v1_dot_training__pb2.ResumeTrainingJobRequest.SerializeToString,
+            batchyard_dot_v1_dot_training__pb2.TrainingJob.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AnnotateTrainingJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/batchyard.v1.TrainingService/AnnotateTrainingJob',
+            batchyard_dot_v1_dot_training__pb2.AnnotateTrainingJobRequest.SerializeToString,
             batchyard_dot_v1_dot_training__pb2.TrainingJob.FromString,
             options,
             channel_credentials,

@@ -57,6 +57,11 @@ class TrainingServiceStub:
     """Has a PAUSED job wait for its turn again: QUEUED; it goes on from its newest checkpoint. Resuming a job that waits
     or runs changes nothing. FAILED_PRECONDITION: it is PAUSING, is being cancelled or has ended.
     """
+    AnnotateTrainingJob: _grpc.UnaryUnaryMultiCallable[_training_pb2.AnnotateTrainingJobRequest, _training_pb2.TrainingJob]
+    """Changes what people have written about the job and no machine reads: tags and a note, whatever its state. Adding a
+    tag that is there and removing one that is not change nothing. INVALID_ARGUMENT: a tag or the note is not legal, or
+    there are too many tags. NOT_FOUND: no such job.
+    """
     ExplainTrainingJob: _grpc.UnaryUnaryMultiCallable[_training_pb2.ExplainTrainingJobRequest, _training_pb2.TrainingJobExplanation]
     """Why the job is where it is: what is ahead of it and what it waits for, its attempts, its newest checkpoint, and what
     to do next. NOT_FOUND: no such job.
@@ -95,6 +100,11 @@ class TrainingServiceAsyncStub(TrainingServiceStub):
     ResumeTrainingJob: _aio.UnaryUnaryMultiCallable[_training_pb2.ResumeTrainingJobRequest, _training_pb2.TrainingJob]  # type: ignore[assignment]
     """Has a PAUSED job wait for its turn again: QUEUED; it goes on from its newest checkpoint. Resuming a job that waits
     or runs changes nothing. FAILED_PRECONDITION: it is PAUSING, is being cancelled or has ended.
+    """
+    AnnotateTrainingJob: _aio.UnaryUnaryMultiCallable[_training_pb2.AnnotateTrainingJobRequest, _training_pb2.TrainingJob]  # type: ignore[assignment]
+    """Changes what people have written about the job and no machine reads: tags and a note, whatever its state. Adding a
+    tag that is there and removing one that is not change nothing. INVALID_ARGUMENT: a tag or the note is not legal, or
+    there are too many tags. NOT_FOUND: no such job.
     """
     ExplainTrainingJob: _aio.UnaryUnaryMultiCallable[_training_pb2.ExplainTrainingJobRequest, _training_pb2.TrainingJobExplanation]  # type: ignore[assignment]
     """Why the job is where it is: what is ahead of it and what it waits for, its attempts, its newest checkpoint, and what
@@ -167,6 +177,17 @@ class TrainingServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_training_pb2.TrainingJob, _abc.Awaitable[_training_pb2.TrainingJob]]:
         """Has a PAUSED job wait for its turn again: QUEUED; it goes on from its newest checkpoint. Resuming a job that waits
         or runs changes nothing. FAILED_PRECONDITION: it is PAUSING, is being cancelled or has ended.
+        """
+
+    @_abc_1.abstractmethod
+    def AnnotateTrainingJob(
+        self,
+        request: _training_pb2.AnnotateTrainingJobRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_training_pb2.TrainingJob, _abc.Awaitable[_training_pb2.TrainingJob]]:
+        """Changes what people have written about the job and no machine reads: tags and a note, whatever its state. Adding a
+        tag that is there and removing one that is not change nothing. INVALID_ARGUMENT: a tag or the note is not legal, or
+        there are too many tags. NOT_FOUND: no such job.
         """
 
     @_abc_1.abstractmethod

@@ -13,8 +13,9 @@ from sqlalchemy import Connection
 
 from batchyard.cluster.executor import Capacity
 from batchyard.control import lifecycle, names, tokens
+from batchyard.control.annotations import annotated
 from batchyard.control.feed import Feed, Subscription
-from batchyard.control.ledger import Ledger, Unit
+from batchyard.control.ledger import JobChange, Ledger, Unit
 from batchyard.control.lifecycle import Step
 from batchyard.control.listing import Listing
 from batchyard.control.orders import check_order
@@ -77,18 +78,20 @@ class Jobs:
         self._allow_python = allow_python
         self._feed = Feed(ledger)
 
-    async def create(self, spec: Mapping[str, Any], request_id: str = "", user: str = "") -> Job:
+    async def create(
+        self, spec: Mapping[str, Any], request_id: str = "", user: str = "", tags: Collection[str] = ()
+    ) -> Job:
         """Stores a job of `user` as QUEUED. The same request_id with the same spec gives the same job again.
 
         `spec` is what TrainingJobSpec.from_mapping reads. Raises InvalidInputError with every violation (fields
-        "spec....", "request_id" and "batchyard-user"), AlreadyExistsError when request_id came with another spec, and
-        UnavailableError when the cluster cannot be asked what it has.
+        "spec....", "request_id", "batchyard-user" and "tags[n]"), AlreadyExistsError when request_id came with another
+        spec, and UnavailableError when the cluster cannot be asked what it has.
         """
         capacity = await self._has()
         order = check_order(spec, request_id, capacity, self._allow_python)
         self._quota.check(order.workers.count, order.workers.count * order.workers.gpus_per_worker)
         check_user(user)
-        job = await self._ledger.write(lambda unit: _create(unit, order, request_id or None, user))
+        job = await self._ledger.write(lambda unit: _create(unit, order, request_id or None, user, tags))
         failpoint("create.after_commit")
         return job
 
@@ -133,6 +136,23 @@ class Jobs:
         Raises NotFoundError, and PreconditionError when it is PAUSING, is being cancelled or has ended.
         """
         return await self._request(job_id, lifecycle.resume)
+
+    async def annotate(
+        self, job_id: str, add_tags: Collection[str] = (), remove_tags: Collection[str] = (), note: str | None = None
+    ) -> Job:
+        """Changes what people have written about the job: adds tags, takes tags away, sets the note unless it is None.
+
+        Raises NotFoundError, and InvalidInputError (fields "add_tags[n]" and "note").
+        """
+
+        def work(unit: Unit) -> Job:
+            before = _get(unit.connection, job_id)
+            job = annotated(before, add_tags, remove_tags, note)
+            store.annotate(unit.connection, job)
+            unit.changes.append(JobChange(job, job.state, ()))
+            return job
+
+        return await self._ledger.write(work)
 
     async def _request(self, job_id: str, what: Callable[[Job, float], Step]) -> Job:
         job = await self._ledger.write(lambda unit: _ask(unit, job_id, what))
@@ -201,7 +221,7 @@ class Jobs:
             await self.wait_for_events(job_id, cursor)
 
 
-def _create(unit: Unit, order: TrainingJobSpec, request_id: str | None, user: str) -> Job:
+def _create(unit: Unit, order: TrainingJobSpec, request_id: str | None, user: str, tags: Collection[str]) -> Job:
     spec = order.to_mapping()
     earlier = store.find_by_request(unit.connection, request_id) if request_id else None
     if earlier is not None:
@@ -214,6 +234,7 @@ def _create(unit: Unit, order: TrainingJobSpec, request_id: str | None, user: st
     while store.find(unit.connection, job_id) is not None:
         job_id = f"{order.name}-{secrets.token_hex(4)}"
     job = Job(number=0, id=job_id, user=user, spec=spec, state=State.QUEUED, create_time=unit.now)
+    job = annotated(job, add=tags, field="tags")
     job = unit.add(lifecycle.accept(job), request_id)
     failpoint("create.before_commit")
     return job

@@ -18,7 +18,7 @@ class Listing:
     states: Collection[State] = ()
     """Only these; empty: all."""
     search: str = ""
-    """Only those whose id, owner or state holds each of these words, in any case."""
+    """Only those whose id, owner, state, tags or note hold each of these words, in any case."""
     order: str = "created"
     """One of ORDERS."""
     rising: bool = False

@@ -77,6 +77,10 @@ class Job:
     end_time: float | None = None
     last_event: int = 0
     """Sequence number of the newest stored event: events are 1, 2, 3, ... without gaps."""
+    tags: tuple[str, ...] = ()
+    """What people find it by, in the order of the alphabet."""
+    note: str = ""
+    """What people have written about it."""
 
     @property
     def ended(self) -> bool:

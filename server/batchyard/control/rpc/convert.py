@@ -76,6 +76,8 @@ def training_job(job: records.Job) -> training_pb2.TrainingJob:
         first_step_time=timestamp(job.first_step_time),
         end_time=timestamp(job.end_time),
         user=job.user,
+        tags=job.tags,
+        note=job.note,
     )
 
 

@@ -24,7 +24,7 @@ class TrainingServicer(training_pb2_grpc.TrainingServiceServicer):
 
     async def CreateTrainingJob(self, request: pb.CreateTrainingJobRequest, context: Any) -> pb.TrainingJob:  # noqa: N802, D102
         spec, user = convert.spec_mapping(request.spec), convert.user(context.invocation_metadata())
-        return convert.training_job(await self._jobs.create(spec, request.request_id, user))
+        return convert.training_job(await self._jobs.create(spec, request.request_id, user, request.tags))
 
     async def GetTrainingJob(self, request: pb.GetTrainingJobRequest, context: Any) -> pb.TrainingJob:  # noqa: N802, D102
         return convert.training_job(await self._jobs.get(names.parse_job(request.name)))
@@ -45,6 +45,13 @@ class TrainingServicer(training_pb2_grpc.TrainingServiceServicer):
 
     async def ResumeTrainingJob(self, request: pb.ResumeTrainingJobRequest, context: Any) -> pb.TrainingJob:  # noqa: N802, D102
         return convert.training_job(await self._jobs.resume(names.parse_job(request.name)))
+
+    async def AnnotateTrainingJob(  # noqa: N802, D102
+        self, request: pb.AnnotateTrainingJobRequest, context: Any
+    ) -> pb.TrainingJob:
+        note = request.note if request.HasField("note") else None
+        job = names.parse_job(request.name)
+        return convert.training_job(await self._jobs.annotate(job, request.add_tags, request.remove_tags, note))
 
     async def ExplainTrainingJob(  # noqa: N802, D102
         self, request: pb.ExplainTrainingJobRequest, context: Any

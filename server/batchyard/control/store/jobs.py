@@ -68,10 +68,20 @@ def add(connection: Connection, job: Job, request_id: str | None) -> Job:
     workers = job.spec["workers"]
     count, gpus = workers["count"], workers["count"] * workers["gpus_per_worker"]
     values = {"id": job.id, "request_id": request_id, "user": job.user, "spec": dict(job.spec)}
-    values |= {"workers": count, "gpus": gpus}
+    values |= {"workers": count, "gpus": gpus, "tags": _together(job.tags), "note": job.note}
     result = connection.execute(insert(jobs).values(**values, **_columns(job)))
     assert result.inserted_primary_key is not None
     return dataclasses.replace(job, number=result.inserted_primary_key[0])
+
+
+def annotate(connection: Connection, job: Job) -> None:
+    """Writes the job's tags and its note, and nothing else: `save` leaves them alone."""
+    values = {"tags": _together(job.tags), "note": job.note}
+    connection.execute(update(jobs).where(jobs.c.number == job.number).values(**values))
+
+
+def _together(tags: Sequence[str]) -> str:
+    return f" {' '.join(tags)} " if tags else ""
 
 
 def save(connection: Connection, before: Job, after: Job, new: Iterable[Event]) -> Job:
@@ -206,7 +216,8 @@ def job_of(row: Row[Any]) -> Job:
     values: Mapping[str, Any] = dict(row._mapping)
     same = ("number", "id", "user", "spec", "attempt", "model_version", "create_time", "start_time", "first_step_time")
     return Job(
-        **{name: values[name] for name in (*same, "end_time", "last_event")},
+        **{name: values[name] for name in (*same, "end_time", "last_event", "note")},
+        tags=tuple(values["tags"].split()),
         state=State(values["state"]),
         failure=_failure(values),
         progress=None if values["progress"] is None else Progress(**values["progress"]),

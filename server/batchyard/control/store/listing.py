@@ -38,7 +38,7 @@ def page(connection: Connection, listing: Listing, size: int, after: int | None)
     if listing.states:
         query = query.where(jobs.c.state.in_(sorted(listing.states)))
     for word in listing.search.split():
-        columns = (jobs.c.id, jobs.c.user, jobs.c.state)
+        columns = (jobs.c.id, jobs.c.user, jobs.c.state, jobs.c.tags, jobs.c.note)
         query = query.where(or_(*(column.icontains(word, autoescape=True) for column in columns)))
     if after is not None:
         query = (

@@ -59,6 +59,9 @@ jobs = Table(
     Column("first_step_time", Double),
     Column("end_time", Double),
     Column("last_event", BigInteger, nullable=False),
+    # What people have written about it: tags with a space before, between and behind them; a note.
+    Column("tags", Text, nullable=False, server_default=""),
+    Column("note", Text, nullable=False, server_default=""),
     CheckConstraint(f"state IN ({STATES})", name="state"),
     Index("ix_jobs_state_number", "state", "number"),
     sqlite_autoincrement=True,
