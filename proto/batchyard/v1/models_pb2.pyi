@@ -172,7 +172,9 @@ class ModelVersion(_message.Message):
     def certificate(self) -> Global___Certificate: ...
     @_builtins.property
     def libraries(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """Library -> version, as trained."""
+        """Library -> version, as trained. Of batchyard run from a git checkout with the commit, and whether files differed
+        from it: 0.1.0+g1a2b3c4d5e6f.dirty.
+        """
 
     @_builtins.property
     def sources(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:

@@ -122,7 +122,7 @@ class Manifest:
     """TrainingJobSpec.to_mapping()."""
     seed: int
     libraries: dict[str, str]
-    """Name to version: batchyard, torch, python, onnx."""
+    """Name to version: batchyard, torch, python, onnx. Of batchyard with the commit where it ran from a checkout."""
     dataset: str
     dataset_sha256: str
     classes: tuple[str, ...]

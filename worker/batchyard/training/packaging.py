@@ -30,13 +30,14 @@ from batchyard.artifact.manifest import (
 from batchyard.failpoints import failpoint
 from batchyard.nn import FoldError, certify, fold
 from batchyard.training import graph
+from batchyard.training.code_version import code_version
 from batchyard.training.events import TrainingError
 from batchyard.training.fold_record import certified, fold_entries
 from batchyard.training.network import state_of
 from batchyard.training.oracle_cost import affordable
 from batchyard.training.probe import probe_of
 
-LIBRARIES = ("batchyard", "torch", "onnx", "onnxscript", "onnxruntime", "numpy")
+LIBRARIES = ("torch", "onnx", "onnxscript", "onnxruntime", "numpy")
 NOT_MEASURED = Evaluated(accuracy=0.0, loss=0.0, samples=0)
 
 
@@ -93,7 +94,7 @@ def package(uri: str, network: nn.Module, samples: Tensor, about: About) -> tupl
         created=time.time(),
         spec=about.spec,
         seed=about.seed,
-        libraries={"python": platform.python_version(), **{name: metadata.version(name) for name in LIBRARIES}},
+        libraries=_libraries(),
         dataset=about.dataset,
         dataset_sha256=about.dataset_sha256,
         classes=about.classes,
@@ -142,6 +143,11 @@ def evaluate(outputs: Tensor, labels: NDArray[np.int64]) -> Evaluated:
     loss = nn.functional.cross_entropy(outputs, expected)
     accuracy = (outputs.argmax(1) == expected).double().mean()
     return Evaluated(accuracy=float(accuracy), loss=float(loss), samples=len(labels))
+
+
+def _libraries() -> dict[str, str]:
+    installed = {name: metadata.version(name) for name in LIBRARIES}
+    return {"batchyard": code_version(), "python": platform.python_version(), **installed}
 
 
 def _renamed(served: bytes, names: Mapping[str, str]) -> bytes:

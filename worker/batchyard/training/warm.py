@@ -7,6 +7,8 @@ import importlib
 import numpy as np
 import torch
 
+from batchyard.training.code_version import code_version
+
 MODULES = (
     "batchyard.training.worker",
     "batchyard.data.uri",
@@ -17,9 +19,12 @@ MODULES = (
 
 
 def load() -> None:
-    """Imports what takes long. Computes nothing: a fork of a process that has used autograd cannot use it."""
+    """Imports what takes long, and notes which code that is. Computes nothing: a fork of a process that has used
+    autograd cannot use it.
+    """
     for module in MODULES:
         importlib.import_module(module)
+    code_version()
 
 
 def begin() -> None:
