@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from batchyard.cli.top.screen import ROOM, draw
+from batchyard.cli.top.screen import draw
 from batchyard.cli.top.survey import Observer
 from batchyard.client import Client, StateChange, StepMetrics, TrainingJob
 from batchyard.client.testing import FakeService
@@ -76,22 +76,23 @@ def test_once_prints_jobs_and_models(run: Any, service: FakeService) -> None:
     assert "model\ttiny\t2\t0\t0.0" in result.stdout
 
 
-@pytest.mark.parametrize("width", [80, 100, 120, 140])
+@pytest.mark.parametrize("width", [80, 100, 120, 150])
 def test_ids_and_states_are_whole_however_narrow_the_terminal(
     run: Any, service: FakeService, observer: Observer, width: int
 ) -> None:
     run("submit", "job.yaml")
     service.emit("trainingJobs/try-1", StateChange(state=TrainingJob.CANCELLING))
     service.emit("trainingJobs/try-1", StepMetrics(step=500_000, steps=1_000_000, loss=0.12345))
+    service.statistics["tiny"] = counted(1, 1, 1, queue_ns=1)
     survey = observer.look()
     survey.active[0].name = "trainingJobs/a-rather-long-name-3f2a9c01"
     console = Console(width=width, file=StringIO())
     console.print(draw(survey, observer.courses, width))
     drawn = console.file.getvalue()  # type: ignore[attr-defined]
     assert "…" not in drawn
-    for word in ("a-rather-long-name-3f2a9c01", "cancelling", "500,000/1,000,000", "0.1235"):
+    for word in ("a-rather-long-name-3f2a9c01", "cancelling", "500,000/1,000,000", "0.1235", "tiny", "requests/s"):
         assert word in drawn
-    assert ("██████░░░░░░" in drawn) == (width >= ROOM["bar"])
+    assert ("██████░░░░░░" in drawn) == (width >= 120)
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

@@ -54,9 +54,19 @@ def engines(model: str, as_json: bool, connection: Connection) -> None:
     if for_people():
         click.echo()
     sizes = sorted({int(rows) for trial in timings["trials"] for rows in trial["seconds"]})
-    columns = ("engine", "precision", "threads", "largest error", *(f"ms of {rows}" for rows in sizes), "why not")
-    print_table(columns, [_row(trial, sizes) for trial in timings["trials"]], none="No engine was tried.")
+    times = [f"ms of {rows}" for rows in sizes]
+    rows = [_row(trial, sizes) for trial in timings["trials"]]
+    if not for_people():
+        return print_table((*_HEAD, *times, "why not"), rows, none="")
+    middle = times[len(times) // 2 :][:1]
+    spare = [time for time in times[1:-1] if time not in middle] + middle  # the smallest and the largest tell the most
+    tried, left_out = [row[:-1] for row in rows if row[-1] == ABSENT], [row for row in rows if row[-1] != ABSENT]
+    print_table((*_HEAD, *times), tried, none="No engine was tried.", spare=spare)
+    print_facts((f"not {row[0]}", row[-1]) for row in left_out)
     return None
+
+
+_HEAD = ("engine", "precision", "threads", "error")
 
 
 def _timings(config: ModelConfig) -> dict[str, Any]:

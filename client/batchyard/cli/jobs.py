@@ -85,11 +85,14 @@ def jobs(states: tuple[str, ...], watch: bool, limit: int, as_json: bool, connec
         found = find(client)
     if as_json:
         return print_json([plain(each) for each in found])
-    print_table(_COLUMNS, map(_row, found), none="No jobs yet. Submit one: batchyard submit examples/digits-mlp.yaml")
+    print_table(_COLUMNS, map(_row, found), none=_NONE, spare=_SPARE)
     return None
 
 
 _COLUMNS = ("job", "state", "steps", "loss", "accuracy", "published", "created")
+_SPARE = ("created", "loss", "accuracy", "published")
+"""What a narrow terminal does without."""
+_NONE = "No jobs yet. Submit one: batchyard submit examples/digits-mlp.yaml"
 
 
 def _redraw(find: Callable[[], list[TrainingJob]]) -> None:
@@ -97,10 +100,11 @@ def _redraw(find: Callable[[], list[TrainingJob]]) -> None:
     from rich.live import Live
 
     try:
-        with Live(rich_table(_COLUMNS, map(_row, find())), auto_refresh=False) as live:
+        with Live(auto_refresh=False) as live:
             while True:
+                table = rich_table(_COLUMNS, map(_row, find()), width=live.console.width, spare=_SPARE)
+                live.update(table, refresh=True)
                 time.sleep(1)
-                live.update(rich_table(_COLUMNS, map(_row, find())), refresh=True)
     except KeyboardInterrupt:
         return
 

@@ -32,15 +32,19 @@ def models(limit: int, as_json: bool, connection: Connection) -> None:
         found = [(model, _versions(client, model, limit)) for model in client.models()]
     if as_json:
         return print_json([{**plain(model), "versions": [plain(v) for v in versions]} for model, versions in found])
-    columns = ("model", "version", "aliases", "accuracy", "certificate: error, bound", "dataset", "job", "created")
+    columns = ("model", "version", "aliases", "accuracy", "error, bound", "dataset", "job", "created")
     rows = [_row(model, version) for model, versions in found for version in versions]
-    print_table(columns, rows, none="No models yet. A job with a `publish` section makes one.")
+    print_table(columns, rows, none="No models yet. A job with a `publish` section makes one.", spare=_SPARE)
     return None
+
+
+_SPARE = ("created", "dataset", "error, bound", "job")
+"""What a narrow terminal does without."""
 
 
 @click.group()
 def model() -> None:
-    """Show one model."""
+    """One model: its versions, engines and shift; export, import, recalibrate, and how it is served."""
 
 
 @model.command(

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 ABSENT = "-"
+GAP = 2
+"""Characters between two columns, and at the edges of a table together."""
+SENTENCE = 24
+"""Characters that a table's last column has at the least, if it needs as many."""
 
 
 def for_people() -> bool:
@@ -27,8 +31,8 @@ def print_json(value: Any) -> None:
     click.echo(json.dumps(value, indent=2 if for_people() else None, allow_nan=False))
 
 
-def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, none: str) -> None:
-    """A table; people read `none` when there is no row."""
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, none: str, spare: Sequence[str] = ()) -> None:
+    """A table; people read `none` when there is no row. `spare`: as rich_table's."""
     cells = [[clean(cell) for cell in row] for row in rows]
     if not for_people():
         for row in cells:
@@ -38,21 +42,44 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, none: 
     else:
         from rich.console import Console
 
-        Console().print(rich_table(columns, cells))
+        console = Console()
+        console.print(rich_table(columns, cells, width=console.width, spare=spare))
 
 
-def rich_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
-    """A table as people see it."""
+def rich_table(
+    columns: Sequence[str], rows: Iterable[Sequence[str]], *, width: int, spare: Sequence[str] = ()
+) -> Table:
+    """A table as people see it, in `width` characters.
+
+    Where not all columns have room, those of `spare` are left out, the first one first. An id that is broken over two
+    lines cannot be copied, so only the first and the last column are ever folded, and the last one, where sentences
+    are, before anything is left out.
+    """
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(clean(cell)) for cell in row))
+    cells = [[clean(cell) for cell in row] for row in rows]
+    shown = with_room(columns, cells, width, spare)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 0, 0, 1))
+    for at in shown:
+        folds = at in (shown[0], shown[-1])
+        table.add_column(columns[at], no_wrap=not folds, overflow="fold" if folds else "ellipsis")
+    for row in cells:
+        table.add_row(*(Text(row[at]) for at in shown))
     return table
+
+
+def with_room(columns: Sequence[str], cells: Sequence[Sequence[str]], width: int, spare: Sequence[str]) -> list[int]:
+    """Which of `columns` a table of `width` characters shows: all but as many of `spare` as there is no room for."""
+    needed = [max(map(len, column)) for column in zip(columns, *cells, strict=True)]
+    needed[-1] = max(len(columns[-1]), min(needed[-1], SENTENCE))
+    shown = list(range(len(columns)))
+    for column in spare:
+        if sum(needed[at] + GAP for at in shown) <= width:
+            break
+        shown.remove(columns.index(column))
+    return shown
 
 
 def print_facts(facts: Iterable[tuple[str, str]]) -> None:

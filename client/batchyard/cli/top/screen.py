@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 from rich import box
@@ -10,7 +10,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from batchyard.cli.output import ABSENT, clean, share, span
+from batchyard.cli.output import ABSENT, clean, share, span, with_room
 from batchyard.cli.sparkline import Course
 from batchyard.cli.top.survey import Survey, Traffic
 from batchyard.client import TrainingJob, state_name
@@ -18,10 +18,10 @@ from batchyard.client import TrainingJob, state_name
 COURSE = 16
 """Characters of a loss's course."""
 BAR = 12
-ROOM = {"accuracy": 92, "samples/s": 104, "course": 122, "bar": 136}
-"""Characters that a terminal has where a column of jobs is shown; the others always are, ids whole."""
 _JOBS = ("job", "state", "bar", "progress", "loss", "course", "accuracy", "samples/s", "left")
 _UNTITLED = ("bar", "course")
+_SPARE = ("bar", "course", "samples/s", "accuracy", "rows a batch", "failures/s", "queued ms")
+"""What a narrow terminal does without."""
 _MODELS = ("model", "version", "requests/s", "failures/s", "request ms", "queued ms", "rows a batch")
 
 
@@ -33,11 +33,10 @@ def draw(survey: Survey, courses: dict[str, Course], width: int) -> RenderableTy
     parts: list[RenderableType] = [head]
     jobs = (*survey.active, *survey.ended)
     if jobs:
-        shown = [column for column in _JOBS if width >= ROOM.get(column, 0)]
         rows = [_job(job, courses.get(job.name)) for job in jobs]
-        parts.append(_table(shown, ([row[column] for column in shown] for row in rows)))
+        parts.append(_table(_JOBS, [[row[column] for column in _JOBS] for row in rows], width))
     if survey.traffic:
-        parts.append(_table(_MODELS, map(_model, survey.traffic)))
+        parts.append(_table(_MODELS, [_model(each) for each in survey.traffic], width))
     return Group(*parts)
 
 
@@ -87,14 +86,15 @@ def _model(traffic: Traffic) -> list[str]:
     return [traffic.model, traffic.version, *cells]
 
 
-def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in columns:
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 0, 0, 1))
+    shown = with_room(columns, rows, width, [column for column in _SPARE if column in columns])
+    for column in (columns[at] for at in shown):
         numeric = column.endswith(("/s", "ms", "batch", "left", "accuracy"))
-        name = column in ("job", "model")  # which somebody may want to copy
         justify: Literal["right", "left"] = "right" if numeric else "left"
+        name = column in ("job", "model")  # folded rather than cut, where there is no room even for it
         title = "" if column in _UNTITLED else column
         table.add_column(title, justify=justify, no_wrap=not name, overflow="fold" if name else "ellipsis")
     for row in rows:
-        table.add_row(*map(Text, row))
+        table.add_row(*(Text(row[at]) for at in shown))
     return table
