@@ -11,6 +11,8 @@ from batchyard.failpoints.catalogue import CATALOGUE
 STEPS, EVERY = 400, 50
 HUNG_AFTER_S = 3.0
 """Without a sign of life, until workers are ended."""
+PUBLISHING_S = 20.0
+"""The same for those that publish: to fold, certify and export takes seconds in which no step is done."""
 
 SPEC: dict[str, Any] = {
     "name": "chaos",
@@ -27,7 +29,11 @@ SPEC: dict[str, Any] = {
 SPECS: dict[str, dict[str, Any]] = {
     "one": SPEC,
     "two": {**SPEC, "workers": {**SPEC["workers"], "count": 2}},
-    "published": {**SPEC, "publish": {"model": "digits", "alias": "production"}},
+    "published": {
+        **SPEC,
+        "workers": {"hung_after_seconds": PUBLISHING_S},
+        "publish": {"model": "digits", "alias": "production"},
+    },
     "urgent": {**SPEC, "workers": {**SPEC["workers"], "count": 2}, "priority": 9, "steps": 150},
 }
 """What jobs are made of, by name; `retries` are more than a history has faults."""
