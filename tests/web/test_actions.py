@@ -64,6 +64,23 @@ async def test_a_rerun_is_a_new_job_of_the_same_spec_once_for_one_request_id(sit
     assert (await ask(site, f"/api/jobs/{first.id}/rerun?request_id=x", OWN, 400))["error"]["reason"] == "INVALID_INPUT"
 
 
+async def test_tags_and_a_note_are_written_and_a_rerun_keeps_the_tags(site: Site, yard: Yard) -> None:
+    job = await yard.create()
+    path = f"{site.url}/api/jobs/{job.id}/annotate"
+    body = {"add_tags": ["b", "a"], "remove_tags": ["c"], "note": "tried"}
+    async with site.session.post(path, headers=OWN, json=body) as response:
+        answer = await response.json()
+    again = await ask(site, f"/api/jobs/{job.id}/rerun", OWN)
+
+    assert (response.status, answer["tags"], answer["note"]) == (200, ["a", "b"], "tried")
+    assert (again["tags"], again["note"]) == (["a", "b"], "")
+    for wrong in ('{"tags": ["a"]}', '{"note": 3}', "tags=a"):
+        async with site.session.post(path, headers=OWN, data=wrong) as response:
+            error = (await response.json())["error"]
+        assert response.status == 400
+        assert "body: expected an AnnotateTrainingJobRequest as JSON" in error["message"]
+
+
 async def test_what_a_state_does_not_allow_is_refused_with_the_reason(site: Site, yard: Yard, running: Tell) -> None:
     pausing, done = await running(until=20), await running(until=1000)
     await yard.jobs.pause(pausing.id)

@@ -87,7 +87,9 @@ async def test_jobs_are_searched_and_the_address_keeps_it(site: Site, yard: Yard
     await expect(field).to_have_value("RESNET ada")
     await expect(rows).to_have_count(2)
     await field.fill("nothing-like-it")
-    await expect(page.get_by_text("No job has “nothing-like-it” in its name, owner or state.")).to_be_visible()
+    await expect(
+        page.get_by_text("No job has “nothing-like-it” in its name, owner, state, tags or note.")
+    ).to_be_visible()
 
 
 async def test_jobs_are_sorted_by_the_heads_of_their_columns(site: Site, yard: Yard, page: Page, running: Tell) -> None:

@@ -173,6 +173,9 @@ async def test_pictures_of_every_page_fit_their_width(
         kept = Checkpointed(step=step, uri=f"file:///checkpoints/{step}", sha256="ab" * 32, bytes=1_500_000)
         await yard.report(plain.id, kept)
     await yard.create(name="long-" * 7 + "named")
+    await yard.jobs.annotate(
+        plain.id, ["sweep-3", "no-norm", "paper/fig1"], note="Without normalisation, for comparison."
+    )
     size = WIDTHS[width]
     context = await browser.new_context(viewport={"width": size[0], "height": size[1]}, color_scheme=theme)
     page = await context.new_page()

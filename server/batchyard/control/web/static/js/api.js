@@ -20,9 +20,9 @@ export async function get(path, signal) {
   return (await request(path, signal)).json();
 }
 
-/** POST; the answer as JSON. `body` are bytes. Throws as `get` does. The header tells the service that its own page asks. */
+/** POST; the answer as JSON. `body` is JSON, or bytes. Throws as `get` does. The header tells the service that its own page asks. */
 export async function post(path, signal, body) {
-  const headers = { "Batchyard-Request": "dashboard", ...(body && { "Content-Type": "application/octet-stream" }) };
+  const headers = { "Batchyard-Request": "dashboard", ...(body && { "Content-Type": typeof body === "string" ? "application/json" : "application/octet-stream" }) };
   return (await request(path, signal, { method: "POST", headers, body })).json();
 }
 

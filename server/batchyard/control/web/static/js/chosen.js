@@ -1,6 +1,7 @@
 // The jobs that the reader has chosen: to compare them, or to ask the same of all of them at once.
 
 import { allows } from "./actions.js";
+import { annotate } from "./annotations.js";
 import { ApiError, post } from "./api.js";
 import { MOST_RUNS } from "./compare_run.js";
 import { question } from "./dialog.js";
@@ -24,9 +25,10 @@ export class Chosen {
     this.told = el("p", { class: "told", "aria-live": "polite", tabindex: -1 });
     this.every = el("button", { type: "button", text: "All shown", onclick: () => this.pickAll() });
     this.verbs = Object.keys(VERBS).map((verb) => ({ verb, button: el("button", { type: "button", onclick: () => this.confirm(verb) }) }));
+    this.tag = el("button", { type: "button", text: "Tag", onclick: () => this.askTag() });
     this.go = el("button", { type: "button", class: "primary", text: "Compare", onclick: () => { location.hash = `#/compare/${[...this.jobs.keys()].join(",")}`; } });
     this.node = el("div", { class: "chosen", role: "group", "aria-label": "Chosen jobs", hidden: true },
-      this.words, this.every, el("button", { type: "button", text: "Clear", onclick: () => this.clear() }), this.verbs.map(({ button }) => button), this.go);
+      this.words, this.every, el("button", { type: "button", text: "Clear", onclick: () => this.clear() }), this.verbs.map(({ button }) => button), this.tag, this.go);
   }
 
   has(name) {
@@ -82,17 +84,31 @@ export class Chosen {
 
   confirm(verb) {
     const [name, text, done] = VERBS[verb];
-    let left = this.able(verb).map((job) => id(job.name));
-    const all = left.length;
+    const asked = this.able(verb).map((job) => id(job.name));
+    const list = el("ul", { tabindex: 0, "aria-label": "Jobs" }, asked.map((job) => el("li", { class: "mono", text: job })));
+    this.ask({ asked, done, title: `${name} ${jobs(asked.length)}?`, text, fields: list, verb: `${name} ${jobs(asked.length)}`, danger: verb === "cancel",
+      each: (path) => post(`${path}/${verb}`, this.signal) });
+  }
+
+  askTag() {
+    const asked = [...this.jobs.keys()];
+    const field = el("input", { type: "text", "aria-label": "Tag", autofocus: true, autocomplete: "off", autocapitalize: "none", spellcheck: "false" });
+    this.ask({ asked, done: "tagged", title: `Tag ${jobs(asked.length)}`, text: "They are found by it in the list. A job's page takes it away again.", fields: field, verb: "Add the tag",
+      each: (path) => annotate(path, { add_tags: [field.value.trim()] }, this.signal) });
+  }
+
+  // Asks the same of each job; what one refuses is told, and asking again asks only those that were left.
+  ask({ asked, done, each, ...shown }) {
+    let left = asked;
     question({
-      host: this.node, title: `${name} ${jobs(all)}?`, text, verb: `${name} ${jobs(all)}`, danger: verb === "cancel", signal: this.signal, busy: "Asking …",
-      fields: el("ul", { tabindex: 0, "aria-label": "Jobs" }, left.map((job) => el("li", { class: "mono", text: job }))),
+      host: this.node, ...shown, signal: this.signal, busy: "Asking …",
       ask: async () => {
         const refused = [];
-        for (const job of left) await post(`/api/jobs/${encodeURIComponent(job)}/${verb}`, this.signal).catch((error) => refused.push([job, known(error)]));
+        for (const job of left) await each(`/api/jobs/${encodeURIComponent(job)}`).catch((error) => refused.push([job, known(error)]));
         left = refused.map(([job]) => job);
-        if (left.length > 0) throw new ApiError(409, "REFUSED", `${all - left.length} of ${jobs(all)} ${done}. ${refused.map(([, error]) => error.message).join(" ")}`);
-        return () => this.tell(`${jobs(all)} ${done}.`);
+        const told = [...new Set(refused.map(([, error]) => error.message))].join(" ");
+        if (left.length > 0) throw new ApiError(409, "REFUSED", `${asked.length - left.length} of ${jobs(asked.length)} ${done}. ${told}`);
+        return () => this.tell(`${jobs(asked.length)} ${done}.`);
       },
     });
   }

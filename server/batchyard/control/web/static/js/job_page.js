@@ -2,6 +2,7 @@
 
 import { Actions } from "./actions.js";
 import { Activations } from "./activations.js";
+import { Annotations } from "./annotations.js";
 import { follow, get } from "./api.js";
 import { CheckpointsPanel } from "./checkpoints_panel.js";
 import { Curves } from "./curves.js";
@@ -36,6 +37,7 @@ class JobView {
     this.asked = this.seen = 0; // questions for the job, and the latest whose answer is shown
     this.actions = new Actions(this.path, { onChange: (job) => this.setFrom(++this.asked, job), signal });
     this.lead = el("p", { class: "lead" });
+    this.annotations = new Annotations(this.path, { onChange: (job) => this.setFrom(++this.asked, job), signal });
     this.failure = el("div");
     this.waiting = new WaitingPanel(this.path, signal);
     this.bar = progressBar();
@@ -59,7 +61,7 @@ class JobView {
       ["Version", this.version.node], ["Log", this.log.node], ["Spec", spec]]);
     fill(main,
       el("p", { class: "crumb" }, el("a", { href: "#/jobs", text: "Jobs" })),
-      el("div", { class: "heading" }, el("h1", { text: id }), this.pill, this.actions.node), this.actions.told, this.lead, this.failure, this.waiting.node,
+      el("div", { class: "heading" }, el("h1", { text: id }), this.pill, this.actions.node), this.actions.told, this.lead, this.annotations.node, this.failure, this.waiting.node,
       el("section", { class: "panel", "aria-label": "Progress" }, this.bar.node, this.figures.node),
       el("div", { class: "along" }, this.jump.node, this.zoomBar.node), this.reports, el("div", { class: "pair" }, this.log.node, spec));
     const tick = setInterval(() => this.tick(), 1000);
@@ -82,6 +84,7 @@ class JobView {
     this.job = job;
     setState(this.pill, job.state);
     this.actions.set(job);
+    this.annotations.set(job);
     this.bar.set(job);
     this.figures.set(job.progress ?? {});
     if (!this.spec.hasChildNodes()) fill(this.spec, yaml(job.spec));

@@ -1,9 +1,12 @@
 // One job in the list.
 
-import { el, setAttribute, setText } from "./dom.js";
+import { tagLink } from "./annotations.js";
+import { el, fill, setAttribute, setText } from "./dom.js";
 import * as format from "./format.js";
 import { TERMINAL, progressBar, setState, statePill, summary } from "./parts.js";
 import { sparkline } from "./sparkline.js";
+
+const MOST_TAGS = 4; // in a row; the job's page has all
 
 export class JobRow {
   /** `onPick(job, picked)` is told when the reader chooses the job, or no longer does. */
@@ -11,6 +14,7 @@ export class JobRow {
     this.box = el("input", { type: "checkbox", onchange: () => onPick(this.job, this.box.checked) });
     this.link = el("a");
     this.about = el("div");
+    this.tags = el("div", { class: "tags", hidden: true });
     this.cause = el("div", { class: "cause", hidden: true });
     this.pill = statePill("QUEUED");
     this.bar = progressBar();
@@ -19,7 +23,7 @@ export class JobRow {
     this.spark = sparkline();
     this.node = el("tr", {},
       el("td", { class: "pick" }, el("label", {}, this.box)),
-      el("td", { class: "name" }, this.link, this.about, this.cause),
+      el("td", { class: "name" }, this.link, this.about, this.tags, this.cause),
       el("td", { class: "state-cell" }, this.pill),
       el("td", { class: "progress" }, this.bar.node),
       el("td", { class: "right", "data-label": "Loss" }, c.loss, el("div", {}, this.spark.node)),
@@ -35,6 +39,7 @@ export class JobRow {
     this.link.setAttribute("href", `#/jobs/${encodeURIComponent(id)}`);
     setText(this.link, id);
     setText(this.about, summary(job));
+    this.setTags(job.tags);
     this.cause.hidden = !job.failure;
     setText(this.cause, job.failure?.cause ?? "");
     setAttribute(this.cause, "title", job.failure?.cause ?? "");
@@ -47,6 +52,14 @@ export class JobRow {
     setText(this.cells.evaluation, progress.evaluation_accuracy === undefined ? "" : `held out ${format.percent(progress.evaluation_accuracy, 1)}`);
     setText(this.cells.rate, TERMINAL.has(job.state) ? "–" : format.rate(progress.samples_per_second));
     this.tick();
+  }
+
+  setTags(tags) {
+    const shown = tags.join(" ");
+    if (shown === (this.shownTags ?? "")) return;
+    this.shownTags = shown;
+    this.tags.hidden = tags.length === 0;
+    fill(this.tags, tags.slice(0, MOST_TAGS).map(tagLink), tags.length > MOST_TAGS && `+${tags.length - MOST_TAGS}`);
   }
 
   /** Whether the loss has gone on since it was drawn. */

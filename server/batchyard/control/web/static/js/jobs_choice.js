@@ -32,7 +32,7 @@ export class JobsChoice {
     this.read(new URLSearchParams(location.hash.split("?")[1] ?? ""));
     this.tabs = el("div", { class: "tabs", role: "group", "aria-label": "Which jobs" },
       FILTERS.map(([label]) => el("button", { type: "button", text: label, onclick: () => this.set({ label }) })));
-    this.field = el("input", { type: "search", "aria-label": "Search jobs", placeholder: "Name, owner or state", value: this.search, autocomplete: "off", spellcheck: "false", oninput: () => this.type() });
+    this.field = el("input", { type: "search", "aria-label": "Search jobs", placeholder: "Name, tag, owner or state", value: this.search, autocomplete: "off", spellcheck: "false", oninput: () => this.type() });
     this.order = el("select", { onchange: () => this.sortBy(this.order.value) }, Object.entries(ORDERS).map(([key, [text]]) => el("option", { value: key, text })));
     this.turn = el("button", { type: "button", onclick: () => this.set({ rising: !this.rising }) });
     this.heads = [];
@@ -111,7 +111,7 @@ export class JobsChoice {
   /** Whether a job is among those wanted: the service's rule, for jobs that it tells of later. */
   holds(job) {
     if (this.states.length > 0 && !this.states.includes(job.state)) return false;
-    const fields = [job.name.split("/").pop(), job.user, job.state].map((text) => text.toLowerCase());
+    const fields = [job.name.split("/").pop(), job.user, job.state, job.tags.join(" "), job.note].map((text) => text.toLowerCase());
     return this.search.toLowerCase().split(/\s+/).every((word) => fields.some((text) => text.includes(word)));
   }
 

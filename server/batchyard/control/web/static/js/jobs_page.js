@@ -116,7 +116,7 @@ class JobsView {
   }
 
   empty() {
-    if (!this.choice.all) return el("p", { class: "empty" }, el("strong", { text: "None" }), this.choice.search ? `No job has “${this.choice.search}” in its name, owner or state.` : "No job is in such a state.");
+    if (!this.choice.all) return el("p", { class: "empty" }, el("strong", { text: "None" }), this.choice.search ? `No job has “${this.choice.search}” in its name, owner, state, tags or note.` : "No job is in such a state.");
     return el("p", { class: "empty" }, el("strong", { text: "No job yet" }), "Submit the first one:", el("br"), el("code", { text: "batchyard submit job.yaml --follow" }));
   }
 
