@@ -10,10 +10,12 @@ and the next attempt sweeps what no report came of.
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import re
-from collections.abc import Collection, Coroutine
-from typing import Any
+from collections.abc import Callable, Collection, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, ParamSpec, TypeVar
 
 from batchyard.artifact.storage import Folder
 from batchyard.artifact.writer import remove
@@ -23,6 +25,8 @@ from batchyard.control.store.checkpoints import Held
 from batchyard.failpoints import failpoint
 from batchyard.training.events import Checkpointed
 
+P = ParamSpec("P")
+T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 CHECKPOINT = re.compile(r"(\d{12})-(\d+)-[0-9a-f]{32}")
@@ -38,6 +42,9 @@ NOTHING = Held(ended=True)
 
 JOBS_PER_READ = 500
 
+AT_A_TIME = 2
+"""Folders that are swept: a store that does not answer holds up no more than these."""
+
 
 class Retention:
     """Listens from the moment it is made; `start` also clears what earlier control planes left."""
@@ -49,6 +56,7 @@ class Retention:
         self._ledger = ledger
         self._folder = folder.rstrip("/")
         self._artifacts = artifacts.rstrip("/")
+        self._threads = ThreadPoolExecutor(AT_A_TIME, "retention")
         self._tasks: set[asyncio.Task[None]] = set()
         self._asked: dict[str, bool] = {}
         """Jobs whose checkpoints are being swept, and whether to do it once more."""
@@ -61,6 +69,7 @@ class Retention:
     async def stop(self) -> None:
         """Waits for what is being removed."""
         await asyncio.gather(*self._tasks)
+        self._threads.shutdown()
 
     def _take(self, change: JobChange) -> None:
         job = change.job
@@ -92,11 +101,11 @@ class Retention:
 
     async def _sweep_all(self) -> None:
         # Listed before the rows are read: a job that is new by then is not mistaken for one that nobody knows.
-        present = await asyncio.to_thread(Folder(self._folder).names)
+        present = await self._call(Folder(self._folder).names)
         await self._ledger.write(lambda unit: checkpoints.retire(unit.connection))
         for at in range(0, len(present), JOBS_PER_READ):
             await self._sweep(present[at : at + JOBS_PER_READ])
-        found = await asyncio.to_thread(Folder(self._artifacts).names)
+        found = await self._call(Folder(self._artifacts).names)
         names = sorted({partial[1] if (partial := PARTIAL.fullmatch(name)) else name for name in found})
         for at in range(0, len(names), JOBS_PER_READ):
             await self._sweep_artifacts(names[at : at + JOBS_PER_READ])
@@ -105,15 +114,20 @@ class Retention:
         uris = [f"{self._artifacts}/{name}" for name in names]
         for uri in await self._ledger.read(lambda connection: models.useless(connection, uris)):
             log.info("removing what may be at %s: it has become no version", uri)
-            await asyncio.to_thread(remove, uri)
+            await self._call(remove, uri)
 
     async def _sweep(self, jobs: list[str]) -> None:
         held = await self._ledger.read(lambda connection: checkpoints.held(connection, jobs))
         for job in jobs:
             listed = held.get(job, NOTHING)
             failpoint("retention.before_files")
-            await asyncio.to_thread(sweep, listed.folder or f"{self._folder}/{job}", listed)
+            await self._call(sweep, listed.folder or f"{self._folder}/{job}", listed)
             failpoint("retention.after_files")
+
+    async def _call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Calls what may block in a thread."""
+        call = functools.partial(function, *args, **kwargs)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, call)
 
 
 def sweep(folder: str, held: Held) -> None:
