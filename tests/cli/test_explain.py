@@ -44,10 +44,11 @@ def test_a_waiting_job_is_explained_in_words(run: Any) -> None:
 def test_a_users_share_and_who_makes_way_for_whom_are_told(run: Any, service: FakeService) -> None:
     share = Queueing.UserShare(user="ann", jobs=2, used=Queueing.Resources(workers=3), most_jobs=4, most_gpus=0)
     waits = service.explanations[JOB]
+    share.used.gpus = 1
     waits.queueing.MergeFrom(Queueing(share=share, giving_way=["trainingJobs/modest-3"]))
     waits.attempts.append(AttemptSummary(number=2, outcome="paused", preempted_by="trainingJobs/urgent-4"))
     facts = dict(line.split("\t", 1) for line in run("job", "explain", "try-1").stdout.splitlines())
-    assert facts["its user"] == "ann: runs 2 jobs, 3 workers, 0 GPUs; may run 4 jobs, 0 GPUs"
+    assert facts["its user"] == "ann: runs 2 jobs, 3 workers, 1 GPU; may run 4 jobs, 0 GPUs"
     assert facts["makes way"] == "modest-3"
     assert facts["attempt 2"].startswith("paused, gave way to urgent-4")
 

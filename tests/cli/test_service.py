@@ -211,6 +211,24 @@ def test_down_without_a_service_is_no_failure(run: Any) -> None:
     assert (result.exit_code, result.stdout) == (0, "No service runs on batchyard-data; nothing to stop.\n")
 
 
+def test_what_a_dead_service_has_left_running_is_not_called_nothing(run: Any, tmp_path: Path) -> None:
+    left = [sys.executable, "-c", "import signal; signal.pause()", "batchyard.serving", "--cache"]
+    folder = tmp_path / "batchyard-data"
+    with running([*left, str(folder / "inference")], cwd=tmp_path) as plane:
+        result = run("down")
+        assert result.exit_code == 1
+        assert result.stderr.splitlines() == [
+            "batchyard: the service on batchyard-data has died, and what it had started runs on: "
+            f"{plane.pid} (batchyard.serving)",
+            "  Run `batchyard up`, which takes it up, and then `batchyard down`.",
+        ]
+        findings = {line.split("\t")[1]: line.split("\t") for line in run("doctor").stdout.splitlines()}
+        assert findings["service here"][0] == "warning"
+        assert f"runs on: {plane.pid} (batchyard.serving)" in findings["service here"][2]
+        plane.kill()
+    assert run("down").exit_code == 0
+
+
 @pytest.mark.parametrize("pid", [os.getpid(), 2**22 - 1, "x", None], ids=["lives", "ended", "text", "missing"])
 def test_a_file_left_by_a_dead_service_harms_nobody(run: Any, tmp_path: Path, pid: Any) -> None:
     folder = tmp_path / "batchyard-data"

@@ -83,11 +83,11 @@ def _amount(given: Queueing.Resources) -> str:
 
 
 def _share(given: Queueing.UserShare) -> str:
-    jobs = f"{given.most_jobs} jobs" if given.HasField("most_jobs") else ""
-    workers = f"{given.most_workers} workers" if given.HasField("most_workers") else ""
-    gpus = f"{given.most_gpus} GPUs" if given.HasField("most_gpus") else ""
+    jobs = counted(given.most_jobs, "job") if given.HasField("most_jobs") else ""
+    workers = counted(given.most_workers, "worker") if given.HasField("most_workers") else ""
+    gpus = counted(given.most_gpus, "GPU") if given.HasField("most_gpus") else ""
     may = ", ".join(filter(None, (jobs, workers, gpus)))
-    return f"{given.user or 'not named'}: runs {given.jobs} jobs, {_amount(given.used)}; may run {may}"
+    return f"{given.user or 'not named'}: runs {counted(given.jobs, 'job')}, {_amount(given.used)}; may run {may}"
 
 
 def _attempt(given: AttemptSummary) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +33,11 @@ class Process:
         except OSError:
             return []
         return words.decode(errors="surrogateescape").rstrip("\0").split("\0")
+
+    @property
+    def module(self) -> str:
+        """Which part of Batchyard it runs; empty for another program."""
+        return next((word for word in self.command if word.startswith("batchyard.")), "")
 
     @property
     def folder(self) -> Path | None:
@@ -74,6 +80,19 @@ def family(roots: set[Process]) -> set[Process]:
     while found := {e.process.pid for e in table if e.parent in ours or e.session in ours} - ours:
         ours |= found
     return {entry.process for entry in table if entry.process.pid in ours}
+
+
+def naming(folder: Path) -> list[Process]:
+    """Batchyard's processes whose command line names something in `folder`: inference planes, Ray's driver; by pid."""
+    inside = f"{folder.resolve()}/"
+    everyone = (find(int(path.name)) for path in _PROC.iterdir() if path.name.isdecimal())
+    found = [each for each in everyone if each and each.module and any(w.startswith(inside) for w in each.command)]
+    return sorted(found, key=lambda each: each.pid)
+
+
+def named(found: Iterable[Process]) -> str:
+    """Pids and what runs in them, for people."""
+    return ", ".join(f"{process.pid} ({process.module})" for process in found)
 
 
 def _read(pid: int) -> _Entry | None:

@@ -161,9 +161,13 @@ def down(data_dir: Path, force: bool, timeout: float, as_json: bool) -> None:
 
     Its workers and its Ray too. Data, jobs and models stay.
     """
-    from batchyard.cli import local
+    from batchyard.cli import local, processes
 
     running = local.find(data_dir)
+    if running is None and (left := processes.naming(data_dir)):
+        again = f" --data-dir {data_dir}" if _elsewhere(data_dir) else ""
+        what = f"the service on {data_dir} has died, and what it had started runs on: {processes.named(left)}"
+        raise Failure(what, f"Run `batchyard up{again}`, which takes it up, and then `batchyard down{again}`.")
     count = local.stop(running, data_dir, force=force, within=timeout) if running else 0
     if as_json:
         print_json({"stopped": running is not None, "processes": count})
@@ -246,6 +250,11 @@ def _print_standby(pid: int, data_dir: Path, as_json: bool) -> None:
     return click.echo(f"Stop it with: kill {pid}") if for_people() else None
 
 
+def _elsewhere(data_dir: Path) -> bool:
+    """Whether it is not where every command looks by itself."""
+    return data_dir.resolve() != Path("batchyard-data").resolve()
+
+
 def _print_running(running: Running, data_dir: Path, as_json: bool, verb: str) -> None:
     facts = running.facts
     if as_json:
@@ -265,7 +274,7 @@ def _print_running(running: Running, data_dir: Path, as_json: bool, verb: str) -
         ]
     )
     if for_people():
-        elsewhere = data_dir.resolve() != Path("batchyard-data").resolve()
+        elsewhere = _elsewhere(data_dir)
         if elsewhere:
             click.echo(f"\nFor other commands here:\n  export BATCHYARD_CONTROL={facts['grpc']} "
                        f"BATCHYARD_INFERENCE={facts.get('inference_grpc')}")  # fmt: skip

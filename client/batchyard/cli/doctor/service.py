@@ -7,7 +7,7 @@ import ssl
 import time
 from collections.abc import Callable, Iterator
 
-from batchyard.cli import local
+from batchyard.cli import local, processes
 from batchyard.cli.doctor.finding import Finding, Patient, absent, bad, good, warning
 from batchyard.cli.failures import Failure
 from batchyard.client import Client, ConfigurationError, RpcError, UnavailableError
@@ -29,6 +29,9 @@ def process(patient: Patient) -> Iterator[Finding]:
         return
     if running is not None:
         yield good("service here", f"process {running.process.pid} on {patient.data_dir}")
+    elif left := processes.naming(patient.data_dir):
+        found = f"it has died, and what it had started runs on: {processes.named(left)}"
+        yield warning("service here", found, "Start it again with `batchyard up`: it takes that up.")
     elif file is not None:
         found = f"none; {patient.data_dir} holds what an earlier one left (process {file.get('pid')})"
         yield absent("service here", found, "Start it again with `batchyard up`: it goes on with that data.")
