@@ -41,8 +41,9 @@ def find(
             return found, place
     looked = ", ".join(str(place) for place in places) or "no folder: none is configured"
     cause = f"dataset {search.dataset}: {search.wanted} not found; looked in {looked}"
+    put = f"put {search.wanted} in one of these folders, or " if folders else ""
     next_step = (
-        f"put {search.wanted} in one of these folders, name their folder when the service starts, or use "
+        f"{put}start the service with `batchyard up --datasets FOLDER`, where FOLDER has them, or use "
         "data.dataset: digits, which needs no file"
     )
     if not options.fetch:
