@@ -111,6 +111,16 @@ async def test_jobs_are_sorted_and_those_without_a_value_come_last_on_every_page
     assert token == ""
 
 
+async def test_what_a_search_finds_is_counted_by_state(site: Site, yard: Yard) -> None:
+    for name in ("wide", "wide", "narrow"):
+        last = await yard.create(name=name)
+    await yard.jobs.cancel(last.id)
+
+    assert await site.json("/api/counts") == {"counts": {"QUEUED": 2, "CANCELLED": 1}}
+    assert await site.json("/api/counts?search=WIDE") == {"counts": {"QUEUED": 2}}
+    assert await site.json("/api/counts?search=none-such") == {"counts": {}}
+
+
 async def test_a_page_token_belongs_to_its_order(site: Site, yard: Yard) -> None:
     for name in ("one", "two", "three"):
         await yard.create(name=name)

@@ -7,7 +7,7 @@ import re
 import pytest
 from playwright.async_api import Page, expect
 
-from .browsing import row
+from .browsing import barriers, row
 from .conftest import SPEC, Site, Tell, Yard, story
 
 pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="module")]
@@ -57,6 +57,8 @@ async def test_jobs_can_be_chosen_by_state_and_older_ones_asked_for(site: Site, 
     rows = page.locator("tbody tr")
     await page.goto(site.url)
     await expect(rows).to_have_count(50)
+    tabs = page.get_by_role("group", name="Which jobs").get_by_role("button")
+    await expect(tabs).to_have_text(["All 54", "Active 53", "Succeeded 0", "Failed 0", "Cancelled 1"])
 
     await page.get_by_role("button", name="Show more jobs").click()
     await expect(rows).to_have_count(54)
@@ -82,6 +84,7 @@ async def test_jobs_are_searched_and_the_address_keeps_it(site: Site, yard: Yard
     await yard.jobs.create({**SPEC, "name": "resnet-later"}, user="ada")
     await yard.create(name="other")
     await expect(rows).to_have_count(2)
+    await expect(page.locator(".tabs button").first).to_have_text("All 2")  # of those that the search finds
 
     await page.reload()
     await expect(field).to_have_value("RESNET ada")
@@ -111,6 +114,31 @@ async def test_jobs_are_sorted_by_the_heads_of_their_columns(site: Site, yard: Y
     await yard.report(near.id, *story(1000, 1000)[-3:])
     await expect(names).to_have_text([re.compile("^far"), re.compile("^near"), re.compile("^new")])
     await expect(row(page, far).get_by_role("link")).to_be_focused()
+
+
+async def test_a_setting_is_shown_as_a_column_and_kept_in_the_address(site: Site, yard: Yard, page: Page) -> None:
+    for rate in (0.1, 0.25):
+        await yard.create(optimizer={"learning_rate": rate})
+    await page.goto(site.url)
+    choice = page.get_by_role("combobox", name="A setting as a column")
+    differ = choice.locator("optgroup[label='Differ between these jobs'] option")
+    await expect(differ).to_have_text(["optimizer.learning_rate"])
+
+    await choice.select_option("optimizer.learning_rate")
+
+    column = page.locator("tbody .setting-cell")
+    await expect(column).to_have_text(["0.25", "0.1"])
+    await expect(page.get_by_role("columnheader", name="optimizer.learning_rate")).to_be_visible()
+    assert page.url.endswith("#/jobs?column=optimizer.learning_rate")
+    await page.reload()
+    await expect(column).to_have_text(["0.25", "0.1"])
+    await yard.create(model={"architecture": "mlp", "hidden": [8, 8]}, optimizer={"learning_rate": 3.0})
+    await expect(column).to_have_text(["3", "0.25", "0.1"])
+    await choice.select_option("model.hidden")
+    await expect(column.first).to_have_text("[8, 8]")
+    assert await barriers(page) == []
+    await choice.select_option("")
+    await expect(column.first).to_be_hidden()
 
 
 async def test_a_job_beyond_what_is_shown_stays_there_when_it_changes(

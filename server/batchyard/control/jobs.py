@@ -116,6 +116,10 @@ class Jobs:
         token = tokens.page_token(listing.name, listings.place(listing, shown, after)) if len(found) > size else ""
         return JobPage(jobs=shown, next_page_token=token)
 
+    async def counts(self, search: str = "") -> Mapping[State, int]:
+        """How many jobs a search finds in each state (Listing.search); states without any are left out."""
+        return await self._ledger.read(lambda connection: listings.counts(connection, search))
+
     async def cancel(self, job_id: str) -> Job:
         """Asks the job to stop: CANCELLED if it had not started, else CANCELLING. Cancelling twice changes nothing.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Float, case, cast, func, or_, select
+from sqlalchemy import ColumnElement, Connection, Float, Select, case, cast, func, or_, select
 
 from batchyard.control.listing import Listing
 from batchyard.control.records import Job
@@ -34,17 +34,27 @@ def page(connection: Connection, listing: Listing, size: int, after: int | None)
     """Up to `size` jobs after `after`, which is what `place` gave for the last page."""
     value = VALUES[listing.order]
     sorted_by = [value.is_(None), value if listing.rising else value.desc(), jobs.c.number.desc()]
-    query = select(jobs).order_by(*sorted_by).limit(size)
+    query = _found(select(jobs), listing.search).order_by(*sorted_by).limit(size)
     if listing.states:
         query = query.where(jobs.c.state.in_(sorted(listing.states)))
-    for word in listing.search.split():
-        columns = (jobs.c.id, jobs.c.user, jobs.c.state, jobs.c.tags, jobs.c.note)
-        query = query.where(or_(*(column.icontains(word, autoescape=True) for column in columns)))
     if after is not None:
         query = (
             query.where(value > after if listing.rising else value < after) if listing.steady else query.offset(after)
         )
     return [rows.job_of(row) for row in connection.execute(query)]
+
+
+def counts(connection: Connection, search: str) -> dict[State, int]:
+    """How many jobs a search finds in each state; states without any are left out."""
+    query = _found(select(jobs.c.state, func.count()), search).group_by(jobs.c.state)
+    return {State(state): count for state, count in connection.execute(query)}
+
+
+def _found(query: Select[Any], search: str) -> Select[Any]:
+    for word in search.split():
+        columns = (jobs.c.id, jobs.c.user, jobs.c.state, jobs.c.tags, jobs.c.note)
+        query = query.where(or_(*(column.icontains(word, autoescape=True) for column in columns)))
+    return query
 
 
 def place(listing: Listing, found: Sequence[Job], after: int | None) -> int:

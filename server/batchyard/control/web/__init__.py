@@ -44,6 +44,7 @@ def add_routes(app: web.Application, sources: Sources, security: Security) -> No
             web.get("/metrics", render_metrics),
             web.get("/api/jobs", api.jobs),
             web.get("/api/losses", api.losses),
+            web.get("/api/counts", api.counts),
             web.get("/api/jobs/{job}", api.job),
             web.get("/api/jobs/{job}/events", api.events),
             web.get("/api/models", api.models),

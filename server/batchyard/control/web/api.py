@@ -76,6 +76,11 @@ class Api:
             raise InvalidInputError([FieldViolation("jobs", problem)])
         return web.json_response({"losses": await self._jobs.losses(ids, LOSSES)})
 
+    async def counts(self, request: web.Request) -> web.Response:
+        """State -> how many jobs a search finds in it."""
+        found = await self._jobs.counts(Query(request, "search").text("search"))
+        return web.json_response({"counts": {state.value: count for state, count in found.items()}})
+
     async def job(self, request: web.Request) -> web.Response:
         """TrainingJob."""
         Query(request)

@@ -4,6 +4,7 @@ import { swatch } from "./compare_panel.js";
 import { el, fill, setText } from "./dom.js";
 import * as format from "./format.js";
 import { setState, statePill } from "./parts.js";
+import { flat, told, written } from "./settings.js";
 
 const NO_MATTER = /^(name|publish\..*)$/; // for how a network learns
 const MOST_COLUMNS = 3; // of settings; more of them stand in a line
@@ -18,7 +19,7 @@ export class CompareTable {
     this.pills = runs.map(({ job }) => statePill(job.state));
     this.steps = runs.map(() => el("span", { class: "number", text: "–" }));
     this.results = RESULTS.map(([, title]) => runs.map(() => el("td", { class: "right", "data-label": title })));
-    const keys = differences(runs.map(({ job }) => flat(job.spec)));
+    const keys = told(runs.map(({ job }) => job.spec))[0].filter((key) => !NO_MATTER.test(key));
     const settings = keys.length > 0 && keys.length <= MOST_COLUMNS ? keys : ["Settings that differ"];
     const head = (text, kind) => el("th", { scope: "col", class: kind, text });
     this.node = el("section", { class: "panel table-panel" },
@@ -59,24 +60,6 @@ function tell(cell, text, best) {
 
 function settings(spec, keys) {
   if (keys.length === 0) return el("td", { class: "wide settings" }, el("span", { class: "soft", text: "none" }));
-  if (keys.length <= MOST_COLUMNS) return keys.map((key) => el("td", { "data-label": key, text: write(spec.get(key)) }));
-  return el("td", { class: "wide settings" }, keys.map((key) => el("span", { class: "setting" }, el("span", { class: "soft", text: `${key} ` }), write(spec.get(key)))));
-}
-
-function write(value) {
-  if (value === undefined || value === "") return "–";
-  return typeof value === "number" ? String(+value.toPrecision(6)) : String(value);
-}
-
-// A spec as a Map from dotted paths to values.
-function flat(spec, path = "") {
-  return new Map(Object.entries(spec).flatMap(([key, value]) => {
-    const nested = value !== null && typeof value === "object" && !Array.isArray(value);
-    return nested ? [...flat(value, `${path}${key}.`)] : [[`${path}${key}`, Array.isArray(value) ? `[${value.join(", ")}]` : value]];
-  }));
-}
-
-function differences(specs) {
-  const keys = [...new Set(specs.flatMap((spec) => [...spec.keys()]))];
-  return keys.filter((key) => !NO_MATTER.test(key) && new Set(specs.map((spec) => spec.get(key))).size > 1);
+  if (keys.length <= MOST_COLUMNS) return keys.map((key) => el("td", { "data-label": key, text: written(spec.get(key)) }));
+  return el("td", { class: "wide settings" }, keys.map((key) => el("span", { class: "setting" }, el("span", { class: "soft", text: `${key} ` }), written(spec.get(key)))));
 }

@@ -4,6 +4,7 @@ import { tagLink } from "./annotations.js";
 import { el, fill, setAttribute, setText } from "./dom.js";
 import * as format from "./format.js";
 import { TERMINAL, progressBar, setState, statePill, summary } from "./parts.js";
+import { setting, written } from "./settings.js";
 import { sparkline } from "./sparkline.js";
 
 const MOST_TAGS = 4; // in a row; the job's page has all
@@ -17,6 +18,7 @@ export class JobRow {
     this.tags = el("div", { class: "tags", hidden: true });
     this.cause = el("div", { class: "cause", hidden: true });
     this.pill = statePill("QUEUED");
+    this.setting = el("td", { class: "setting-cell", hidden: true });
     this.bar = progressBar();
     this.cells = Object.fromEntries(["loss", "accuracy", "evaluation", "rate", "age"].map((name) => [name, el("span")]));
     const c = this.cells;
@@ -25,6 +27,7 @@ export class JobRow {
       el("td", { class: "pick" }, el("label", {}, this.box)),
       el("td", { class: "name" }, this.link, this.about, this.tags, this.cause),
       el("td", { class: "state-cell" }, this.pill),
+      this.setting,
       el("td", { class: "progress" }, this.bar.node),
       el("td", { class: "right", "data-label": "Loss" }, c.loss, el("div", {}, this.spark.node)),
       el("td", { class: "right", "data-label": "Accuracy" }, c.accuracy, el("div", { class: "under" }, c.evaluation)),
@@ -52,6 +55,15 @@ export class JobRow {
     setText(this.cells.evaluation, progress.evaluation_accuracy === undefined ? "" : `held out ${format.percent(progress.evaluation_accuracy, 1)}`);
     setText(this.cells.rate, TERMINAL.has(job.state) ? "–" : format.rate(progress.samples_per_second));
     this.tick();
+  }
+
+  /** Shows a setting of its spec; none for "". */
+  showSetting(name) {
+    if (name === this.shownSetting) return; // a spec never changes
+    this.shownSetting = name;
+    this.setting.hidden = name === "";
+    setAttribute(this.setting, "data-label", name);
+    setText(this.setting, name && written(setting(this.job.spec, name)));
   }
 
   setTags(tags) {

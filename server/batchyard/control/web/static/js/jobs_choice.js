@@ -1,6 +1,8 @@
 // Which jobs the list shows, and in which order: kept in the address, so that a reload and a colleague see the same.
 
-import { el, setAttribute } from "./dom.js";
+import { el, fill, setAttribute, setText } from "./dom.js";
+import { integer } from "./format.js";
+import { told } from "./settings.js";
 
 const FILTERS = [
   ["All", []],
@@ -26,24 +28,26 @@ export const ORDERS = {
 };
 
 export class JobsChoice {
-  /** `onChange` is called when other jobs are wanted, or another order. */
-  constructor(onChange) {
-    this.onChange = onChange;
+  /** `onChange` is called when other jobs are wanted, or another order; `onColumn` when another setting is to be shown. */
+  constructor({ onChange, onColumn, jobs }) {
+    Object.assign(this, { onChange, onColumn, jobs });
     this.read(new URLSearchParams(location.hash.split("?")[1] ?? ""));
     this.tabs = el("div", { class: "tabs", role: "group", "aria-label": "Which jobs" },
-      FILTERS.map(([label]) => el("button", { type: "button", text: label, onclick: () => this.set({ label }) })));
+      FILTERS.map(([label]) => el("button", { type: "button", onclick: () => this.set({ label }) }, label, el("span", { class: "count" }))));
     this.field = el("input", { type: "search", "aria-label": "Search jobs", placeholder: "Name, tag, owner or state", value: this.search, autocomplete: "off", spellcheck: "false", oninput: () => this.type() });
     this.order = el("select", { onchange: () => this.sortBy(this.order.value) }, Object.entries(ORDERS).map(([key, [text]]) => el("option", { value: key, text })));
     this.turn = el("button", { type: "button", onclick: () => this.set({ rising: !this.rising }) });
+    this.columns = el("select", { class: "columns", "aria-label": "A setting as a column", onfocus: () => this.offer(), onchange: () => this.choose(this.columns.value) });
+    this.offer();
     this.heads = [];
-    this.node = el("div", { class: "choice" }, this.tabs, el("div", { class: "finder" }, this.field, el("label", { class: "sort" }, "Sort by ", this.order), this.turn));
+    this.node = el("div", { class: "choice" }, this.tabs, el("div", { class: "finder" }, this.field, el("label", { class: "sort" }, "Sort by ", this.order), this.turn, this.columns));
     this.show();
   }
 
   read(query) {
     const label = FILTERS.map(([name]) => name).find((name) => name.toLowerCase() === query.get("state")) ?? "All";
     const sort = query.get("sort") in ORDERS ? query.get("sort") : NEWEST.sort;
-    Object.assign(this, { label, search: query.get("search") ?? "", sort, rising: query.get("rising") === "true" });
+    Object.assign(this, { label, search: query.get("search") ?? "", sort, rising: query.get("rising") === "true", column: query.get("column") ?? "" });
   }
 
   /** The head of a column; one that can be sorted by is a button. */
@@ -74,13 +78,37 @@ export class JobsChoice {
     this.onChange();
   }
 
+  choose(column) {
+    this.column = column;
+    history.replaceState(null, "", this.address);
+    this.onColumn();
+  }
+
+  // The settings of the jobs in the list, those first in which they differ.
+  offer() {
+    const [differ, same] = told(this.jobs().map(({ spec }) => spec));
+    const known = new Set([...differ, ...same]);
+    const options = (names) => names.filter((name) => name !== "name").map((name) => el("option", { value: name, text: name }));
+    fill(this.columns, el("option", { value: "", text: "Add a column" }), this.column && !known.has(this.column) && options([this.column]),
+      differ.length > 0 && el("optgroup", { label: "Differ between these jobs" }, options(differ)), same.length > 0 && el("optgroup", { label: "The same in all" }, options(same)));
+    this.columns.value = this.column;
+  }
+
   show() {
-    for (const button of this.tabs.children) button.setAttribute("aria-pressed", String(button.textContent === this.label));
+    FILTERS.forEach(([label], i) => setAttribute(this.tabs.children[i], "aria-pressed", label === this.label));
     for (const [key, head] of this.heads) setAttribute(head, "aria-sort", key !== this.sort ? "none" : this.upward(key) ? "ascending" : "descending");
     this.order.value = this.sort;
     const upward = this.upward(this.sort);
     this.turn.textContent = upward ? "↑" : "↓";
     setAttribute(this.turn, "aria-label", upward ? "From the smallest up: turn round" : "From the largest down: turn round");
+  }
+
+  /** Tells how many jobs there are of each choice, from those in each state. */
+  count(counts) {
+    FILTERS.forEach(([, states], i) => {
+      const of = states.length > 0 ? states : STATES;
+      setText(this.tabs.children[i].lastChild, ` ${integer(of.reduce((sum, state) => sum + (counts[state] ?? 0), 0))}`);
+    });
   }
 
   // An age grows as the time of creation lies back.
@@ -89,7 +117,7 @@ export class JobsChoice {
   }
 
   get address() {
-    const kept = { state: this.label === "All" ? "" : this.label.toLowerCase(), search: this.search, sort: this.sort === NEWEST.sort ? "" : this.sort, rising: this.rising ? "true" : "" };
+    const kept = { state: this.label === "All" ? "" : this.label.toLowerCase(), search: this.search, sort: this.sort === NEWEST.sort ? "" : this.sort, rising: this.rising ? "true" : "", column: this.column };
     const query = new URLSearchParams(Object.entries(kept).filter(([, value]) => value !== "")).toString();
     return query ? `#/jobs?${query}` : "#/jobs";
   }

@@ -2,15 +2,17 @@
 
 import { follow, get } from "./api.js";
 import { Chosen } from "./chosen.js";
-import { el, fill } from "./dom.js";
+import { el, fill, setText } from "./dom.js";
 import { JobRow } from "./job_row.js";
 import { JobsChoice } from "./jobs_choice.js";
 
 const HEADS = [["Choose", "col-pick"], ["Job", "col-name", "name"], ["State", "col-state", "state"], ["Progress", "col-progress", "progress"], ["Loss", "right", "loss"],
   ["Accuracy", "right col-accuracy", "accuracy"], ["Samples/s", "right", "samples_per_second"], ["Age", "right col-age", "created"]];
+const SETTING_AT = 3; // among the columns, where one of the settings is shown
 const PAGE = 50;
 const LOSSES_MS = 5000; // between two looks at the courses of losses of those that run
 const MOST_LOSSES = 100;
+const COUNTS_MS = 2000; // between two looks at how many jobs there are
 
 export async function jobsPage(main, _, { signal, onLink }) {
   document.title = "Jobs · Batchyard";
@@ -27,10 +29,16 @@ class JobsView {
     this.signal = signal;
     this.rows = new Map();
     this.chosen = new Chosen({ onChange: () => this.mark(), shown: () => [...this.rows.values()].map(({ job }) => job), signal });
-    this.choice = new JobsChoice(() => this.watch().catch((error) => { if (!signal.aborted) throw error; }));
+    this.choice = new JobsChoice({
+      onChange: () => this.watch().catch((error) => { if (!signal.aborted) throw error; }), onColumn: () => this.showColumn(),
+      jobs: () => [...this.rows.values()].map(({ job }) => job),
+    });
     this.body = el("tbody");
-    this.table = el("table", { class: "jobs cards", "aria-label": "Training jobs" },
-      el("thead", {}, el("tr", {}, HEADS.map((head) => this.choice.head(...head)))), this.body);
+    this.column = el("th", { scope: "col", class: "col-setting" });
+    const heads = HEADS.map((head) => this.choice.head(...head));
+    heads.splice(SETTING_AT, 0, this.column);
+    this.table = el("table", { class: "jobs cards", "aria-label": "Training jobs" }, el("thead", {}, el("tr", {}, heads)), this.body);
+    this.showColumn();
     this.more = el("button", { class: "more", type: "button", text: "Show more jobs", onclick: () => this.older() });
     this.place = el("div", {}, el("div", { class: "panel table-panel" }, el("p", { class: "empty", text: "Asking the service …" })));
   }
@@ -56,7 +64,9 @@ class JobsView {
       if (whole || known.has(job.name) || !this.beyond(job)) this.put(job, known.get(job.name));
     }
     if (whole) this.end(list);
+    if (whole) this.choice.offer();
     this.draw();
+    this.count(whole);
   }
 
   /** Takes note of where what is shown ends: at the end of a page, and what comes after it is not asked for yet. */
@@ -76,7 +86,15 @@ class JobsView {
     }
     this.rows.set(job.name, known);
     known.set(job);
+    known.showSetting(this.choice.column);
     this.chosen.see(job);
+  }
+
+  showColumn() {
+    const { column } = this.choice;
+    this.column.hidden = column === "";
+    setText(this.column, column);
+    for (const row of this.rows.values()) row.showSetting(column);
   }
 
   draw() {
@@ -113,6 +131,21 @@ class JobsView {
       .catch(() => {})
       .finally(() => { this.asking = false; });
     setTimeout(() => { this.resting = false; if (!this.signal.aborted) this.drawLosses([...this.rows.values()]); }, LOSSES_MS);
+  }
+
+  // How many jobs there are of each choice: anew with another search, and at times while jobs change.
+  count(anew) {
+    if (this.counted && !anew) {
+      this.uncounted = true;
+      return;
+    }
+    this.uncounted = false;
+    clearTimeout(this.counted);
+    const { search } = this.choice;
+    get(`/api/counts?${new URLSearchParams({ search })}`, this.signal)
+      .then(({ counts }) => { if (search === this.choice.search) this.choice.count(counts); })
+      .catch(() => {});
+    this.counted = setTimeout(() => { this.counted = null; if (this.uncounted && !this.signal.aborted) this.count(); }, COUNTS_MS);
   }
 
   empty() {
