@@ -73,7 +73,8 @@ def test_another_digest_is_refused_and_nothing_is_kept(server: str, small_mnist:
 
 def test_a_server_that_has_not_the_file_is_named(server: str, tmp_path: Path) -> None:
     options = Options(folder=tmp_path / "cache", fetch=True)
-    with pytest.raises(DataError, match=f"none is configured; {server}/no cannot be fetched: .*batchyard up --datasets FOLDER"):
+    expected = f"none is configured; {server}/no cannot be fetched: .*batchyard up --datasets FOLDER"
+    with pytest.raises(DataError, match=expected):
         searched({"no": Published(url=f"{server}/no", sha256="")}, options)
 
 
