@@ -65,6 +65,7 @@ JSON = {
     "job resume": "TrainingJob",
     "job rerun": "TrainingJob of the new job; with --wait `job` (TrainingJob), `of` (id of the first), `compared`, "
     "`equal` (bool, null when there is nothing to compare), `sha256` [of the first, of the new one]",
+    "job tag": "TrainingJob as it is then",
     "job wait": "TrainingJob as it was when the waiting ended",
     "job logs": "an event a line, as `job watch` prints it, of kind `log_line`: `level`, `rank`, `text`",
     "job metrics": "[row] by step: `step`, `attempt`, `time`, and every quantity, such as `train/loss` or "

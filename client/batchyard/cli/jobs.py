@@ -31,6 +31,7 @@ STATES = ("QUEUED", "STARTING", "RUNNING", "PAUSING", "PAUSED", "CANCELLING", "S
 @click.argument("file")
 @click.option("--follow", "-f", is_flag=True, help="Watch it to its end. Ctrl-C stops watching, not the job.")
 @click.option("--set", "overrides", multiple=True, metavar="PATH=VALUE", help="Replace a value, for example steps=500.")
+@click.option("--tag", "tags", multiple=True, metavar="TAG", help="To find it by; may come several times.")
 @click.option("--request-id", metavar="UUID", help="Makes repeating safe: the same id with the same job is one job.")
 @as_json
 @connects()
@@ -38,6 +39,7 @@ def submit(
     file: str,
     follow: bool,
     overrides: tuple[str, ...],
+    tags: tuple[str, ...],
     request_id: str | None,
     as_json: bool,
     connection: Connection,
@@ -48,7 +50,7 @@ def submit(
     source = sys.stdin.read() + "\n" if file == "-" else file
     spec = read_job(source, [parse_override(each) for each in overrides])
     with connection.open() as client:
-        created = client.submit(spec, request_id=request_id)
+        created = client.submit(spec, request_id=request_id, tags=tags)
         if follow:
             _follow(client, created.name, as_json)
         elif as_json:
@@ -237,6 +239,8 @@ def _facts(job: TrainingJob) -> list[tuple[str, str]]:
         ("job", _id(job)),
         ("state", state_name(job)),
         ("user", job.user),
+        ("tags", " ".join(job.tags)),
+        ("note", job.note),
         ("failed because", job.failure.cause),
         ("whose failure", _FAILURES.get(job.failure.failure_class, "")),
         ("what to do", job.failure.next_step),

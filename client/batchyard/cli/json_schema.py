@@ -70,6 +70,7 @@ def _commands(definitions: Definitions) -> dict[str, Schema]:
         "job pause": job,
         "job resume": job,
         "job rerun": {"anyOf": [job, _rerun(job)], "description": "the new job; with --wait also how it compares"},
+        "job tag": job,
         "job wait": job,
         "job logs": {**_event(definitions, LogLine), "description": "one a line"},
         "job metrics": {"anyOf": [_list(_row()), _object(job=_TEXT, format=_TEXT, written=_TEXT)]},

@@ -27,6 +27,7 @@ from batchyard.cli.rerun import rerun
 from batchyard.cli.service import down, status, up
 from batchyard.cli.shadow import shadow
 from batchyard.cli.shift import shift
+from batchyard.cli.tag import tag
 from batchyard.cli.top import top
 from batchyard.cli.wait import wait
 
@@ -69,7 +70,7 @@ def batchyard() -> None:
     """Train batch-normalised networks, fold and certify them, and serve them over gRPC."""
 
 
-for _command in (explain, pause, resume, rerun, wait, logs, metrics):
+for _command in (explain, pause, resume, rerun, tag, wait, logs, metrics):
     job.add_command(_command)
 model.add_command(lineage)
 model.add_command(set_model)

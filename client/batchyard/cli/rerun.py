@@ -45,7 +45,7 @@ def rerun(name: str, overrides: tuple[str, ...], wait: bool, as_json: bool, conn
             what = f"--wait compares with a job that has SUCCEEDED; {_id(first)} is {state_name(first)}"
             raise Failure(what, f"Leave --wait out, or see `batchyard job explain {_id(first)}`.", FAILED)
         spec = read_job(plain(first.spec), changes) if changes else first.spec
-        again = client.submit(spec)
+        again = client.submit(spec, tags=first.tags)
         if not wait:
             return _show(again, as_json)
         again = client.wait(again.name)

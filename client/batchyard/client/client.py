@@ -135,11 +135,12 @@ class Client:
         *,
         request_id: str | None = None,
         overrides: Iterable[tuple[str, str]] = (),
+        tags: Iterable[str] = (),
     ) -> TrainingJob:
         """Creates a job from a nested mapping, the path of a YAML file or YAML text, and returns it at once, QUEUED.
 
         Repeating a call whose outcome is not known with the same `request_id` cannot create a second job; one is made
-        for the call and its retries when none is given. `overrides`: see job_file.read_job.
+        for the call and its retries when none is given. `overrides`: see job_file.read_job. `tags`: see annotate.
 
         Raises:
             JobFileError: unknown keys, or values of the wrong type.
@@ -148,7 +149,8 @@ class Client:
                 and both values.
         """
         message = spec if isinstance(spec, TrainingJobSpec) else read_job(spec, overrides)
-        request = training_pb2.CreateTrainingJobRequest(spec=message, request_id=request_id or str(uuid.uuid4()))
+        once = request_id or str(uuid.uuid4())
+        request = training_pb2.CreateTrainingJobRequest(spec=message, request_id=once, tags=tags)
         try:
             return self._control(self._training.CreateTrainingJob, request)
         except errors.InvalidRequestError as error:
@@ -188,6 +190,18 @@ class Client:
         """
         request = training_pb2.ResumeTrainingJobRequest(name=job_name(name))
         return self._control(self._training.ResumeTrainingJob, request)
+
+    def annotate(
+        self, name: str, *, add_tags: Iterable[str] = (), remove_tags: Iterable[str] = (), note: str | None = None
+    ) -> TrainingJob:
+        """Adds tags to a job, takes others away, and sets its note unless that is None; whatever the job's state.
+
+        Raises InvalidRequestError for tags or a note that are not legal.
+        """
+        request = training_pb2.AnnotateTrainingJobRequest(
+            name=job_name(name), add_tags=add_tags, remove_tags=remove_tags, note=note
+        )
+        return self._control(self._training.AnnotateTrainingJob, request)
 
     def explain(self, name: str) -> TrainingJobExplanation:
         """Why a job is where it is: its place in the queue, its attempts, and what to do next."""

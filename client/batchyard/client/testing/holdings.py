@@ -114,7 +114,8 @@ class Holdings:
             name = self._requests.get(request.request_id) or f"trainingJobs/{request.spec.name}-{len(self.jobs) + 1}"
             if request.request_id:
                 self._requests[request.request_id] = name
-            return self.jobs.setdefault(name, TrainingJob(name=name, spec=request.spec, state=TrainingJob.QUEUED))
+            job = TrainingJob(name=name, spec=request.spec, state=TrainingJob.QUEUED, tags=sorted(request.tags))
+            return self.jobs.setdefault(name, job)
 
     def stream(self, request: training_pb2.WatchTrainingJobRequest, context: Any) -> Iterator[WatchTrainingJobResponse]:
         """The events after a cursor."""

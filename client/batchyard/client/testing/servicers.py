@@ -79,6 +79,16 @@ class TrainingServicer(training_pb2_grpc.TrainingServiceServicer):
             self._fake.emit(request.name, StateChange(state=TrainingJob.QUEUED))
         return job
 
+    def AnnotateTrainingJob(self, request: Any, context: Any) -> TrainingJob:
+        """Takes any tag and any note."""
+        self._fake.arrived("AnnotateTrainingJob", request, context)
+        job = find(self._fake.jobs, request.name, context)
+        tags = sorted({*job.tags, *request.add_tags} - {*request.remove_tags})
+        job.tags[:] = tags
+        if request.HasField("note"):
+            job.note = request.note
+        return job
+
     def ExplainTrainingJob(self, request: Any, context: Any) -> training_pb2.TrainingJobExplanation:
         self._fake.arrived("ExplainTrainingJob", request, context)
         job = find(self._fake.jobs, request.name, context)
