@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import shutil
 import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
+from functools import partial
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from tests.chaos.record import Entry, Record
 from tests.chaos.service import Service
 from tests.chaos.storm import carry_out, folder_of
 
+AT_A_TIME = 2
+"""Undisturbed jobs: as many as a small machine has cores, so that they are just that."""
 HEAD = ("raylet", "gcs_server")
 """Parts with which all of a Ray head is lost."""
 
@@ -70,17 +73,19 @@ def run(seed: int, ground: Ground, references: dict[str, Reference]) -> Result:
 
 
 def references(ground: Ground) -> dict[str, Reference]:
-    """An undisturbed job of each spec; kept in a file, for they are the same every time."""
-    found = {}
-    for number, (name, _spec) in enumerate(SPECS.items()):
-        plan = Plan(seed=-1 - number, jobs=(name,), users=("ann",), actions=(Action(do="submit", what=name),))
-        folder = folder_of(ground.root, plan.seed)
-        evidence = _evidence(plan, folder, ground, {})
-        if evidence.not_over is not None:
-            raise RuntimeError(f"an undisturbed job of spec {name} has not ended: {evidence.not_over}; see {folder}")
-        found[name] = _reference(evidence)
-        shutil.rmtree(folder)
-    return found
+    """An undisturbed job of each spec."""
+    with ThreadPoolExecutor(AT_A_TIME) as pool:
+        return dict(zip(SPECS, pool.map(partial(_undisturbed, ground), count(1), SPECS), strict=True))
+
+
+def _undisturbed(ground: Ground, number: int, name: str) -> Reference:
+    plan = Plan(seed=-number, jobs=(name,), users=("ann",), actions=(Action(do="submit", what=name),))
+    folder = folder_of(ground.root, plan.seed)
+    evidence = _evidence(plan, folder, ground, {})
+    if evidence.not_over is not None:
+        raise RuntimeError(f"an undisturbed job of spec {name} has not ended: {evidence.not_over}; see {folder}")
+    shutil.rmtree(folder)
+    return _reference(evidence)
 
 
 def _evidence(plan: Plan, folder: Path, ground: Ground, references: dict[str, Reference]) -> Evidence:
@@ -154,8 +159,3 @@ def say(result: Result, command: str) -> str:
     """What is printed of a history with violations."""
     lines = [f"{v['invariant']}: {v['says']}" for v in result.violations]
     return "\n".join([summary(result), *(f"  {line}" for line in lines), f"  again: {command} SEED={result.seed}"])
-
-
-def to_json(value: dict[str, Reference]) -> str:
-    """References as text."""
-    return json.dumps({name: vars(reference) for name, reference in value.items()})
