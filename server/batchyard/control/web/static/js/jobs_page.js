@@ -64,8 +64,13 @@ class JobsView {
       if (whole || known.has(job.name) || !this.beyond(job)) this.put(job, known.get(job.name));
     }
     if (whole) this.end(list);
-    if (whole) this.choice.offer();
     this.draw();
+    setTimeout(() => this.after(whole)); // the rows come first
+  }
+
+  after(whole) {
+    if (this.signal.aborted) return;
+    if (whole) this.choice.offer();
     this.count(whole);
   }
 
