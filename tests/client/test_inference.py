@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from batchyard.client import Client, NotFoundError, OverloadedError, TensorError
-from batchyard.client.predictions import as_batch, softmax
+from batchyard.client.predictions import as_batch, portions, softmax
 from batchyard.client.tensors import make_request, read_outputs
 from batchyard.client.testing import FakeService
 from batchyard.oip import messages
@@ -27,6 +27,28 @@ def model(service: FakeService) -> str:
     service.add_version(ModelVersion(name="models/m/versions/3", inputs=[signature], outputs=[scores]))
     service.functions["m"] = lambda pixels: pixels.reshape(len(pixels), -1).astype(np.float32)
     return "m"
+
+
+def test_many_images_go_in_several_requests_that_one_version_answers(
+    client: Client, service: FakeService, model: str
+) -> None:
+    images = np.random.default_rng(0).permuted(np.tile(np.arange(4, dtype=np.uint8), (10_000, 1)), axis=1)
+    answer = client.predict(model, images.reshape(-1, 1, 2, 2))
+    np.testing.assert_array_equal(answer.labels, images.argmax(axis=1))
+    assert answer.probabilities.shape == (10_000, 4)
+    asked = [request for method, request, _ in service.calls if method == "ModelInfer"]
+    assert sorted((request.inputs[0].shape[0], request.model_version) for request in asked) == [
+        (1808, "3"),
+        (4096, ""),
+        (4096, "3"),
+    ]
+
+
+@pytest.mark.parametrize(("rows", "wide", "most"), [(0, 4, 0), (3, 4, 3), (9, 8 << 20, 2), (2, 64 << 20, 1)])
+def test_a_request_is_bounded_in_bytes_too(rows: int, wide: int, most: int) -> None:
+    parts = [part["x"] for part in portions({"x": np.broadcast_to(np.uint8(1), (rows, wide))})]
+    assert sum(map(len, parts)) == rows
+    assert max(map(len, parts)) == most
 
 
 def mirror(arrays: dict[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +10,11 @@ import numpy as np
 from batchyard.client import errors
 from batchyard.client.tensors import Array, read_outputs
 from batchyard.oip import messages
+
+PORTION_ROWS = 4096
+PORTION_BYTES = 16 << 20
+"""What predict() puts into one request at the most."""
+PORTIONS_AT_ONCE = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,6 +70,13 @@ def pixel_inputs(described: messages.ModelMetadataResponse, pixels: Array, model
     wanted = described.inputs[0]
     batch = as_batch(np.asarray(pixels), tuple(wanted.shape), model)
     return {wanted.name: batch if batch.dtype == np.uint8 else batch.astype(np.float32)}
+
+
+def portions(inputs: Mapping[str, Array]) -> list[dict[str, Array]]:
+    """The rows of one input in parts that a request may have: a server bounds its rows and its bytes."""
+    ((name, rows),) = inputs.items()
+    most = max(1, min(PORTION_ROWS, PORTION_BYTES * len(rows) // max(1, rows.nbytes)))
+    return [{name: rows[at : at + most]} for at in range(0, max(1, len(rows)), most)]
 
 
 def as_batch(pixels: Array, shape: tuple[int, ...], model: str) -> Array:

@@ -7,13 +7,24 @@ from collections.abc import AsyncGenerator, Iterable, Mapping
 from typing import Any
 
 import grpc.aio
+import numpy as np
 
 from batchyard.client import errors
 from batchyard.client.aio.calls import AsyncCaller
 from batchyard.client.aio.shadow import AsyncShadow
 from batchyard.client.aio.shift import AsyncShift
 from batchyard.client.aio.waiting import answer, begin
-from batchyard.client.predictions import Counts, InferResult, Prediction, counts_of, pixel_inputs, result_of, softmax
+from batchyard.client.predictions import (
+    PORTIONS_AT_ONCE,
+    Counts,
+    InferResult,
+    Prediction,
+    counts_of,
+    pixel_inputs,
+    portions,
+    result_of,
+    softmax,
+)
 from batchyard.client.tensors import Array, make_request
 from batchyard.oip import Stub, messages
 
@@ -87,12 +98,17 @@ class AsyncInference:
         self, model: str, pixels: Array, *, version: str = "", timeout: float | None = None
     ) -> Prediction:
         """Class probabilities of images, raw pixels from 0 to 255, in the model's shape [N, C, H, W] or without N, or
-        without C where the model takes one channel. Raises RpcError, TensorError.
+        without C where the model takes one channel. Many go in several requests, which one version answers. `timeout`
+        is that of the first of them. Raises RpcError, TensorError.
         """
         described = await self.metadata(model, version)
-        inputs = pixel_inputs(described, pixels, model)
-        result = await self.infer(model, inputs, version=version, timeout=timeout)
-        return Prediction(result.model, result.version, softmax(result.outputs[described.outputs[0].name]))
+        first, *others = portions(pixel_inputs(described, pixels, model))
+        name = described.outputs[0].name
+        result = await self.infer(model, first, version=version, timeout=timeout)
+        logits = [result.outputs[name]]
+        async for each in self.infer_many(model, others, version=result.version, concurrency=PORTIONS_AT_ONCE):
+            logits.append(each.outputs[name])
+        return Prediction(result.model, result.version, softmax(np.concatenate(logits)))
 
     def _begin(self, request: messages.ModelInferRequest) -> Any:
         return begin(self._stub.ModelInfer, request, timeout=self._call.timeout, metadata=self._call.metadata)
