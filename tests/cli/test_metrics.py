@@ -97,6 +97,13 @@ def test_a_second_run_in_a_tensorboard_folder_is_refused(run: Any, job: str) -> 
 
 
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("form", ["csv", "parquet"])
+def test_a_folder_is_no_file_for_a_table(run: Any, job: str, form: str) -> None:
+    result = run("job", "metrics", job, "--format", form, "--output", ".")
+    assert result.exit_code == 2
+    assert result.stderr == "batchyard: .: is a folder\n  Name a file with --output.\n"
+
+
 def test_a_place_that_mlflow_does_not_take_is_said_in_two_lines(
     run: Any, job: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

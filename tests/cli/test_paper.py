@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from batchyard.cli.paper.history import History, LayerPoint
 from batchyard.client import Evaluation, Event, LayerStatistics, StepMetrics
 from batchyard.client.events import Detail
 from batchyard.client.job_file import read_job
+from batchyard.client.testing import FakeService
 from batchyard.training.spec import TrainingJobSpec
 from batchyard.v1.training_pb2 import Resumed
 
@@ -308,6 +310,16 @@ figure1.QUICK = 100
 figure1.SPEC = {**figure1.SPEC, "data": {"dataset": "digits", "batch_size": 60}}
 main()
 """
+
+
+def test_a_folder_that_cannot_be_made_is_told_before_anything_is_trained(
+    run: Any, service: FakeService, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    result = run("paper", "figure1", "--out", "file/report")
+    assert result.exit_code == 2
+    assert result.stderr.startswith("batchyard: file/report: ")
+    assert not service.jobs
 
 
 def test_an_experiment_runs_as_jobs_of_a_real_service(tmp_path: Path) -> None:

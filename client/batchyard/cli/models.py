@@ -97,6 +97,8 @@ def alias(model: str, alias: str, version: int | None, delete: bool, as_json: bo
     if as_json:
         print_json(plain(changed))
     else:
+        if for_people() and not changed.aliases:
+            click.echo(f"{model} has no alias now; its newest version, {changed.latest_version}, answers.")
         for name, number in sorted(changed.aliases.items()):
             click.echo(f"{model}@{name} is version {number}" if for_people() else f"{clean(name)}\t{number}")
 

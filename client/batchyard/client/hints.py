@@ -36,6 +36,7 @@ _TROUBLES = {
     "CERTIFICATE_VERIFY_FAILED": Trouble("its certificate is not trusted here", f"Please {_AUTHORITY}"),
     "ostname Verification": Trouble("its certificate is for another host name", "Use the name in its certificate."),
     "WRONG_VERSION_NUMBER": Trouble("it does not speak TLS", "Leave --tls-ca and BATCHYARD_TLS_CA out."),
+    "Failed parsing HTTP/2": Trouble("it does not speak gRPC", "Give a gRPC address (`batchyard up` prints them)."),
     "Domain name not found": Trouble("there is no host of that name", "Correct its address."),
     "Socket closed": Trouble("it closed the connection", f"If it speaks TLS, {_AUTHORITY}"),
 }

@@ -7,7 +7,7 @@ import csv
 from abc import ABC, abstractmethod
 from pathlib import Path
 
-from batchyard.cli.failures import Failure
+from batchyard.cli.failures import USAGE, Failure
 from batchyard.client import TrainingJob
 from batchyard.client.history import Point, Points
 
@@ -16,6 +16,9 @@ class Table(ABC):
     """Gathers points and writes them all at the end, under another name first: a reader never sees half a table."""
 
     def __init__(self, path: Path) -> None:
+        """Raises Failure for a folder."""
+        if path.is_dir() or not path.name:
+            raise Failure(f"{path}: is a folder", "Name a file with --output.", USAGE)
         self._path = path
         self._points = Points()
 

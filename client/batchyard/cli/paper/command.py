@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from batchyard.cli.failures import USAGE, Failure
 from batchyard.cli.options import Connection, connects, examples
 
 if TYPE_CHECKING:
@@ -47,14 +48,23 @@ def paper(experiment: str, quick: bool, out: Path | None, test: Path | None, con
     chosen = _load(experiment)
     if (chosen.measure is None) != (test is None):
         raise click.UsageError(f"{experiment} {'needs --test FILE' if test is None else 'takes no --test'}")
-    runs = chosen.runs(quick)
+    runs, folder = chosen.runs(quick), out or Path("paper", experiment)
+    _make(folder)
     with connection.open() as client:
         histories = running.carry_out(client, chosen, runs)
         measured = chosen.measure(client, histories, test) if chosen.measure and test else {}
-    page = report.write(chosen, runs, histories, measured, out or Path("paper", experiment), quick=quick)
+    page = report.write(chosen, runs, histories, measured, folder, quick=quick)
     for finding in chosen.analyse(histories, measured).findings:
         click.echo(f"{'yes' if finding.came_out else 'NO '}  {finding.claim}: {finding.ours}")
     click.echo(page)
+
+
+def _make(folder: Path) -> None:
+    """Before hours of training, not after them. Raises Failure."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Failure(f"{folder}: {error.strerror}", "Name a folder that can be written with --out.", USAGE) from None
 
 
 def _load(name: str) -> Experiment:
