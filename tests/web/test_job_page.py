@@ -90,6 +90,23 @@ async def test_checkpoints_are_listed_with_what_the_network_was_worth(
     await expect(rows).to_have_text([re.compile("500.*newestbest")])
 
 
+async def test_the_parts_of_the_page_are_jumped_to(site: Site, yard: Yard, page: Page, running: Tell) -> None:
+    job = await running(until=400)
+    await page.goto(f"{site.url}/#/jobs/{job.id}")
+    parts = page.get_by_role("navigation", name="On this page").get_by_role("button")
+    await expect(parts).to_have_text(["Charts", "Step time", "Activations", "Version", "Log", "Spec"])
+    await yard.report(job.id, Checkpointed(step=400, uri="file:///c/400", sha256="ab" * 32, bytes=1_500_000))
+    await expect(parts.nth(3)).to_have_text("Checkpoints")
+    log = page.get_by_role("log")
+    await expect(log).not_to_be_in_viewport()
+
+    await page.get_by_role("button", name="Log", exact=True).press("Enter")
+
+    await expect(log).to_be_in_viewport()
+    await page.keyboard.press("Tab")  # whoever jumps goes on from there
+    await expect(page.get_by_role("searchbox", name="Search in the log")).to_be_focused()
+
+
 async def test_all_layers_are_seen_at_once_in_a_heat_map(site: Site, yard: Yard, page: Page, running: Tell) -> None:
     job = await running(until=400)
     await page.goto(f"{site.url}/#/jobs/{job.id}")

@@ -146,6 +146,7 @@ class JobView {
     this.checkpoints.draw();
     this.log.draw();
     this.detail.ask().catch(() => {});
+    this.jump.show();
     if (!this.refreshing) {
       this.refreshing = setTimeout(() => { this.refreshing = null; if (!this.signal.aborted) this.refresh().catch(() => {}); }, REFRESH_MS);
     }

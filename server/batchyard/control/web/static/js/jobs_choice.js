@@ -89,7 +89,7 @@ export class JobsChoice {
     const [differ, same] = told(this.jobs().map(({ spec }) => spec));
     const known = new Set([...differ, ...same]);
     const options = (names) => names.filter((name) => name !== "name").map((name) => el("option", { value: name, text: name }));
-    fill(this.columns, el("option", { value: "", text: "Add a column" }), this.column && !known.has(this.column) && options([this.column]),
+    fill(this.columns, el("option", { value: "", text: "Add column" }), this.column && !known.has(this.column) && options([this.column]),
       differ.length > 0 && el("optgroup", { label: "Differ between these jobs" }, options(differ)), same.length > 0 && el("optgroup", { label: "The same in all" }, options(same)));
     this.columns.value = this.column;
   }
