@@ -3,8 +3,8 @@
 The first engine that holds the certificate serves at once; the others are tried afterwards, and the fastest takes over.
 A table of times from before, of the same graph on the same machine, saves the detour.
 
-What works hard works at low priority: fetching and verifying on a thread that yields the cores, the measurements in
-processes of their own. Engines are opened there, too, unless that starts threads that their batches will run on
+What works hard yields the cores: fetching and verifying on threads for that (aside.py), the measurements in processes
+of their own. Engines are opened there, too, unless that starts threads that their batches will run on
 (engines/pools.py), and held against their certificates in short runs with rests between.
 """
 
@@ -13,13 +13,13 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from batchyard.artifact.manifest import Manifest
 from batchyard.artifact.reader import Samples, fetch_and_verify, read_samples
+from batchyard.serving.aside import Aside
 from batchyard.serving.engines import timings as tables
 from batchyard.serving.engines.beside import Unhurried, rest
 from batchyard.serving.engines.catalogue import CATALOGUE, allowed
@@ -31,7 +31,7 @@ from batchyard.serving.engines.interface import Engine, EngineError, Network
 from batchyard.serving.engines.measuring import measured
 from batchyard.serving.engines.pools import ThreadPools
 from batchyard.serving.engines.precision import Precision
-from batchyard.serving.engines.priority import LOWER_PRIORITY, lower_priority
+from batchyard.serving.engines.priority import LOWER_PRIORITY
 from batchyard.serving.engines.timings import Share, Timings, Trial
 
 T = TypeVar("T")
@@ -105,7 +105,7 @@ class Loader:
         """`engines`: the names of those that may serve."""
         self._cache = cache
         self._engines = engines
-        self._quiet = ThreadPoolExecutor(1, thread_name_prefix="batchyard-load", initializer=lower_priority)
+        self._aside = Aside()
         self._pools = ThreadPools()
         self._measuring = asyncio.Lock()
         self._others_serve = False
@@ -167,7 +167,7 @@ class Loader:
 
     def close(self) -> None:
         """Loads no more; does not wait."""
-        self._quiet.shutdown(wait=False, cancel_futures=True)
+        self._aside.close()
 
     def _known(self, fetched: Fetched, conditions: Mapping[str, Any], precision: Precision) -> Timings | None:
         """The first table that was made under these conditions."""
@@ -203,7 +203,7 @@ class Loader:
         return engine
 
     async def _quietly(self, work: Callable[..., T], *arguments: object) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._quiet, work, *arguments)
+        return await self._aside.run(work, *arguments, others_serve=self._others_serve)
 
 
 def _fetch(wanted: Wanted, folder: Path) -> Fetched:
