@@ -27,7 +27,7 @@ def of_published(one: str, other: str) -> Comparison:
 def of_checkpoints(one: Checkpointed | None, other: Checkpointed | None) -> Comparison:
     """Of the last checkpoints of both."""
     if one is None or other is None:
-        return _nothing("they published no model, and not both wrote a checkpoint")
+        return _nothing("not both published a model, nor did both write a checkpoint")
     if one.step != other.step:
         return _nothing(f"their last checkpoints are of steps {one.step} and {other.step}")
     if not (one.tensors_sha256 and other.tensors_sha256):
