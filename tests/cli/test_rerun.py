@@ -79,7 +79,7 @@ def test_published_weights_are_compared_before_checkpoints(run: Any, service: Fa
 @pytest.mark.parametrize(
     ("events", "why"),
     [
-        pytest.param((), "not both wrote a checkpoint", id="no checkpoint"),
+        pytest.param((), "nor did both write a checkpoint", id="no checkpoint"),
         pytest.param((a_checkpoint("b", 20),), "of steps 10 and 20", id="other steps"),
         pytest.param((a_checkpoint(""),), "from before checkpoints told", id="no digest"),
     ],

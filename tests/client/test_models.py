@@ -74,7 +74,7 @@ UnsupportedError WaitTimeoutError compare_weights plain read_job read_settings s
 """
 
 METHODS = """
-cancel close delete_alias explain from_environment healthy infer job jobs lineage logs model models pause predict
+annotate cancel close delete_alias explain from_environment healthy infer job jobs lineage logs model models pause predict
 recalibrate resume set_alias set_serving_settings submit version versions wait watch
 """
 
