@@ -5,9 +5,9 @@ with input normalisation in the graph, and its input is flat [N, 3072]: the peer
 plane and MLServer are sent UINT8 pixels, Triton, whose script declares FP32, FP32.
 
 Twice the rate of eager torch is out of reach on the machine of bench/results in fp32, which is what is certified. A row
-takes 1.11 GFLOP; eager torch does 290 rows a second, and twice as many are 644 GFLOP/s: two cores with two 512-bit
-units each come to that at 5.0 GHz. OpenVINO does 398 rows a second in batches of 32, 442 GFLOP/s. In bf16
-it is in reach: bench/serving_precision.py.
+takes 1.11 GFLOP; eager torch does 334 rows a second, and twice as many are 742 GFLOP/s: fused multiply-adds in
+registers come to 500 on its two cores. OpenVINO does 398 rows a second in batches of 32, 442 GFLOP/s. In bf16 it is in
+reach: bench/serving_precision.py. The calculation is in docs/open-inference.md.
 """
 
 from __future__ import annotations
