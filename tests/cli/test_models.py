@@ -36,6 +36,15 @@ def test_a_version_is_shown_with_its_fold_report(run: Any, digit_model: str, nam
     assert lines[-1] == "norm0\tfolded\tlinear0\t-"
 
 
+def test_a_version_that_is_not_the_one_that_answers_says_which_does(
+    run: Any, service: FakeService, digit_model: str
+) -> None:
+    said = "not the default\trequests that name no version are answered by version 2"
+    assert said not in run("model", "show", "tiny/2").stdout.splitlines()
+    service.add_version(ModelVersion(name="models/tiny/versions/3"))
+    assert said in run("model", "show", "tiny").stdout.splitlines()
+
+
 def test_a_version_is_a_number(run: Any, digit_model: str) -> None:
     result = run("model", "show", "tiny/latest")
     assert result.exit_code == 2

@@ -110,8 +110,11 @@ def test_up_twice_says_that_it_runs_already(run: Any, stand_in: Any) -> None:
     stand_in("works")
     first = json.loads(run("up", "--json").stdout)
     again = run("up", "--json")
-    assert again.exit_code == 0
+    assert (again.exit_code, again.stderr) == (0, "")
     assert json.loads(again.stdout) == first
+    other = run("up", "--json", "--workers", "8")
+    assert json.loads(other.stdout) == first
+    assert other.stderr.startswith("It keeps the flags that it was started with")
 
 
 def test_a_service_that_ends_at_once_is_shown_with_its_last_words(run: Any, stand_in: Any) -> None:

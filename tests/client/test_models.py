@@ -74,8 +74,8 @@ UnsupportedError WaitTimeoutError compare_weights plain read_job read_settings s
 """
 
 METHODS = """
-annotate cancel close delete_alias explain from_environment healthy infer job jobs lineage logs model models pause predict
-recalibrate resume set_alias set_serving_settings submit version versions wait watch
+annotate cancel close delete_alias explain from_environment healthy infer job jobs lineage logs model models pause
+predict recalibrate resume set_alias set_serving_settings submit version versions wait watch
 """
 
 

@@ -164,6 +164,12 @@ def _recalibration(version: ModelVersion) -> str:
     return f"{made.samples:,} unlabelled inputs, a prior of {made.prior:g} samples" if made.samples else ""
 
 
+def _default(model: Model, version: ModelVersion) -> str:
+    """Which version answers requests that name none, where it is another one."""
+    number = model.aliases.get("production", model.latest_version)
+    return "" if number == _number(version) else f"requests that name no version are answered by version {number}"
+
+
 def _facts(model: Model, version: ModelVersion) -> list[tuple[str, str]]:
     proof = version.certificate
     verdict = "passed" if proof.passed else "NOT passed: no inference plane serves it"
@@ -172,6 +178,7 @@ def _facts(model: Model, version: ModelVersion) -> list[tuple[str, str]]:
         ("model", model.name.removeprefix("models/")),
         ("version", str(_number(version))),
         ("aliases", ", ".join(_aliases(model, version))),
+        ("not the default", _default(model, version)),
         ("created", when(version.create_time)),
         ("job", version.training_job.removeprefix("trainingJobs/")),
         ("architecture", f"{version.architecture}, {version.parameter_count:,} parameters"),

@@ -122,6 +122,8 @@ def up(data_dir: Path, foreground: bool, standby: bool, as_json: bool, **flags: 
     from batchyard.cli import local
 
     if not standby and (running := local.find(data_dir)):
+        if _arguments(flags):
+            click.echo("It keeps the flags that it was started with: to change them, `batchyard down` first.", err=True)
         return _print_running(running, data_dir, as_json, "is already running")
     # A terminated `up` must clean up like an interrupted one.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
