@@ -37,9 +37,9 @@ class Cell:
 class Contest:
     """Measures targets that serve the graph in the file `model`."""
 
-    def __init__(self, model: Path, pixels: NDArray[np.uint8]) -> None:
-        """`pixels` [n, features]: the rows that are sent; n is the most that one request has."""
-        self._pixels = pixels
+    def __init__(self, model: Path, pixels: Rows) -> None:
+        """`pixels` [n, ...]: the rows that are sent; n is the most that one request has."""
+        self.pixels = pixels
         self._expected = onnxruntime_logits(model, pixels)
 
     def requests_for(self, cell: Cell, target: Target, seconds: float = SECONDS) -> int:
@@ -53,7 +53,7 @@ class Contest:
 
         Raises RuntimeError when not every request was answered, AssertionError when an answer is wrong.
         """
-        rows = self._pixels[: cell.rows]
+        rows = self.pixels[: cell.rows]
         reply_bytes = self.check(target, cell.rows)
         outcome = h2load.run(target.address, target.request(rows), reply_bytes, cell.shape, requests)
         if outcome.answered != requests:
@@ -64,9 +64,9 @@ class Contest:
     def check(self, target: Target, rows: int = 1) -> int:
         """Compares answers with ONNX Runtime's; the size of the reply to a request of so many rows."""
         count = max(rows, CHECKED_ROWS)
-        target.check(self._pixels[:count], self._expected[:count])
+        target.check(self.pixels[:count], self._expected[:count])
         with grpc.insecure_channel(target.address) as channel:
-            return target.ask(channel, self._pixels[:rows])[1]
+            return target.ask(channel, self.pixels[:rows])[1]
 
     def rate(self, cell: Cell, target: Target) -> Callable[[], float]:
         """What measures the target's answers a second."""

@@ -34,16 +34,26 @@ class OneModel(models_pb2_grpc.ModelServiceServicer):
         self._ending = False
 
     def want(
-        self, model: str, number: int, artifact: Path, sha256: str, settings: serving_pb2.ServingSettings | None = None
+        self,
+        model: str,
+        number: int,
+        artifact: Path,
+        sha256: str,
+        settings: serving_pb2.ServingSettings | None = None,
+        shadow: int | None = None,
     ) -> None:
-        """Everyone who watches hears at once."""
-        version = models_pb2.ModelVersion(
-            name=f"models/{model}/versions/{number}", artifact_uri=str(artifact), manifest_sha256=sha256
-        )
+        """Everyone who watches hears at once. `shadow`: the number of a second version, of the same artifact."""
+        aliases = {"production": number} if shadow is None else {"production": number, "shadow": shadow}
+        versions = [
+            models_pb2.ModelVersion(
+                name=f"models/{model}/versions/{each}", artifact_uri=str(artifact), manifest_sha256=sha256
+            )
+            for each in aliases.values()
+        ]
         described = models_pb2.Model(
-            name=f"models/{model}", latest_version=number, aliases={"production": number}, serving_settings=settings
+            name=f"models/{model}", latest_version=number, aliases=aliases, serving_settings=settings
         )
-        served = models_pb2.ServedModel(model=described, versions=[version])
+        served = models_pb2.ServedModel(model=described, versions=versions)
         with self._changed:
             self._wish = models_pb2.WatchServedModelsResponse(models=[served])
             self._changed.notify_all()
