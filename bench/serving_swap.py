@@ -66,6 +66,10 @@ class Measured:
     """From each wish to the new version's first answer."""
 
 
+class LoadEndedError(RuntimeError):
+    """Before the wanted version answered."""
+
+
 class Swapping:
     """A plane that serves one of two networks, and then the other."""
 
@@ -96,9 +100,9 @@ class Swapping:
         return Measured(p99=running.result().quantile_between(begin, end, 0.99))
 
     def swaps(self, load: Load) -> Measured:
-        """A load during which the networks take over from each other.
+        """A load during which the networks take over from each other; one that it does not see the end of is left out.
 
-        Raises RuntimeError when the load ends before the first of them has.
+        Raises LoadEndedError when that is the first.
         """
         seconds: list[float] = []
         with self._loading(load) as running, self._channel() as channel:
@@ -109,7 +113,14 @@ class Swapping:
                 wished = end
                 self._version += 1
                 self._want()
-                seconds.append(self._ask_until(channel, wished, running) - wished)
+                try:
+                    answered = self._ask_until(channel, wished, running)
+                except LoadEndedError:
+                    if not seconds:
+                        raise
+                    self._ask_until(channel, wished, Future())  # the next load begins with this version
+                    break
+                seconds.append(answered - wished)
                 end = self._ask_until(channel, wished + max(COUNTED_SECONDS, seconds[-1] + AFTER_SWAP), running)
         return Measured(p99=running.result().quantile_between(begin, end, 0.99), seconds=tuple(seconds))
 
@@ -139,7 +150,7 @@ class Swapping:
     def _ask_until(self, channel: grpc.Channel, until: float, running: Future[Outcome]) -> float:
         """Asks until the wanted version answers and that moment has passed; returns the time of the last answer.
 
-        Raises RuntimeError when the load ends first, or when an answer is no network's.
+        Raises LoadEndedError when the load ends first, RuntimeError when an answer is no network's.
         """
         rows = self._networks[0].rows
         while True:
@@ -150,7 +161,7 @@ class Swapping:
             if (now := time.time()) >= until and answered_by == [self._version % 2]:
                 return now
             if running.done():
-                raise RuntimeError(f"version {self._version} did not answer for as long as the load lasted")
+                raise LoadEndedError(f"version {self._version} did not answer for as long as the load lasted")
             time.sleep(PAUSE)
 
     def _channel(self) -> grpc.Channel:
