@@ -67,7 +67,10 @@ class InferencePlane:
     async def channel(self, most_bytes: int) -> AsyncIterator[grpc.aio.Channel]:
         """A channel to its gRPC, for calls with `metadata()` and answers of `most_bytes`. Raises UnavailableError."""
         address = self.where().grpc
-        options: list[tuple[str, object]] = [("grpc.max_receive_message_length", most_bytes)]
+        options: list[tuple[str, object]] = [
+            ("grpc.max_receive_message_length", most_bytes),
+            ("grpc.enable_retries", 0),  # they lose a call that begins just when the plane stops, deadline and all
+        ]
         if self._security.tls_cert is None:
             opened = grpc.aio.insecure_channel(address, options)
         else:

@@ -120,6 +120,7 @@ class Follower:
             ("grpc.max_receive_message_length", -1),
             ("grpc.keepalive_time_ms", 300_000),
             ("grpc.use_local_subchannel_pool", 1),  # else a new channel inherits the back-off of the one before
+            ("grpc.enable_retries", 0),  # they lose a stream that begins just when the control plane stops
         ]
         if self._control.ca is None:
             return grpc.aio.insecure_channel(self._control.address, options)
