@@ -69,7 +69,7 @@ def test_each_part_gets_its_time_and_what_collectives_take_within_it_is_theirs()
 
 
 def test_one_step_of_several_is_measured_and_points_only_where_every_step_is_one() -> None:
-    sparse, dense = StepClock(waiting(), every_steps=EVERY), StepClock(waiting(), every_steps=1)
+    sparse, dense = StepClock(waiting(), every_steps=2 * EVERY), StepClock(waiting(), every_steps=1)
     for step in range(1, 2 * EVERY + 1):
         for clock in (sparse, dense):
             clock.begin_step(step, at_point=step % EVERY == EVERY - 1)
@@ -78,6 +78,17 @@ def test_one_step_of_several_is_measured_and_points_only_where_every_step_is_one
     assert sparse.read()["data_seconds"] is None
     assert dense.read()["data_seconds"] is not None
     assert dense.read()["data_seconds"] is None
+
+
+@pytest.mark.parametrize("every_steps", [EVERY // 2, EVERY, EVERY + 1, 20, 3 * EVERY])
+def test_there_is_a_measured_step_before_each_point(every_steps: int) -> None:
+    clock = StepClock(waiting(), every_steps=every_steps)
+    for step in range(1, 8 * every_steps + 1):
+        at_point = step % every_steps == 0
+        clock.begin_step(step, at_point=at_point)
+        clock.lap("data")
+        if at_point:
+            assert clock.read()["data_seconds"] is not None, step
 
 
 def test_points_tell_where_the_time_since_the_one_before_went(a_job: Job, a_context: Context) -> None:

@@ -1,4 +1,4 @@
-"""Where the time of a step goes, measured in one step of eight, without a host sync."""
+"""Where the time of a step goes, measured in one step of 16, without a host sync."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import torch
 from batchyard.training.group import Group
 
 PARTS = ("data", "forward", "backward", "collectives", "optimizer")
-EVERY = 8
+EVERY = 16
+"""One step of so many is measured; of half as many where points are that close, so that each has one before it."""
 MOST_MEASURED = 64
 """Steps between two reads; their events on CUDA are kept until then."""
 
@@ -43,12 +44,13 @@ class StepClock:
     def __init__(self, group: Group, every_steps: int) -> None:
         """`every_steps`: between two points; where every step is one, points are measured, too."""
         self._laps: Laps = DeviceLaps() if group.device.type == "cuda" else HostLaps(group)
+        self._every = EVERY if every_steps > EVERY else EVERY // 2
         self._all_are_points = every_steps == 1
         self._running, self._measured = False, 0
 
     def begin_step(self, step: int, *, at_point: bool) -> None:
         """A step begins; points are left out, as they have statistics to take."""
-        due = step % EVERY == EVERY - 1 and self._measured < MOST_MEASURED
+        due = step % self._every == self._every - 1 and self._measured < MOST_MEASURED
         self._running = due and (self._all_are_points or not at_point)
         if self._running:
             self._measured += 1
