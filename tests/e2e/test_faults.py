@@ -97,7 +97,7 @@ def test_more_workers_than_the_cluster_has_are_refused_at_once(client: Client) -
     with pytest.raises(InvalidRequestError) as refused:
         client.submit({**DIGITS, "workers": {"count": 3}})
     (violation,) = refused.value.violations
-    assert violation.field == "spec.workers.count"
+    assert violation.field == "workers.count"
     assert "2" in violation.description
 
 

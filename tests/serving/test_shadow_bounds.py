@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+import batchyard.serving.shadow
 from batchyard.serving.engines.interface import EngineError
 from batchyard.serving.request_queue import Scores
 from batchyard.serving.shadow import MOST_ROWS, WAITING_ROWS, Shadow
@@ -127,6 +129,30 @@ async def test_the_engine_is_freed_after_the_run_under_way(executor: ThreadPoolE
     await until(engine.closed.is_set, "the engine is freed")
     ask(shadow, some(2))
     assert shadow.report().compared == Comparison()
+
+
+async def test_a_core_lost_right_beside_the_run_leaves_the_engine_seconds_of_its_own(
+    executor: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a thread waits for a core may lie before the run, in it or after it."""
+    lost = 0.0
+
+    def loses_a_core() -> float:
+        nonlocal lost
+        began = time.perf_counter()
+        while (waited := time.perf_counter() - began) < 0.002:
+            pass
+        lost += waited
+        return lost
+
+    monkeypatch.setattr(batchyard.serving.shadow, "_waited", loses_a_core)
+    engine = EngineByHand()
+    engine.gate.set()
+    shadow = beside(engine, executor)
+    ask(shadow, some(1))
+    await until(lambda: shadow.report().compared.rows == 1, "the copy is compared")
+    assert shadow.report().compared.seconds > 0
+    shadow.close()
 
 
 async def test_a_share_is_a_chance(executor: ThreadPoolExecutor) -> None:

@@ -174,9 +174,7 @@ class Shadow:
             self._engine = self._open_engine()
         rows = np.concatenate([copy.rows for copy in taken]).astype(np.float32, copy=False)
         answers = np.concatenate([copy.answers for copy in taken])
-        waited, began = _waited(), time.perf_counter()
-        shadows = self._engine.run(np.ascontiguousarray(rows.reshape(-1, *self._row_shape)))
-        seconds = time.perf_counter() - began - (_waited() - waited)
+        shadows, seconds = _timed(self._engine.run, np.ascontiguousarray(rows.reshape(-1, *self._row_shape)))
         if shadows.shape != answers.shape:
             raise EngineError(f"it answers {list(shadows.shape)}; the version that serves {list(answers.shape)}")
         return compare(answers, shadows, len(taken), seconds)
@@ -207,6 +205,17 @@ class Shadow:
         known = isinstance(error, EngineError)
         self._failure = str(error) if known else f"{type(error).__name__}; the server's log has the details"
         log.error("shadow version %s failed: %s", self.version, error, exc_info=not known and error)
+
+
+def _timed(run: Callable[[Rows], Scores], rows: Rows) -> tuple[Scores, float]:
+    """Its scores and its seconds, without those in which this thread had no core."""
+    before, waited = time.perf_counter(), _waited()
+    began = time.perf_counter()
+    scores = run(rows)
+    seconds = time.perf_counter() - began
+    if (waited := _waited() - waited) > 0:  # perhaps between two of these lines: only the whole is sure to hold it
+        seconds = time.perf_counter() - before - waited
+    return scores, seconds
 
 
 def _waited() -> float:
