@@ -88,7 +88,7 @@ class Swapping:
             inference_plane.until_measured(Stub(channel), name)
 
     def peak(self, requests: int) -> float:
-        """Answers a second when so many are sent as are answered: the most of some runs, of which the first warms up."""
+        """Answers a second when so many are sent as are answered: the most of some runs."""
         load = Load(seconds=0, requests=requests, rate=None)
         return max(self._load(load, self._check()).rate for _ in range(PEAK_RUNS))
 
