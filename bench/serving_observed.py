@@ -29,7 +29,7 @@ from batchyard.serving.metrics import Metrics, VersionMetrics
 from batchyard.serving.naming import WantedModel
 from batchyard.serving.oip.infer import Inference
 from batchyard.serving.repository import Repository
-from batchyard.serving.request_bytes import receive
+from batchyard.serving.request_bytes import Receiver
 from batchyard.serving.settings import Limits
 from batchyard.serving.shadow_watch import ShadowWatch
 from batchyard.serving.shared_memory import SharedMemory
@@ -103,14 +103,14 @@ async def measure(folder: Path, rounds: int) -> list[Row]:
 
 async def requests(inference: Inference) -> float:
     """Seconds of this process for each of many requests, so many of them under way."""
-    packed = request().SerializeToString()
+    packed, receiver = request().SerializeToString(), Receiver()
     replies: asyncio.Queue[bytes | Exception] = asyncio.Queue()
     began = time.process_time()
     for number in range(REQUESTS + UNDER_WAY):
         if number >= UNDER_WAY and isinstance(reply := await replies.get(), Exception):
             raise reply
         if number < REQUESTS:
-            inference.begin(receive(packed), None, (), replies.put_nowait)
+            inference.begin(receiver.receive(packed), None, (), replies.put_nowait)
     return (time.process_time() - began) / REQUESTS
 
 

@@ -7,7 +7,7 @@ raw_input_contents (7) last. A message that is written otherwise is legal, and l
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from batchyard.oip.messages import ModelInferRequest
 
@@ -16,25 +16,72 @@ WITH_LENGTH = 2
 """The low three bits of a tag whose field has a length."""
 ONE_BYTE = 0x7F
 """The largest number that takes one byte."""
-WORTH_SPLITTING = 16 << 10
-"""Bytes. To split a message takes 2 us; to copy 100 kB twice, as parsing does, ten times as long."""
+LONGEST_FRONT = 1 << 10
+"""Bytes before the values of a tensor, for a request that is remembered."""
+MOST_SIZES, MOST_FRONTS_OF_A_SIZE = 256, 4
+
+
+class Head:
+    """A request but for the values of a raw tensor, where those were not parsed. Many requests may share one."""
+
+    __slots__ = ("form", "id", "model_name", "model_version", "outputs", "parameters", "request")
+
+    def __init__(self, request: ModelInferRequest) -> None:
+        """`request` must not be changed any more."""
+        self.request = request
+        self.model_name: str = request.model_name
+        self.model_version: str = request.model_version
+        self.id: str = request.id
+        self.outputs = request.outputs
+        self.parameters = request.parameters
+        self.form: Any = None
+        """For whoever has checked name, datatype and shape of the tensor to keep what came out."""
 
 
 class Received(NamedTuple):
     """A request as it came."""
 
-    request: ModelInferRequest
+    head: Head
     raw: memoryview | None = None
     """The one entry of raw_input_contents, where it was not parsed; a view of the message's bytes."""
 
 
-def receive(packed: bytes) -> Received:
-    """Parses a request. Raises DecodeError."""
-    at = _raw_field_of(packed) if len(packed) >= WORTH_SPLITTING else None
-    if at is None:
-        return Received(ModelInferRequest.FromString(packed))
-    tag, content = at
-    return Received(ModelInferRequest.FromString(packed[:tag]), memoryview(packed)[content:])
+NONE: dict[bytes, Head] = {}
+
+
+class Receiver:
+    """Parses requests; one that differs from an earlier one in nothing but its tensor's values is known already.
+
+    A parsed message would hold a copy of the tensor, and each 10,000 blocks of memory that protobuf (6.31) frees end
+    in a malloc_trim, after which all the memory that requests need is had from the system anew: with 2,048 of them
+    under way that was an eighth of the time.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[int, dict[bytes, Head]] = {}
+        """Size of a whole request -> all its bytes before the values (the names, the shape, how many bytes follow) ->
+        what they say."""
+
+    def receive(self, packed: bytes) -> Received:
+        """Parses a request. Raises DecodeError."""
+        for front, head in self._known.get(len(packed), NONE).items():
+            if packed.startswith(front):
+                return Received(head, memoryview(packed)[len(front) :])
+        tag, begin = _raw_field_of(packed) or (0, 0)
+        if not begin:
+            return Received(Head(ModelInferRequest.FromString(packed)))
+        head = Head(ModelInferRequest.FromString(packed[:tag]))
+        if begin <= LONGEST_FRONT and not head.id:  # most ids come once
+            self._remember(len(packed), packed[:begin], head)
+        return Received(head, memoryview(packed)[begin:])
+
+    def _remember(self, size: int, front: bytes, head: Head) -> None:
+        if size not in self._known and len(self._known) >= MOST_SIZES:
+            self._known.clear()
+        fronts = self._known.setdefault(size, {})
+        if len(fronts) >= MOST_FRONTS_OF_A_SIZE:
+            fronts.clear()
+        fronts[front] = head
 
 
 def read_addressee(packed: bytes) -> tuple[str, str] | None:

@@ -6,12 +6,14 @@ Parameters by Triton's names: `timeout` in microseconds, 0 none; `priority`, 1 t
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from batchyard.endpoint.errors import FieldViolation, InvalidInputError
-from batchyard.oip.messages import ModelInferRequest
+from batchyard.oip.messages import InferParameter
 from batchyard.serving.batching import BatchPolicy
 
+Parameters = Mapping[str, InferParameter]
 NO_DEADLINE_SECONDS = 10_000_000.0
 """Transports give a huge number, or none, for a call without a deadline."""
 
@@ -27,7 +29,7 @@ class Terms(NamedTuple):
 NO_TERMS = Terms()
 
 
-def read_terms(request: ModelInferRequest, remaining: float | None, policy: BatchPolicy, model: str) -> Terms:
+def read_terms(parameters: Parameters, remaining: float | None, policy: BatchPolicy, model: str) -> Terms:
     """The call's deadline, or the request's or the model's timeout where that is earlier, and the priority.
 
     `remaining`: the seconds until the call's deadline, as the transport tells them.
@@ -36,8 +38,8 @@ def read_terms(request: ModelInferRequest, remaining: float | None, policy: Batc
     if remaining is not None and remaining > NO_DEADLINE_SECONDS:
         remaining = None
     timeout, level = policy.timeout, 0
-    if request.parameters:
-        timeout, level = _timeout(request, policy, model), _level(request, policy, model)
+    if parameters:
+        timeout, level = _timeout(parameters, policy, model), _level(parameters, policy, model)
     if remaining is None and timeout is None:
         return NO_TERMS if not level else Terms(level=level)
     now = asyncio.get_running_loop().time()
@@ -49,27 +51,27 @@ def read_terms(request: ModelInferRequest, remaining: float | None, policy: Batc
     return Terms(now + timeout if remaining is None else now + min(timeout, remaining), level)
 
 
-def _timeout(request: ModelInferRequest, policy: BatchPolicy, model: str) -> float | None:
-    given = _integer(request, "timeout", "microseconds, 0 or more (0: none)", model)
+def _timeout(parameters: Parameters, policy: BatchPolicy, model: str) -> float | None:
+    given = _integer(parameters, "timeout", "microseconds, 0 or more (0: none)", model)
     if not given or not policy.override_timeout:
         return policy.timeout
     return given / 1e6
 
 
-def _level(request: ModelInferRequest, policy: BatchPolicy, model: str) -> int:
+def _level(parameters: Parameters, policy: BatchPolicy, model: str) -> int:
     """0: the default. Without levels a priority has no effect, as in Triton."""
-    given = _integer(request, "priority", "1, the highest, or more (0: the model's default)", model)
+    given = _integer(parameters, "priority", "1, the highest, or more (0: the model's default)", model)
     if given > policy.levels > 1:
         problem = f"model {model}: got {given}; the model has levels 1, the highest, to {policy.levels}"
         raise InvalidInputError([FieldViolation("parameters[priority]", problem)])
     return given if policy.levels > 1 else 0
 
 
-def _integer(request: ModelInferRequest, name: str, meaning: str, model: str) -> int:
+def _integer(parameters: Parameters, name: str, meaning: str, model: str) -> int:
     """0 where the parameter is absent."""
-    if name not in request.parameters:
+    if name not in parameters:
         return 0
-    given = request.parameters[name]
+    given = parameters[name]
     kind = given.WhichOneof("parameter_choice")
     value = getattr(given, kind) if kind in ("int64_param", "uint64_param") else -1
     if value < 0:

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from batchyard.endpoint.errors import FieldViolation, InvalidInputError
 from batchyard.oip.messages import ModelInferRequest
+from batchyard.serving.request_bytes import Received
 from batchyard.serving.shared_memory import REGION, SIZE, SharedMemory, span_of
 from batchyard.serving.shown import shown as shown
 
@@ -46,17 +47,27 @@ class InputSpec:
         return InvalidInputError([FieldViolation(where, f"model {self.model}: {problem}")], reason="INVALID_TENSOR")
 
 
-def read_rows(
-    request: ModelInferRequest, spec: InputSpec, shared_memory: SharedMemory, left_out: memoryview | None = None
-) -> Pixels:
-    """The request's pixels, [rows, features], all finite, a view of the message's own bytes where they came raw.
+class Form(NamedTuple):
+    """What a tensor is, once it was held against what a model takes."""
 
-    `left_out`: the one entry of raw_input_contents, where that was not parsed with the rest.
+    spec: InputSpec
+    dtype: np.dtype[Any]
+    rows: int
+
+
+def read_rows(received: Received, spec: InputSpec, shared_memory: SharedMemory) -> Pixels:
+    """The request's pixels, [rows, features], all finite, a view of the message's own bytes where they came raw.
 
     Raises InvalidInputError naming model, tensor and field; NotFoundError for an unknown region of shared memory.
     """
-    raw = request.raw_input_contents if left_out is None else (left_out,)
-    rows = _read(request, raw, spec, shared_memory)
+    head, left_out = received
+    if left_out is None:
+        rows = _read(head.request, head.request.raw_input_contents, spec, shared_memory)
+    elif head.form is not None and head.form.spec is spec:  # then as many bytes were left out as before
+        rows = np.frombuffer(left_out, head.form.dtype).reshape(head.form.rows, spec.features)
+    else:
+        rows = _read(head.request, (left_out,), spec, shared_memory)
+        head.form = Form(spec, rows.dtype, len(rows))
     if rows.dtype.kind == "f":
         _check_finite(rows, spec)
     return rows

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -16,7 +16,7 @@ from batchyard.serving.front import Method
 from batchyard.serving.metrics import Metrics
 from batchyard.serving.model import ServedVersion
 from batchyard.serving.repository import Repository
-from batchyard.serving.request_bytes import Received, read_addressee, receive
+from batchyard.serving.request_bytes import Head, Received, Receiver, read_addressee
 from batchyard.serving.request_queue import Scores
 from batchyard.serving.request_terms import NO_TERMS, read_terms
 from batchyard.serving.shared_memory import REGION, SharedMemory, Span, note_span, span_of
@@ -24,6 +24,7 @@ from batchyard.serving.telemetry import Metadata, Subject
 from batchyard.serving.tensors import classify, read_rows, shown
 from batchyard.serving.tracing import AnyTrace, Tracing
 
+Outputs = Sequence[messages.ModelInferRequest.InferRequestedOutputTensor]
 Done = Callable[[bytes | Exception], None]
 """Takes the encoded reply, or a domain error or whatever else there is in its place."""
 
@@ -47,7 +48,7 @@ class Inference:
     def as_method(self) -> Method:
         """For a transport that has no coroutine for each call."""
         path = f"/{SERVICE_NAME}/ModelInfer"
-        return Method(path, receive, self.begin, self.refusal)
+        return Method(path, Receiver().receive, self.begin, self.refusal)
 
     def refusal(self, packed: bytes) -> Exception | None:
         """What a request can be told unread because its model's queue is full; None: it has to be read."""
@@ -67,7 +68,7 @@ class Inference:
         """One inference. Raises the domain errors of reading, batching and resolving."""
         reply: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         metadata = context.invocation_metadata() or () if self.tracing.active else ()
-        call = self.begin(Received(request), context.time_remaining(), metadata, partial(settle, reply))
+        call = self.begin(Received(Head(request)), context.time_remaining(), metadata, partial(settle, reply))
         try:
             return messages.ModelInferResponse.FromString(await reply)
         except asyncio.CancelledError:
@@ -83,8 +84,7 @@ class Call:
         "_done",
         "_inference",
         "_metrics",
-        "_raw",
-        "_request",
+        "_received",
         "_served",
         "_terms",
         "_ticket",
@@ -95,7 +95,7 @@ class Call:
     def __init__(self, inference: Inference, received: Received, done: Done) -> None:
         self._began = time.perf_counter()
         self._inference = inference
-        self._request, self._raw = received
+        self._received = received
         self._done = done
         self._metrics = inference.metrics.unknown
         self._served: ServedVersion
@@ -107,18 +107,18 @@ class Call:
 
     def begin(self, seconds: float | None, metadata: Metadata) -> None:
         """Reads the request and hands it to the batcher."""
-        request, inference = self._request, self._inference
+        head, inference = self._received.head, self._inference
         try:
-            served = self._served = inference.repository.resolve(request.model_name, request.model_version)
+            served = self._served = inference.repository.resolve(head.model_name, head.model_version)
             self._metrics = served.metrics
             if inference.tracing.active:
-                self._trace = inference.tracing.begin(Subject(served.name, served.version, request.id), metadata)
-            if request.outputs:
-                self._wish = read_wish(request, served, inference.shared_memory)
-            rows = read_rows(request, served.input_spec, inference.shared_memory, self._raw)
+                self._trace = inference.tracing.begin(Subject(served.name, served.version, head.id), metadata)
+            if head.outputs:
+                self._wish = read_wish(head.outputs, served, inference.shared_memory)
+            rows = read_rows(self._received, served.input_spec, inference.shared_memory)
             if self._trace is not None:
                 self._trace.mark("QUEUE_START")
-            self._terms = read_terms(request, seconds, served.policy, served.wanted.label)
+            self._terms = read_terms(head.parameters, seconds, served.policy, served.wanted.label)
             self._ticket = served.post(rows, self._answered, *self._terms)
         except Exception as error:
             self._fail(error)
@@ -142,7 +142,7 @@ class Call:
             if self._trace is not None:
                 self._trace.computed(*self._served.batcher.last_run)
             if self._wish is PLAIN:
-                reply = self._served.plain_replies.encode(outcome, self._request.id)
+                reply = self._served.plain_replies.encode(outcome, self._received.head.id)
             else:
                 reply = self._wished(outcome).SerializeToString()
         except Exception as error:
@@ -167,7 +167,7 @@ class Call:
         """The reply that was wished for: FP32 [rows, classes], or BYTES [rows, best] of "score:index:label"."""
         served, wish = self._served, self._wish
         response = messages.ModelInferResponse(
-            model_name=served.name, model_version=served.version, id=self._request.id
+            model_name=served.name, model_version=served.version, id=self._received.head.id
         )
         output = response.outputs.add(name=served.output.name)
         if wish.best:
@@ -202,13 +202,13 @@ class Wish(NamedTuple):
 PLAIN = Wish()
 
 
-def read_wish(request: messages.ModelInferRequest, served: ServedVersion, shared_memory: SharedMemory) -> Wish:
+def read_wish(outputs: Outputs, served: ServedVersion, shared_memory: SharedMemory) -> Wish:
     """What a request that names outputs wants. Raises InvalidInputError, NotFoundError."""
     name, model = served.output.name, served.wanted.label
-    wanted = request.outputs[0]
-    if len(request.outputs) > 1 or wanted.name != name:
-        names = ", ".join(shown(output.name) for output in request.outputs[:3])
-        problem = f"model {model}: got {len(request.outputs)} ({names}); the model has one output, {name!r}"
+    wanted = outputs[0]
+    if len(outputs) > 1 or wanted.name != name:
+        names = ", ".join(shown(output.name) for output in outputs[:3])
+        problem = f"model {model}: got {len(outputs)} ({names}); the model has one output, {name!r}"
         raise InvalidInputError([FieldViolation("outputs", problem)])
     span = None
     if REGION in wanted.parameters:
