@@ -39,7 +39,8 @@ FACTOR = 4
 GOODPUT_BAR = 0.9
 REFUSAL_BAR = 1.0
 """A refusal takes no longer than an answer at the peak."""
-MEMORY_BAR = 1.25
+MEMORY_BAR = 1.1
+"""However often it is overloaded, memory stays what the first time took."""
 PEAK_SHAPE = Shape(connections=4, streams=16)
 SHAPE = Shape(connections=8, streams=256)
 """Enough streams that the offered rate is not held back by requests that wait for their answers."""
@@ -108,6 +109,7 @@ def rows(name: str, artifact: Artifact, folder: Path, rounds: int, seconds: floa
         with grpc.insecure_channel(plane.grpc) as channel:
             inference_plane.until_measured(Stub(channel), artifact.name)
         load = Overload(target, artifact, seconds)
+        load.overload()
         before = plane.resident_bytes()
         measured = report.alternate({"4x": load.overload, "peak": load.peak}, rounds)
         _check(plane, measured["4x"] + measured["peak"], load.probes)
@@ -120,7 +122,8 @@ def rows(name: str, artifact: Artifact, folder: Path, rounds: int, seconds: floa
         p99 = float(np.quantile(refusals, 0.99))
         label = f"{name} at 4x its peak, refusals, p99"
         found.append(_row(label, p99 * 1e3, "answer at the peak, p50", answer * 1e3, "ms", REFUSAL_BAR))
-    found.append(_row(f"{name} at 4x its peak, memory", after / 1e6, "before", before / 1e6, "MB", MEMORY_BAR))
+    label = f"{name} at 4x its peak, memory"
+    found.append(_row(label, after / 1e6, "after the first time", before / 1e6, "MB", MEMORY_BAR))
     return found
 
 

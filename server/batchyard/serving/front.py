@@ -21,11 +21,9 @@ import grpc
 
 from batchyard.endpoint.errors import OverloadedError, UnavailableError
 from batchyard.endpoint.status import DETAILS_KEY, describe, malformed
+from batchyard.serving.appetite import USUAL, Appetite
 from batchyard.serving.engines.timings import cores
 
-MOST_EVENTS = 256
-"""Taken from the front in one turn of the loop: more than a batch, so that in an overload it is the batcher's queue
-that fills, which is bounded and says so, and not the front's."""
 MOST_IO_THREADS = 2
 """Each can keep up with the event loop. On a single core the second costs a sixth of the rate, and with 2,048 requests
 under way more than a quarter."""
@@ -83,6 +81,7 @@ class FrontServer:
         self._behind = behind
         self._max_message_bytes = max_message_bytes
         self._front: Any = None
+        self._appetite = Appetite(self._calls_so_far)
         self._loop: asyncio.AbstractEventLoop
         self._calls: dict[int, Cancellable | None] = {}
         """Under way; None: it has not begun wholly."""
@@ -116,6 +115,7 @@ class FrontServer:
                 [(self._method.path, False)],
                 io_threads=min(MOST_IO_THREADS, cores()),
                 call_details=True,
+                metrics=True,
                 keepalive_permit_without_calls=False,
             )
         except OSError as error:
@@ -157,7 +157,7 @@ class FrontServer:
 
     def _wait(self) -> None:
         """On a thread of its own: wakes the loop, and waits until the loop waits."""
-        while (events := self._front.recv_batch_details(MOST_EVENTS)) is not None:
+        while (events := self._front.recv_batch_details(USUAL)) is not None:
             try:
                 self._loop.call_soon_threadsafe(self._take, events)
             except RuntimeError:  # the loop was closed without stop()
@@ -165,18 +165,26 @@ class FrontServer:
             self._found_nothing.acquire()
 
     def _take(self, events: Sequence[Event]) -> None:
+        calls = len(events)
         for _, call_id, _, packed, _, details in events:
             if details is not None:
                 self._begin(call_id, packed, details)
-            elif (call := self._forget(call_id)) is not None:
+                continue
+            calls -= 1
+            if (call := self._forget(call_id)) is not None:
                 call.cancel()
+        self._appetite.took(len(events), calls)
         self._loop.call_soon(self._poll)  # after the batch that these calls may have put on the loop
 
     def _poll(self) -> None:
-        if events := self._front.recv_batch_details(MOST_EVENTS, 0):
+        if events := self._front.recv_batch_details(self._appetite.next(), 0):
             self._take(events)
         else:
+            self._appetite.took(0, 0)
             self._found_nothing.release()
+
+    def _calls_so_far(self) -> int:
+        return int(self._front.metrics()["methods"][self._method.path]["started"])
 
     def _begin(self, call_id: int, packed: bytes, details: Details) -> None:
         if self._overloaded and self._turned_away(call_id, packed, details[0]):
