@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from batchyard.serving.appetite import LOOK_EVERY, MOST_GROWTH, USUAL, Appetite
+from batchyard.serving.appetite import ALL, LOOK_EVERY, MOST_GROWTH, USUAL, Appetite
 
 
 class Transport:
@@ -10,7 +10,8 @@ class Transport:
 
     def __init__(self) -> None:
         self.arrived = self.waiting = self.looked = 0
-        self.appetite = Appetite(self.look)
+        self.equal = True
+        self.appetite = Appetite(self.look, lambda: self.equal)
 
     def look(self) -> int:
         self.looked += 1
@@ -47,7 +48,7 @@ def test_what_waits_and_does_not_grow_stays_where_it_is() -> None:
 def test_what_grows_is_taken_whole() -> None:
     transport = Transport()
     transport.come(USUAL)
-    taken = []
+    taken: list[int] = []
     while transport.waiting <= 3 * MOST_GROWTH and len(taken) < 10 * LOOK_EVERY:
         transport.come(3 * USUAL)
         taken.append(transport.turn())
@@ -58,7 +59,7 @@ def test_what_grows_is_taken_whole() -> None:
 def test_callers_who_left_do_not_hide_it() -> None:
     transport = Transport()
     transport.come(USUAL)
-    taken = []
+    taken: list[int] = []
     for _ in range(10 * LOOK_EVERY):
         transport.come(3 * USUAL)
         taken.append(transport.turn(left=USUAL // 2))
@@ -80,3 +81,13 @@ def test_one_that_is_never_full_is_not_looked_into() -> None:
         transport.come(USUAL - 1)
         transport.turn()
     assert transport.looked == 0
+
+
+def test_where_calls_are_not_equal_all_are_taken() -> None:
+    transport = Transport()
+    transport.equal = False
+    transport.come(5000)
+    assert [transport.turn() for _ in range(3)] == [USUAL, 5000 - USUAL, 0]
+    transport.come(2 * ALL)
+    assert transport.turn() == USUAL
+    assert transport.turn() == ALL

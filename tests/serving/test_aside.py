@@ -49,6 +49,12 @@ async def test_where_no_time_is_left_it_runs_at_low_priority(beside: Aside, monk
         taken.set()
 
 
+async def test_a_core_let_go_of_for_a_moment_is_no_time_left(beside: Aside, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(aside, "PATIENCE_SECONDS", 0.01)
+    monkeypatch.setattr(aside, "PROBE_BYTES", 1 << 30)
+    assert await beside.run(mine) == LOW
+
+
 async def test_where_leftover_time_cannot_be_asked_for_it_runs_at_low_priority(monkeypatch: pytest.MonkeyPatch) -> None:
     def forbidden(*arguments: object) -> None:
         raise PermissionError

@@ -3,7 +3,8 @@
 What is begun and not yet answered falls out of the processor's caches: with 2,048 calls of the small model under way,
 those that a batch takes next should have been begun just before it, and the rest stay where they are, untouched. But
 the transport's own queue has no bound. So it is watched while it is never found empty: where it grows, all that waits
-in it is begun, and the batcher's queue, which has a bound, says no.
+in it is begun, and the batcher's queue, which has a bound, says no. Where calls are not equal, that queue has them all:
+only it knows which go first.
 """
 
 from __future__ import annotations
@@ -16,14 +17,17 @@ MOST_GROWTH = 4096
 """Calls that may wait in the transport, beside those that did when it was last found empty, or nearly."""
 LOOK_EVERY = 32
 """Turns. To look takes 8 us."""
+ALL = 1 << 16
+"""Events in a turn where calls are not equal."""
 
 
 class Appetite:
     """Of one event loop for one transport's events."""
 
-    def __init__(self, arrived: Callable[[], int]) -> None:
-        """`arrived`: how many calls have come since the transport began."""
+    def __init__(self, arrived: Callable[[], int], equal: Callable[[], bool]) -> None:
+        """`arrived`: how many calls have come since the transport began. `equal`: whether none goes before another."""
         self._arrived = arrived
+        self._equal = equal
         self._full_turns = 0
         """One after the other, in which as many events came as were asked for."""
         self._would_have_arrived = 0
@@ -33,7 +37,9 @@ class Appetite:
     def next(self) -> int:
         """Events to ask for."""
         self._asked = USUAL
-        if self._full_turns and self._full_turns % LOOK_EVERY == 0:
+        if self._full_turns and not self._equal():
+            self._asked = ALL
+        elif self._full_turns and self._full_turns % LOOK_EVERY == 0:
             growth = self._arrived() - self._would_have_arrived
             if growth > MOST_GROWTH:
                 self._asked = growth

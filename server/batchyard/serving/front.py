@@ -51,6 +51,11 @@ def _never(packed: bytes) -> None:
     """No request is refused unread."""
 
 
+def _always() -> bool:
+    """No call goes before another."""
+    return True
+
+
 class Method(NamedTuple):
     """A unary method that is called back."""
 
@@ -63,6 +68,8 @@ class Method(NamedTuple):
     """Whether a request is refused for overload, from its bytes; asked once a call was, and until one is not. In an
     overload most are, and to parse them takes the time from those that are answered. One and the same error for many
     calls is encoded once."""
+    equal: Callable[[], bool] = _always
+    """Whether calls are answered in the order in which they come, whatever they ask for."""
 
 
 class FrontServer:
@@ -81,7 +88,7 @@ class FrontServer:
         self._behind = behind
         self._max_message_bytes = max_message_bytes
         self._front: Any = None
-        self._appetite = Appetite(self._calls_so_far)
+        self._appetite = Appetite(self._calls_so_far, method.equal)
         self._loop: asyncio.AbstractEventLoop
         self._calls: dict[int, Cancellable | None] = {}
         """Under way; None: it has not begun wholly."""

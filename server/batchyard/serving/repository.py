@@ -70,6 +70,10 @@ class Repository:
         models = [self._models[name]] if name in self._models else [] if name else self._models.values()
         return [served for model in models for _, served in sorted(model.versions.items())]
 
+    def in_order(self) -> bool:
+        """Whether no model lets one request go before another."""
+        return not any(served.policy.levels > 1 for served in self.served_versions())
+
     @property
     def closing(self) -> list[tuple[str, int]]:
         """Models and versions that take no more requests and answer those that they have."""

@@ -48,7 +48,7 @@ class Inference:
     def as_method(self) -> Method:
         """For a transport that has no coroutine for each call."""
         path = f"/{SERVICE_NAME}/ModelInfer"
-        return Method(path, Receiver().receive, self.begin, self.refusal)
+        return Method(path, Receiver().receive, self.begin, self.refusal, self.repository.in_order)
 
     def refusal(self, packed: bytes) -> Exception | None:
         """What a request can be told unread because its model's queue is full; None: it has to be read."""
